@@ -1,0 +1,41 @@
+"""Mixture-of-Depths for Ultralytics YOLO: compute where the objects are, skip the sky.
+
+Importing this package is light: it makes sure that Ultralytics knows the routed layers as soon as, and only if,
+Ultralytics itself is imported. Everything else is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from mod_vision import _autoload
+
+if TYPE_CHECKING:
+    from mod_vision.nn import MixtureOfDepthsBlock as MixtureOfDepthsBlock
+    from mod_vision.nn import MoDStage as MoDStage
+    from mod_vision.routing import Routed as Routed
+    from mod_vision.viz.routes import route_maps as route_maps
+    from mod_vision.yolo.capacity import set_capacity as set_capacity
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "MixtureOfDepthsBlock": "mod_vision.nn",
+    "MoDStage": "mod_vision.nn",
+    "Routed": "mod_vision.routing",
+    "route_maps": "mod_vision.viz.routes",
+    "set_capacity": "mod_vision.yolo.capacity",
+}
+__all__ = ("MixtureOfDepthsBlock", "MoDStage", "Routed", "route_maps", "set_capacity", "__version__")
+
+if os.environ.get("MOD_VISION_AUTOLOAD", "1") != "0":
+    _autoload.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,27 @@
+"""Files that ship with the package: model YAMLs, data YAMLs, the embedded photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource_dir(name: str) -> Path:
+    """Return the folder `cfg` or `assets`: inside the package when installed from a wheel, beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: If neither place has it.
+    """
+    for root in (_PACKAGE, _PACKAGE.parent):
+        if (root / name).is_dir():
+            return root / name
+    raise FileNotFoundError(f"the folder {name!r} of mod_vision is missing, reinstall the package.")
+
+
+def find_yaml(name: str) -> Path | None:
+    """Return the model or data YAML that ships under the bare name `name`, or None."""
+    if Path(name).name != name:
+        return None
+    folders = (resource_dir("cfg") / "models", resource_dir("assets") / "open")
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)

@@ -1,0 +1,121 @@
+"""What all routed layers share: a router, a capacity, and the plan of the last forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from mod_vision.routing.capacity import capacity_per_depth, num_routed
+from mod_vision.routing.plan import RoutingPlan, make_plan
+from mod_vision.routing.routers import build_router
+
+
+class RoutedLayer(nn.Module):
+    """Base of routed layers.
+
+    Attributes:
+        capacities: Share of tokens routed, one for the whole layer or one per block, not increasing.
+        depth: Number of blocks that a fully routed token passes.
+        router: Module that scores tokens (B, N, C) as (B, N).
+        plan: The routing of the last forward, None before the first and at capacity 1.
+    """
+
+    capacities: tuple[float, ...]
+    depth: int
+    router: nn.Module
+    plan: RoutingPlan | None
+
+    def init_routing(
+        self, dim: int, depth: int, capacity: Any, router: str, where: str, per_block: bool = False
+    ) -> None:
+        """Add router and capacities to a layer of `depth` blocks over tokens of `dim` channels.
+
+        Args:
+            dim: Channels of a token.
+            depth: Number of blocks.
+            capacity: Share of tokens in (0, 1]; with `per_block` also a list of them over the depth.
+            router: Name of a router.
+            where: Name of the layer in error messages.
+            per_block: True if each block can have a capacity of its own.
+
+        Raises:
+            ValueError: If capacity or router is not valid.
+        """
+        self.capacities = capacity_per_depth(capacity, depth if per_block else 1, where)
+        self.depth = depth
+        self.router = build_router(router, dim, where)
+        self.plan = None
+
+    @property
+    def dense(self) -> bool:
+        """True at capacity 1: nothing is scored, gathered or gated, the layer is its dense twin."""
+        return self.capacities[0] >= 1.0
+
+    def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
+        """Score tokens (B, N, C) on a grid of `size` (H, W), select the routed ones and remember the plan."""
+        logits = self.router(tokens, size)
+        k = num_routed(tokens.shape[1], self.capacities[0])
+        self.plan = make_plan(logits, k, size, gated=bool(self.router.learned))
+        return self.plan
+
+    def depth_map(self) -> torch.Tensor | None:
+        """Return how many of the layer's blocks each token of the last forward passed, (B, H, W), None at capacity 1.
+
+        The tokens are in descending score, and a block with a lower capacity takes a prefix of them.
+        """
+        if self.plan is None:
+            return None
+        logits, indices, _, size = self.plan
+        rank = torch.arange(indices.shape[1], device=indices.device)
+        passed = sum((rank < num_routed(logits.shape[1], c)).long() for c in self.capacities)
+        passed = passed * (self.depth // len(self.capacities))
+        counts = torch.zeros_like(logits, dtype=torch.long)
+        return counts.scatter(1, indices, passed.expand_as(indices)).view(-1, *size)
+
+    def set_capacity(self, capacity: Any) -> None:
+        """Set the capacity, one for all blocks or a list over the depth.
+
+        Raises:
+            ValueError: If a capacity is not in (0, 1] or the list increases.
+        """
+        self.capacities = capacity_per_depth(capacity, len(self.capacities), type(self).__name__)
+        self.plan = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the plan out of copies and checkpoints: it belongs to a batch, and may hold an autograd graph."""
+        return {**self.__dict__, "plan": None}
+
+
+def apply_gates(tokens: torch.Tensor, changed: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
+    """Return x + g * (f(x) - x) for routed tokens x and block outputs f(x), both (B, k, C).
+
+    The residual is inside f, so it is counted once.
+    """
+    return changed if gates is None else torch.addcmul(tokens, gates.to(tokens.dtype), changed - tokens)
+
+
+def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:
+    """Yield name and module of each routed layer of `model`, in forward order."""
+    for name, module in model.named_modules():
+        if isinstance(module, RoutedLayer):
+            yield name, module
+
+
+def set_capacity(model: nn.Module, capacity: Any) -> None:
+    """Set the capacity of every routed layer: one checkpoint, any budget.
+
+    Args:
+        model: A model with routed layers.
+        capacity: Share of tokens in (0, 1], or a list of them over the depth of a stage.
+
+    Raises:
+        ValueError: If the capacity is not valid or the model routes nothing.
+    """
+    layers = [layer for _, layer in routed_layers(model)]
+    if not layers:
+        raise ValueError("this model has no routed layer, so there is no capacity to set.")
+    for layer in layers:
+        layer.set_capacity(capacity)

@@ -1,0 +1,1 @@
+"""The bridge to Ultralytics, and the only folder that imports it."""

@@ -1,0 +1,33 @@
+"""Capacity of a whole Ultralytics model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mod_vision import routing
+from mod_vision.yolo.parse import ROUTED_NAMES, STAGE
+
+
+def set_capacity(model: Any, capacity: Any) -> None:
+    """Set the capacity of every routed layer, and of the YAML the model is rebuilt from when it is trained on.
+
+    Args:
+        model: A `YOLO` object or a torch model with routed layers.
+        capacity: Share of tokens in (0, 1], or a list of them over the depth of the stages.
+
+    Raises:
+        ValueError: If the capacity is not valid or the model routes nothing.
+    """
+    routing.set_capacity(model, capacity)
+    inner = model if hasattr(model, "yaml") else getattr(model, "model", None)
+    if not isinstance(inner, nn.Module) or not isinstance(getattr(inner, "yaml", None), dict):
+        return
+    inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": capacity}
+    for row in inner.yaml["backbone"] + inner.yaml["head"]:
+        if row[2] in ROUTED_NAMES:
+            if isinstance(row[3][-1], dict):
+                row[3][-1].pop("capacity", None)
+            if row[2] == STAGE and len(row[3]) > 1 and not isinstance(row[3][1], dict):
+                row[3][1] = capacity

@@ -1,0 +1,66 @@
+"""Guide loss in Ultralytics' training: what the router should look at is what the labels mark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
+from mod_vision.yolo.settings import ModSettings
+
+GUIDE = "guide_loss"
+Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
+
+
+def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = True) -> torch.Tensor:
+    """Return the tokens (B, H, W) that touch an object of an Ultralytics batch: its masks, else its boxes.
+
+    The labels are those after augmentation, so they fit the image that the router saw.
+
+    Args:
+        batch: Training or validation batch.
+        size: (H, W) of the token grid.
+        overlap: Whether masks are one index map per image (Ultralytics' `overlap_mask`).
+    """
+    images = len(batch["img"])
+    idx = batch["batch_idx"].to(batch["img"].device)
+    if "masks" in batch:
+        masks = batch["masks"].to(batch["img"].device)
+        return tokens_in_masks(masks, size, images, None if overlap else idx)
+    return tokens_in_boxes(batch["bboxes"][:, :4].to(batch["img"].device), idx, images, size)
+
+
+def guided_layers(model: nn.Module) -> list[RoutedLayer]:
+    """Return the layers whose router can be guided: learned, and below capacity 1."""
+    return [layer for _, layer in routed_layers(model) if layer.router.learned and not layer.dense]
+
+
+def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a model's `loss(batch, preds)` so that the guide loss joins it, with a column of its own in the results.
+
+    `loss` is where detection, segmentation, RT-DETR and distillation all pass with both the batch and the criterion's
+    items at hand.
+    """
+
+    def guided_loss(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
+        total, items = loss(self, batch, preds)
+        settings = ModSettings.from_yaml(self.yaml.get("mod"))
+        layers = guided_layers(self)
+        if not layers or not settings.guide or "bboxes" not in batch:
+            return total, items
+        overlap = bool(getattr(self.args, "overlap_mask", True))
+        terms = [
+            guide_loss(layer.plan.logits, object_tokens(batch, layer.plan.size, overlap))
+            for layer in layers
+            if layer.plan is not None
+        ]
+        guide = settings.guide * torch.stack(terms).mean()
+        total = torch.cat((total.reshape(-1), (guide * len(batch["img"])).reshape(1)))
+        return total, {**items, GUIDE: guide.detach()}
+
+    guided_loss.dense_loss = loss  # type: ignore[attr-defined]  # marks the wrapper, so that it is applied once
+    return guided_loss

@@ -1,0 +1,115 @@
+"""Routed rows in model YAMLs.
+
+Ultralytics parses a row by looking its module up among its own, with rules for channels and repeats per module. So a
+routed row is first parsed as a dense stand-in, with Ultralytics' own rules in any version, and then replaced:
+
+* `MoDC2PSA`, `MoDA2C2f`, `MoDAIFI` are parsed as the dense block and become its twin;
+* `MoDStage` is parsed as 1x1 convolutions, from which input channels, output channels and repeats are read.
+
+Row arguments of a twin are those of the dense block; `MoDStage` takes `[channels, capacity, num_heads]`. Either can end
+with options: `{capacity: 0.25, router: norm}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from mod_vision.nn import MoDStage
+from mod_vision.yolo.settings import ModSettings, check_options
+from mod_vision.yolo.twins import TWINS
+
+STAGE = MoDStage.__name__
+ROUTED_NAMES = (STAGE, *TWINS)
+ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
+
+
+class RoutedRow(NamedTuple):
+    """A routed row of a model YAML, its options taken off."""
+
+    name: str
+    args: list[Any]
+    options: dict[str, Any]
+    where: str
+
+
+def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
+    """Read a routed row: options of the row win over those of `mod:`.
+
+    Raises:
+        ValueError: If the row has too many arguments, or an option or a value is not valid.
+    """
+    name, args = row[2], list(row[3])
+    where = f"layer {index}, row {row}"
+    options: dict[str, Any] = {"capacity": settings.capacity, "router": settings.router}
+    own = args.pop() if args and isinstance(args[-1], dict) else {}
+    if name == STAGE:
+        if not 1 <= len(args) <= 3:
+            raise ValueError(
+                f"{where}: {STAGE} takes [channels, capacity, num_heads] and options such as {{router: norm}}, "
+                f"got {len(args)} arguments."
+            )
+        if len(args) > 1:
+            own = {"capacity": args[1], **own}
+    options |= check_options(own, where)
+    return RoutedRow(name, args, options, where)
+
+
+def dense_row(row: list[Any], routed: RoutedRow) -> list[Any]:
+    """Return the dense stand-in of a routed row."""
+    if routed.name == STAGE:
+        return [row[0], row[1], "Conv", [routed.args[0], 1, 1]]
+    return [row[0], row[1], TWINS[routed.name].dense_type.__name__, routed.args]
+
+
+def build_routed(dense: nn.Module, routed: RoutedRow) -> nn.Module:
+    """Return the routed layer for a parsed stand-in."""
+    if routed.name == STAGE:
+        convs = dense if isinstance(dense, nn.Sequential) else [dense]
+        c1, c2 = convs[0].conv.in_channels, convs[0].conv.out_channels
+        heads = routed.args[2] if len(routed.args) > 2 else None
+        return MoDStage(c1, c2, len(convs), num_heads=heads, where=routed.where, **routed.options)
+    twin = TWINS[routed.name]
+    if isinstance(dense, nn.Sequential):  # a block that Ultralytics repeats from the outside
+        return nn.Sequential(*(twin.from_dense(block, where=routed.where, **routed.options) for block in dense))
+    return twin.from_dense(dense, where=routed.where, **routed.options)
+
+
+def routed_parse_model(parse_model: ParseModel) -> ParseModel:
+    """Wrap Ultralytics' `parse_model` so that it knows the routed rows; YAMLs without any pass through untouched."""
+
+    def parse(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
+        rows = d["backbone"] + d["head"]
+        if not any(row[2] in ROUTED_NAMES for row in rows):
+            return parse_model(d, ch, verbose)
+        settings = ModSettings.from_yaml(d.get("mod"))
+        routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in ROUTED_NAMES}
+        dense = [dense_row(row, routed[i]) if i in routed else row for i, row in enumerate(deepcopy(rows))]
+        model, save = parse_model({**d, "backbone": dense, "head": []}, ch, False)
+        for i, row in routed.items():
+            model[i] = _take_place(model[i], build_routed(model[i], row))
+        if verbose:
+            _print_table(rows, model)
+        return model, save
+
+    return parse
+
+
+def _take_place(old: nn.Module, new: Any) -> Any:
+    """Give the new layer what Ultralytics attaches to the layers of a model."""
+    new.i, new.f = old.i, old.f
+    kind = type(new[0] if isinstance(new, nn.Sequential) else new)
+    new.type = f"{kind.__module__}.{kind.__name__}"
+    new.np = sum(p.numel() for p in new.parameters())
+    return new
+
+
+def _print_table(rows: list[list[Any]], model: nn.Sequential) -> None:
+    """Log the layers as Ultralytics does, with the arguments as they stand in the YAML."""
+    LOGGER.info(f"\n{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}")
+    for row, layer in zip(rows, model, strict=True):
+        LOGGER.info(f"{layer.i:>3}{layer.f!s:>20}{row[1]:>3}{layer.np:10.0f}  {layer.type:<45}{row[3]!s:<30}")

@@ -1,0 +1,57 @@
+"""Registration: the few places of Ultralytics that have to know about routed models."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mod_vision.nn import MoDStage
+from mod_vision.nn.attention import SelfAttention, TransformerBlock
+from mod_vision.resources import find_yaml
+from mod_vision.routing import ROUTERS
+from mod_vision.yolo.loss import with_guide
+from mod_vision.yolo.parse import routed_parse_model
+from mod_vision.yolo.twins import TWINS
+
+TESTED = ("8.4.190", "8.5")  # from, up to but without
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, *ROUTERS.values(), *TWINS.values())
+
+
+def register() -> None:
+    """Make Ultralytics parse, find, train and safely load routed models. Idempotent.
+
+    Raises:
+        ImportError: If the installed Ultralytics lacks a place that registration needs.
+    """
+    tasks = importlib.import_module("ultralytics.nn.tasks")
+    if getattr(tasks, "mod_vision_registered", False):
+        return
+    missing = [name for name in ("parse_model", "check_yaml", "BaseModel") if not hasattr(tasks, name)]
+    if missing:
+        raise ImportError(f"Ultralytics has no {', '.join(missing)} in nn.tasks; use ultralytics {version_range()}.")
+    tasks.parse_model = routed_parse_model(tasks.parse_model)
+    tasks.check_yaml = _finding_ours(tasks.check_yaml)
+    data_utils = importlib.import_module("ultralytics.data.utils")
+    data_utils.check_file = _finding_ours(data_utils.check_file)
+    for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
+        model_type.loss = with_guide(model_type.loss)
+    torch.serialization.add_safe_globals(list(SAFE_CLASSES))
+    tasks.mod_vision_registered = True
+
+
+def version_range() -> str:
+    """Return the range of Ultralytics versions this package is tested with."""
+    return f">={TESTED[0]},<{TESTED[1]}"
+
+
+def _finding_ours(check: Any) -> Any:
+    """Wrap a file check so that bare names of our YAMLs resolve; the user's own files come first."""
+
+    def check_ours(file: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = None if Path(str(file)).exists() else find_yaml(str(file))
+        return str(ours) if ours else check(file, *args, **kwargs)
+
+    return check_ours

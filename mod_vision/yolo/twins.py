@@ -1,0 +1,192 @@
+"""Routed twins of Ultralytics' attention blocks: same parameters, same names, fewer tokens.
+
+Each twin is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block. Only
+attention and MLP are routed; the 1x1 convolutions around them stay dense. The depthwise position term inside the
+attention reads a map, so the values of the routed tokens are put back on the grid for it, with zeros elsewhere, as
+padding does at the border.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from ultralytics.nn.modules.block import A2C2f, AAttn, ABlock, Attention, C2PSA, PSABlock
+from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
+
+from mod_vision.routing import RoutedLayer, RoutingPlan, gather_tokens, make_plan, num_routed, scatter_tokens
+from mod_vision.routing.layer import apply_gates
+
+
+class DenseTwin(RoutedLayer):
+    """Base of layers made from a dense Ultralytics block."""
+
+    dense_type: ClassVar[type[nn.Module]]
+
+    @classmethod
+    def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str) -> Any:
+        """Return the routed twin of `block`, which shares its parameters.
+
+        Raises:
+            ValueError: If the block has no attention to route, or capacity or router is not valid.
+        """
+        twin = cls.__new__(cls)
+        twin.__dict__.update(block.__dict__)
+        twin._modules = dict(block._modules)
+        dim, depth = twin.check_block(where)
+        twin.init_routing(dim, depth, capacity, router, where)
+        return twin
+
+    def check_block(self, where: str) -> tuple[int, int]:
+        """Return channels and number of the blocks that are routed."""
+        raise NotImplementedError
+
+    def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
+        """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
+        tokens = x.flatten(2).transpose(1, 2)
+        return tokens, self.route(tokens, (x.shape[2], x.shape[3]))
+
+
+def to_map(tokens: torch.Tensor) -> torch.Tensor:
+    """View tokens (B, k, C) as a map (B, C, k, 1), on which 1x1 convolutions act token by token."""
+    return tokens.transpose(1, 2).unsqueeze(-1)
+
+
+def to_tokens(x: torch.Tensor) -> torch.Tensor:
+    """View a map (B, C, H, W) as tokens (B, H * W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def position_term(conv: nn.Module, values: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
+    """Run a depthwise convolution over the grid on which the routed `values` (B, k, C) lie, and pick them again."""
+    grid = values.new_zeros(values.shape[0], plan.size[0] * plan.size[1], values.shape[2])
+    grid = scatter_tokens(grid, plan.indices, values).transpose(1, 2).unflatten(2, plan.size)
+    return gather_tokens(to_tokens(conv(grid)), plan.indices)
+
+
+def psa_attention(attn: Attention, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
+    """Run Ultralytics' `Attention` on routed tokens as a map (B, C, k, 1)."""
+    parts = attn.qkv(x).flatten(2).unflatten(1, (attn.num_heads, -1))  # (B, heads, 2 * key_dim + head_dim, k)
+    q, k, v = (t.transpose(2, 3) for t in parts.split([attn.key_dim, attn.key_dim, attn.head_dim], dim=2))
+    out = F.scaled_dot_product_attention(q, k, v, scale=attn.scale).transpose(1, 2).flatten(2)
+    out = out + position_term(attn.pe, v.transpose(1, 2).flatten(2), plan)
+    return attn.proj(to_map(out))
+
+
+def psa_block(block: PSABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
+    """Run a `PSABlock` on routed tokens as a map (B, C, k, 1)."""
+    x = x + psa_attention(block.attn, x, plan)
+    return x + block.ffn(x)
+
+
+class MoDC2PSA(DenseTwin, C2PSA):
+    """C2PSA whose attention blocks see the routed tokens only."""
+
+    dense_type = C2PSA
+
+    def check_block(self, where: str) -> tuple[int, int]:
+        """Return channels and number of attention blocks."""
+        return self.c, len(self.m)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map (B, C, H, W)."""
+        if self.dense:
+            return C2PSA.forward(self, x)
+        a, b = self.cv1(x).split((self.c, self.c), dim=1)
+        tokens, plan = self.route_map(b)
+        routed = gather_tokens(tokens, plan.indices)
+        y = to_map(routed)
+        for block in self.m:
+            y = psa_block(block, y, plan)
+        tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, to_tokens(y), plan.gates))
+        return self.cv2(torch.cat((a, tokens.transpose(1, 2).unflatten(2, plan.size)), 1))
+
+
+def area_attention(attn: AAttn, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
+    """Run Ultralytics' `AAttn` on routed tokens as a map (B, C, k, 1).
+
+    The dense block cuts the raster of tokens into `area` runs of equal length. So are the routed tokens here, which
+    are in raster order: areas follow the content, and every one has work.
+    """
+    b, _, k, _ = x.shape
+    qkv = to_tokens(attn.qkv(x)).reshape(b * attn.area, k // attn.area, attn.num_heads, 3 * attn.head_dim)
+    q, key, v = qkv.transpose(1, 2).chunk(3, dim=-1)
+    out = F.scaled_dot_product_attention(q, key, v)
+    out, v = (t.transpose(1, 2).reshape(b, k, attn.all_head_dim) for t in (out, v))
+    return attn.proj(to_map(out + position_term(attn.pe, v, plan)))
+
+
+def area_block(block: ABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
+    """Run an `ABlock` on routed tokens as a map (B, C, k, 1)."""
+    x = x + area_attention(block.attn, x, plan)
+    return x + block.mlp(x)
+
+
+class MoDA2C2f(DenseTwin, A2C2f):
+    """A2C2f whose area-attention blocks see the routed tokens only.
+
+    The number of routed tokens is rounded up to a multiple of the areas.
+    """
+
+    dense_type = A2C2f
+
+    def check_block(self, where: str) -> tuple[int, int]:
+        """Return channels and number of area-attention blocks."""
+        if not isinstance(self.m[0], nn.Sequential):
+            raise ValueError(
+                f"{where}: this A2C2f has convolutions instead of attention (second argument False), so there is "
+                "nothing to route; write A2C2f."
+            )
+        return self.cv1.conv.out_channels, sum(len(stage) for stage in self.m)
+
+    def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
+        """Route a multiple of `area` tokens, in raster order."""
+        n, area = tokens.shape[1], self.m[0][0].attn.area
+        k = min(-(-num_routed(n, self.capacities[0]) // area), n // area) * area
+        logits = self.router(tokens, size)
+        self.plan = make_plan(logits, k, size, gated=bool(self.router.learned), raster=True)
+        return self.plan
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map (B, C, H, W)."""
+        if self.dense:
+            return A2C2f.forward(self, x)
+        outputs = [self.cv1(x)]
+        tokens, plan = self.route_map(outputs[0])
+        routed = gather_tokens(tokens, plan.indices)
+        y = to_map(routed)
+        for stage in self.m:
+            for block in stage:
+                y = area_block(block, y, plan)
+            changed = scatter_tokens(tokens, plan.indices, apply_gates(routed, to_tokens(y), plan.gates))
+            outputs.append(changed.transpose(1, 2).unflatten(2, plan.size))
+        out = self.cv2(torch.cat(outputs, 1))
+        return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
+
+
+class MoDAIFI(DenseTwin, AIFI):
+    """AIFI (RT-DETR's encoder layer) on the routed tokens only."""
+
+    dense_type = AIFI
+
+    def check_block(self, where: str) -> tuple[int, int]:
+        """Return channels, and one block."""
+        return self.fc1.in_features, 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map (B, C, H, W)."""
+        if self.dense:
+            return AIFI.forward(self, x)
+        _, c, h, w = x.shape
+        tokens, plan = self.route_map(x)
+        pos = self.build_2d_sincos_position_embedding(w, h, c, like=x).to(x.dtype)
+        pos = pos[0].index_select(0, plan.indices.flatten()).view(*plan.indices.shape, c)
+        routed = gather_tokens(tokens, plan.indices)
+        changed = TransformerEncoderLayer.forward(self, routed, pos=pos)
+        tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
+        return tokens.transpose(1, 2).unflatten(2, plan.size)
+
+
+TWINS: dict[str, type[DenseTwin]] = {twin.__name__: twin for twin in (MoDC2PSA, MoDA2C2f, MoDAIFI)}
