@@ -1,0 +1,1 @@
+"""What one measures: COCO metrics, executed FLOPs, latency, routing truth."""

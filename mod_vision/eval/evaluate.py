@@ -1,0 +1,165 @@
+"""`mod-vision val`: accuracy, cost and routing truth of one model on one data set."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mod_vision.eval.coco import evaluate, ground_truth_from_labels, load_ground_truth, match_categories, match_images
+from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.files import write_text
+from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing.truth import RoutingTruth
+from mod_vision.yolo.images import load_model
+from mod_vision.yolo.validate import Validation, validate
+
+MAX_CLASSES_SHOWN = 12
+
+
+@dataclass
+class Cost:
+    """Cost of one image: executed GFLOPs, and latency in milliseconds; `dense_` at capacity 1."""
+
+    gflops: float
+    dense_gflops: float
+    latency: Latency
+    dense_latency: Latency
+    threads: int
+    device: str
+
+
+@dataclass
+class Evaluation:
+    """Accuracy, cost and routing truth.
+
+    Attributes:
+        box: COCO's twelve numbers for boxes.
+        mask: The same for masks, None for a detection model.
+        cost: Executed GFLOPs and latency, beside the dense twin's.
+        truth: Routed share of tokens per layer and group.
+        images: Number of images scored.
+        classes: Number of classes.
+    """
+
+    box: dict[str, float]
+    mask: dict[str, float] | None
+    cost: Cost
+    truth: RoutingTruth
+    images: int
+    classes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain figures, for JSON."""
+        return {
+            "images": self.images,
+            "box": self.box,
+            "mask": self.mask,
+            "cost": asdict(self.cost),
+            "routed_share": self.truth.shares(),
+            "routed_share_random": self.truth.random(),
+        }
+
+    def report(self) -> str:
+        """Return the figures as text."""
+        cost, lines = self.cost, [f"{self.images} images, COCO metrics by pycocotools"]
+        for name, stats in (("box", self.box), ("mask", self.mask)):
+            if stats:
+                lines.append(f"  {name:<5}" + "  ".join(f"{key} {100 * value:.1f}" for key, value in stats.items()))
+        lines += [
+            f"executed GFLOPs  {cost.gflops:.2f}, dense twin {cost.dense_gflops:.2f}",
+            f"latency          {cost.latency}, dense twin {cost.dense_latency}, batch 1, {cost.device}, "
+            f"{cost.threads} threads",
+        ]
+        if self.truth.total:
+            lines.append(self.truth.table() if self.classes <= MAX_CLASSES_SHOWN else self._short_truth().table())
+        else:
+            lines.append("routing truth: nothing was routed (capacity 1 or no routed layer).")
+        return "\n".join(lines)
+
+    def _short_truth(self) -> RoutingTruth:
+        """Return the truth of objects and the rest alone, for data sets with many classes."""
+        short = RoutingTruth()
+        for layer, totals in self.truth.total.items():
+            for group in list(totals)[:2]:
+                short.total[layer][group] = totals[group]
+                short.routed[layer][group] = self.truth.routed[layer][group]
+        return short
+
+
+def evaluate_model(
+    model: Any,
+    data: str,
+    imgsz: int = 640,
+    batch: int = 8,
+    device: str = "cpu",
+    split: str = "val",
+    annotations: str | None = None,
+    **overrides: Any,
+) -> Evaluation:
+    """Score a model on a labelled split.
+
+    Args:
+        model: `YOLO` object, checkpoint or YAML name.
+        data: Data YAML. Its key `annotations: {val: file.json}` names the COCO JSON; without one, ground truth is built
+            from the YOLO labels.
+        imgsz: Image size in pixels.
+        batch: Images per batch.
+        device: As in Ultralytics.
+        split: Split of the data set.
+        annotations: COCO JSON, wins over the data YAML's.
+        overrides: More of Ultralytics' validation arguments.
+
+    Raises:
+        FileNotFoundError: If model, data or JSON is missing.
+        ValueError: If the JSON lacks images or shares no class with the model.
+    """
+    yolo = load_model(model)
+    cost = measure_cost(yolo.model, imgsz, device)
+    found = validate(yolo, data=data, imgsz=imgsz, batch=batch, device=device, split=split, **overrides)
+    box, mask = score(found, Path(annotations) if annotations else found.annotations, str(yolo.task))
+    return Evaluation(box, mask, cost, found.truth, len(found.files), len(found.names))
+
+
+def score(found: Validation, annotations: Path | None, task: str) -> tuple[dict[str, float], dict[str, float] | None]:
+    """Return COCO's numbers for boxes, and for masks if the task is segmentation."""
+    coco = load_ground_truth(annotations or ground_truth_from_labels(found.labels, found.names))
+    images = match_images(coco, found.files)
+    categories = match_categories(coco, found.names)
+    predictions = [
+        {**p, "image_id": images[p["file_name"]], "category_id": categories[p["category_id"]]}
+        for p in found.predictions
+        if p["category_id"] in categories
+    ]
+    ids = list(images.values())
+    boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in predictions]
+    mask = evaluate(coco, predictions, "segm", ids) if task == "segment" else None
+    return evaluate(coco, boxes, "bbox", ids), mask
+
+
+def measure_cost(model: nn.Module, imgsz: int, device: str = "cpu", repeats: int = 11) -> Cost:
+    """Measure a model against its dense twin, the same weights at capacity 1."""
+    target = torch.device(f"cuda:{device}" if str(device).isdigit() else device or "cpu")
+    routed = deepcopy(model).to(target).eval()
+    routed = routed.fuse(verbose=False).to(memory_format=torch.channels_last)  # type: ignore[operator]
+    dense = deepcopy(routed)
+    if any(routed_layers(dense)):
+        set_capacity(dense, 1.0)
+    image = torch.rand(1, 3, imgsz, imgsz, device=target).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        times = paired_latency(
+            {"routed": lambda: routed(image), "dense": lambda: dense(image)}, repeats, device=str(target)
+        )
+    flops = executed_gflops(routed, imgsz), executed_gflops(dense, imgsz)
+    return Cost(*flops, times["routed"], times["dense"], torch.get_num_threads(), str(target))
+
+
+def save_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Write the figures as JSON."""
+    write_text(path, json.dumps(evaluation.as_dict(), indent=2) + "\n")

@@ -1,0 +1,33 @@
+"""Executed FLOPs: those of the operations that really ran, attention included."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def executed_gflops(model: nn.Module, imgsz: int = 640) -> float:
+    """Count the GFLOPs (1e9 multiplications and additions) of one forward of a square image.
+
+    The count follows the tensors through the forward, so skipped tokens do not count. Attention runs as plain matrix
+    products meanwhile, since not every fused kernel has a formula in torch's counter.
+
+    Args:
+        model: Torch model that takes (1, 3, imgsz, imgsz).
+        imgsz: Image size in pixels.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, imgsz, imgsz, device=parameter.device, dtype=parameter.dtype)
+    counter = FlopCounterMode(display=False)
+    mha_fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted
+    training = model.training
+    try:
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+            model.eval()(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(mha_fastpath)
+        model.train(training)
+    return counter.get_total_flops() / 1e9

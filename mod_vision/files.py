@@ -1,0 +1,30 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def writable_dir(folder: str | Path) -> Path:
+    """Create `folder` and return it.
+
+    Raises:
+        PermissionError: If it cannot be created or written to; the message names it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"cannot write to the output folder {folder}: {error.strerror or error}.") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under a temporary name, then rename."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,186 @@
+"""Ultralytics' validation, with what COCO metrics and routing truth need collected on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.models.yolo.segment import SegmentationValidator
+from ultralytics.utils.ops import xywh2ltwh
+
+from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.losses import tokens_in_boxes
+from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
+from mod_vision.yolo.loss import object_tokens
+
+
+@dataclass
+class Validation:
+    """What one pass over a labelled split gives.
+
+    Attributes:
+        predictions: COCO-style predictions, with file_name and the class index as category_id.
+        files: Image file names of the split.
+        labels: Per image: file_name, width, height, cls, boxes (pixel x, y, w, h), segments (pixel polygons).
+        annotations: COCO JSON that the data YAML names for the split, or None.
+        names: Class names by index.
+        truth: Routed share of tokens per layer and group.
+    """
+
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    labels: list[dict[str, Any]] = field(default_factory=list)
+    annotations: Path | None = None
+    names: dict[int, str] = field(default_factory=dict)
+    truth: RoutingTruth = field(default_factory=RoutingTruth)
+
+
+class _Collect:
+    """Mixin for Ultralytics' validators."""
+
+    found: Validation  # set on a subclass per run, since Ultralytics builds the validator itself
+
+    def init_metrics(self, model: Any) -> None:
+        super().init_metrics(model)  # type: ignore[misc]
+        native = model.model if getattr(model, "format", None) == "pt" else model
+        self.routed: list[tuple[str, RoutedLayer]] = list(routed_layers(native))
+        self.class_map = list(range(len(model.names)))
+        self.found.names = dict(model.names)
+        self.found.labels = [_label(label) for label in self.dataloader.dataset.labels]  # type: ignore[attr-defined]
+        self.found.files = [label["file_name"] for label in self.found.labels]
+        annotations = (self.data.get("annotations") or {}).get(self.args.split)  # type: ignore[attr-defined]
+        self.found.annotations = Path(self.data["path"]) / annotations if annotations else None  # type: ignore[attr-defined]
+
+    def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
+        super().update_metrics(preds, batch)  # type: ignore[misc]
+        overlap = bool(self.args.overlap_mask)  # type: ignore[attr-defined]
+        stuff = _stuff_maps(self.data, self.args.split, batch)  # type: ignore[attr-defined]
+        for name, layer in self.routed:
+            if layer.plan is not None:
+                size = layer.plan.size
+                groups = token_groups(batch, size, self.found.names, overlap)
+                groups |= {k: v & groups[REST] for k, v in _stuff_tokens(stuff, self.data, size, batch).items()}  # type: ignore[attr-defined]
+                self.found.truth.update(name, layer.plan.kept(), groups)
+
+    def finalize_metrics(self) -> None:
+        super().finalize_metrics()  # type: ignore[misc]
+        self.found.predictions = list(self.jdict)  # type: ignore[attr-defined]
+
+
+class _Detect(_Collect, DetectionValidator):
+    """Detection validator that collects."""
+
+
+class _Segment(_Collect, SegmentationValidator):
+    """Segmentation validator that collects."""
+
+
+def validate(model: YOLO, **overrides: Any) -> Validation:
+    """Run Ultralytics' validation of `model` and return what it found.
+
+    Args:
+        model: Detection or segmentation model.
+        overrides: Ultralytics' validation arguments: data, split, imgsz, batch, device, ...
+
+    Raises:
+        ValueError: If the model is neither for detection nor for segmentation.
+    """
+    base = {"detect": _Detect, "segment": _Segment}.get(str(model.task))
+    if base is None:
+        raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
+    found = Validation()
+    validator = type(base.__name__, (base,), {"found": found})
+    defaults = {"save_json": True, "plots": False, "verbose": False, "workers": 0}
+    model.val(validator=validator, **{**defaults, **overrides})
+    return found
+
+
+def token_groups(
+    batch: dict[str, Any], size: tuple[int, int], names: dict[int, str], overlap: bool
+) -> dict[str, torch.Tensor]:
+    """Return boolean maps (B, H, W) of objects, of the rest of the image without padding, and of each class."""
+    inside = _inside(batch, size)
+    objects = object_tokens(batch, size, overlap).bool() & inside
+    groups = {OBJECTS: objects, REST: inside & ~objects}
+    classes = batch["cls"].flatten().long()
+    for index in classes.unique().tolist():
+        part = classes == index
+        boxes = batch["bboxes"][part, :4].to(inside.device)
+        touched = tokens_in_boxes(boxes, batch["batch_idx"][part].to(inside.device), len(inside), size).bool()
+        groups[names[index]] = touched & objects  # where there are masks, `objects` trims the boxes to them
+    return groups
+
+
+def _placed(batch: dict[str, Any], i: int) -> tuple[int, int, int, int]:
+    """Return top, left, height, width of image `i` within the padded input, in pixels."""
+    (ratio_h, ratio_w), (pad_w, pad_h) = batch["ratio_pad"][i]
+    h, w = batch["ori_shape"][i]
+    return round(pad_h), round(pad_w), round(h * ratio_h), round(w * ratio_w)
+
+
+def _inside(batch: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
+    """Return the tokens (B, H, W) whose centre lies in the image, not in its padding."""
+    height, width = batch["img"].shape[2:]
+    rows = (torch.arange(size[0]) + 0.5) * height / size[0]
+    cols = (torch.arange(size[1]) + 0.5) * width / size[1]
+    maps = []
+    for i in range(len(batch["img"])):
+        top, left, h, w = _placed(batch, i)
+        maps.append(((rows >= top) & (rows < top + h))[:, None] & ((cols >= left) & (cols < left + w)))
+    return torch.stack(maps).to(batch["img"].device)
+
+
+def _stuff_maps(data: dict[str, Any], split: str, batch: dict[str, Any]) -> list[torch.Tensor]:
+    """Return each image's dense annotation on the padded input, -1 in the padding; empty if the data has none.
+
+    A data YAML can name folders of index maps, `stuff: {val: stuff/val}`, and their `stuff_names: {0: sky, ...}`.
+    """
+    folder = (data.get("stuff") or {}).get(split)
+    if not folder:
+        return []
+    maps = []
+    for i, file in enumerate(batch["im_file"]):
+        path = Path(data["path"]) / folder / f"{Path(file).stem}.png"
+        labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if labels is None:
+            raise FileNotFoundError(f"the dense annotation {path} is missing or no image.")
+        top, left, h, w = _placed(batch, i)
+        canvas = np.full(batch["img"].shape[2:], -1, dtype=np.int16)
+        canvas[top : top + h, left : left + w] = cv2.resize(labels, (w, h), interpolation=cv2.INTER_NEAREST)
+        maps.append(torch.from_numpy(canvas))
+    return maps
+
+
+def _stuff_tokens(
+    stuff: list[torch.Tensor], data: dict[str, Any], size: tuple[int, int], batch: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return maps (B, H, W) of the tokens that are mostly one kind of stuff."""
+    if not stuff:
+        return {}
+    things = set(data["names"].values())
+    kinds = {value: name for value, name in data["stuff_names"].items() if name not in things}
+    device = batch["img"].device
+    return {
+        name: torch.stack([majority_cells(labels, size, value) for labels in stuff]).to(device)
+        for value, name in kinds.items()
+    }
+
+
+def _label(label: dict[str, Any]) -> dict[str, Any]:
+    """Return a cached Ultralytics label in pixels."""
+    height, width = label["shape"]
+    scale = np.array([width, height], dtype=np.float64)
+    return {
+        "file_name": Path(label["im_file"]).name,
+        "width": width,
+        "height": height,
+        "cls": label["cls"].flatten(),
+        "boxes": xywh2ltwh(label["bboxes"].astype(np.float64) * np.tile(scale, 2)),
+        "segments": [segment * scale for segment in label["segments"]],
+    }
