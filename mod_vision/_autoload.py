@@ -69,4 +69,4 @@ def install() -> None:
 
 
 def autoload() -> None:
-    """Entry point of the group `torch.backends`: importing the package, which loading it does, is all there is to do."""
+    """Entry point of the group `torch.backends`: importing the package, which loading it does, is all it takes."""

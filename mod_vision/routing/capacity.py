@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 
@@ -53,6 +54,6 @@ def capacity_per_depth(value: Any, depth: int, where: str = "capacity") -> tuple
     steps = [check_capacity(v, where) for v in value]
     if not 1 <= len(steps) <= depth:
         raise ValueError(f"{where}: {len(steps)} capacities for {depth} blocks, give between 1 and {depth}.")
-    if any(later > earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+    if any(later > earlier for earlier, later in pairwise(steps)):
         raise ValueError(f"{where}: capacities must not increase with depth, got {list(value)}.")
     return tuple(steps[i * len(steps) // depth] for i in range(depth))

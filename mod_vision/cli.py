@@ -1,0 +1,156 @@
+"""`mod-vision VERB key=value ...`, in the manner of `yolo`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+USAGE = """usage: mod-vision VERB key=value ...
+
+  demo     train, evaluate, draw and export a routed segmenter on embedded photos
+  check    versions, what is registered, what is missing and what to do
+  val      COCO metrics, executed GFLOPs, latency and routing truth   model= data=
+  heatmap  pictures of what the router skips                          model= source=
+  bench    speed against the dense twin                               model=
+
+Training, prediction and export are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
+`mod-vision VERB help` lists the keys of a verb.
+"""
+
+
+def check() -> None:
+    """Print versions, what is registered, what is missing and what to do."""
+    from mod_vision.check import report
+
+    print(report())
+
+
+def val(
+    model: str,
+    data: str,
+    imgsz: int = 640,
+    batch: int = 8,
+    device: str = "cpu",
+    split: str = "val",
+    annotations: str | None = None,
+    threads: int = 2,
+    out: str = "runs/mod-vision-val",
+) -> None:
+    """Score a model with pycocotools, beside its cost and its routing truth."""
+    import torch
+
+    from mod_vision.eval.evaluate import evaluate_model, save_evaluation
+    from mod_vision.files import writable_dir
+
+    folder = writable_dir(out).resolve()
+    torch.set_num_threads(threads)
+    result = evaluate_model(
+        model, data, imgsz, batch, device, split, annotations, project=str(folder), name="ultralytics", exist_ok=True
+    )
+    save_evaluation(result, folder / "evaluation.json")
+    print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
+
+
+def heatmap(model: str, source: str, imgsz: int = 640, out: str = "runs/mod-vision-heatmap") -> None:
+    """Draw which patches the router sends through the heavy blocks."""
+    from mod_vision.viz.heatmap import heatmap as draw
+
+    draw(model, source, imgsz, out)
+
+
+def bench(
+    model: str = "yolo26n-mod.yaml",
+    capacity: Any = (0.5, 0.25),
+    imgsz: int = 640,
+    batch: int = 1,
+    threads: int = 2,
+    device: str = "cpu",
+    repeats: int = 15,
+    rivals: Any = ("yolo26n.yaml",),
+) -> None:
+    """Time a routed model, its dense twin and rivals in turn."""
+    from mod_vision.eval.benchmark import benchmark, table
+
+    def as_list(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
+
+    rows = benchmark(model, as_list(capacity), imgsz, batch, threads, device, repeats, as_list(rivals))
+    print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, eager float32 channels-last, {repeats} rounds")
+    print(table(rows))
+
+
+def demo(
+    epochs: int = 10, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+) -> None:
+    """Run the whole path on the embedded photos."""
+    from mod_vision.demo import demo as run
+
+    run(epochs, imgsz, device, threads, out)
+
+
+VERBS: dict[str, Callable[..., None]] = {f.__name__: f for f in (demo, check, val, heatmap, bench)}
+
+
+def parse(verb: str, words: list[str]) -> dict[str, Any]:
+    """Turn `key=value` words into the arguments of a verb.
+
+    Raises:
+        ValueError: If a word is no key=value, a key is unknown or a needed one is missing.
+    """
+    parameters = inspect.signature(VERBS[verb]).parameters
+    arguments: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is not of the form key=value.")
+        if key not in parameters:
+            raise ValueError(f"mod-vision {verb} has no key {key!r}; it has {', '.join(parameters) or 'none'}.")
+        wanted = str(parameters[key].annotation)
+        value = text if wanted.startswith("str") else yaml.safe_load(text)
+        if wanted == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{key}={text}: {key} must be a whole number of at least 1.")
+        arguments[key] = value
+    missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
+    if missing:
+        raise ValueError(f"mod-vision {verb} needs {' '.join(f'{key}=...' for key in missing)}")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; errors are one line, exit code 1, and `MOD_VISION_DEBUG=1` shows where they come from."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("help", "-h", "--help"):
+        print(USAGE)
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        print(f"error: unknown verb {verb!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    if rest and rest[0] in ("help", "-h", "--help"):
+        print(f"mod-vision {verb}: {VERBS[verb].__doc__}\nkeys: {inspect.signature(VERBS[verb])}")
+        return 0
+    try:
+        VERBS[verb](**parse(verb, rest))
+    except (ValueError, OSError, ImportError, SyntaxError, TypeError) as error:
+        if os.environ.get("MOD_VISION_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_tool(verb: str, description: str) -> int:
+    """Run a verb for a script in `tools/`; `--help` prints its description and keys."""
+    if any(word in ("-h", "--help") for word in sys.argv[1:]):
+        print(f"{description}\nusage: python tools/{Path(sys.argv[0]).name} key=value ...")
+        return main([verb, "help"])
+    return main([verb, *sys.argv[1:]])

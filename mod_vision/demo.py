@@ -1,0 +1,130 @@
+"""The main job: train a routed segmenter on the embedded photos, then measure, draw and export it."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mod_vision.eval.evaluate import Evaluation, evaluate_model, save_evaluation
+from mod_vision.eval.onnx_check import ExportCheck, check_onnx
+from mod_vision.files import writable_dir, write_text
+from mod_vision.resources import resource_dir
+from mod_vision.viz.heatmap import heatmap
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.export import export_onnx, input_tensors
+from mod_vision.yolo.images import load_model
+
+MODEL = "yolo26n-mod-seg.yaml"
+DATA = "mod-open.yaml"
+CHECKED_IMAGES = 5
+
+
+def demo(
+    epochs: int = 10, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+) -> Path:
+    """Run the whole path on the 80 embedded photos; no network and no GPU needed.
+
+    Args:
+        epochs: Training epochs of each of the two models.
+        imgsz: Image size in pixels, a multiple of 32.
+        device: As in Ultralytics.
+        threads: CPU threads; importing Ultralytics sets one, so it is set here.
+        out: Folder for everything it writes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ImportError: If the packages for the export are missing, before anything is trained.
+        PermissionError: If the folder cannot be written to.
+    """
+    folder = writable_dir(out).resolve()
+    missing = [name for name in ("onnx", "onnxruntime", "onnxslim") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"the demo exports to ONNX and needs {', '.join(missing)}: pip install 'mod-vision[export]'.")
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+
+    _step(1, f"training {MODEL} on 58 photos, {epochs} epochs, then its dense twin (capacity 1.0) alike")
+    routed = _train(None, "routed", folder, epochs, imgsz, device)
+    dense = _train(1.0, "dense", folder, epochs, imgsz, device)
+    torch.set_num_threads(threads)  # training sets its own
+
+    _step(2, "scoring both with pycocotools on 22 photos, counting FLOPs, timing")
+    results = {
+        name: evaluate_model(
+            weights, DATA, imgsz, device=device, project=str(folder), name=f"{name}-val", exist_ok=True
+        )
+        for name, weights in (("routed", routed), ("dense", dense))
+    }
+    for name, result in results.items():
+        save_evaluation(result, folder / f"{name}.json")
+        print(f"{name}: {result.report()}\n", flush=True)
+
+    _step(3, "drawing route heatmaps")
+    photos = resource_dir("assets") / "open" / "images" / "val"
+    heatmap(routed, photos, imgsz, folder / "heatmaps")
+
+    _step(4, "exporting to ONNX and checking it against eager")
+    onnx, eager = export_onnx(routed, imgsz)
+    check = check_onnx(onnx, eager, input_tensors(sorted(photos.glob("*.jpg"))[:CHECKED_IMAGES], imgsz))
+
+    table = _table(results, check, epochs, imgsz, threads)
+    minutes = (time.perf_counter() - start) / 60
+    summary = f"{table}\n\nweights   {routed}\nONNX      {onnx}\nheatmaps  {folder / 'heatmaps'}\nfigures   {folder}\n"
+    write_text(folder / "summary.txt", summary)
+    print(f"\n{summary}done in {minutes:.1f} minutes", flush=True)
+    return folder
+
+
+def _step(number: int, text: str) -> None:
+    """Announce a step."""
+    print(f"\n[{number}/4] {text}", flush=True)
+
+
+def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: int, device: str) -> Path:
+    """Train on the embedded photos and return the checkpoint."""
+    yolo: Any = load_model(MODEL)
+    if capacity is not None:
+        set_capacity(yolo, capacity)
+    yolo.train(
+        data=DATA,
+        epochs=epochs,
+        imgsz=imgsz,
+        device=device,
+        batch=8,
+        workers=2,
+        seed=0,
+        val=False,
+        plots=False,
+        project=str(folder),
+        name=name,
+        exist_ok=True,
+    )
+    return folder / name / "weights" / "best.pt"
+
+
+def _table(results: dict[str, Evaluation], check: ExportCheck, epochs: int, imgsz: int, threads: int) -> str:
+    """Return the closing table."""
+    lines = [
+        f"{'model':<8}{'box AP':>8}{'mask AP':>9}{'GFLOPs':>8}{'CPU latency':>28}{'skipped':>9}",
+    ]
+    for name, result in results.items():
+        skipped = 1 - sum(result.truth.random().values()) / len(result.truth.random()) if result.truth.total else 0.0
+        mask = result.mask or {"AP": 0.0}
+        lines.append(
+            f"{name:<8}{100 * result.box['AP']:>8.2f}{100 * mask['AP']:>9.2f}{result.cost.gflops:>8.2f}"
+            f"{result.cost.latency!s:>28}{100 * skipped:>8.0f}%"
+        )
+    verdict = "equals eager, routes follow the image" if check.passed else "DIFFERS from eager"
+    lines += [
+        f"ONNX: {verdict} ({check.images} photos, largest relative error {check.max_error:.1e}, "
+        f"{100 * check.same_indices:.2f} % of routed tokens agree)",
+        f"AP in percent, {imgsz} px, {threads} threads. {epochs} epochs from scratch on 58 photos show that every part "
+        "works,\nnot how accurate a model trained on your data will be.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""Speed of a routed model against its dense twin and others, measured in turn in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.yolo.images import load_model
+
+
+class Row(NamedTuple):
+    """One line of the benchmark."""
+
+    name: str
+    gflops: float
+    latency: Latency
+
+
+def benchmark(
+    model: str = "yolo26n-mod.yaml",
+    capacity: Sequence[float] = (0.5, 0.25),
+    imgsz: int = 640,
+    batch: int = 1,
+    threads: int = 2,
+    device: str = "cpu",
+    repeats: int = 15,
+    rivals: Sequence[str] = ("yolo26n.yaml",),
+) -> list[Row]:
+    """Measure the dense twin first, then the routed model at each capacity, then the rivals.
+
+    All are fused, in channels-last memory, eager, in float32.
+
+    Args:
+        model: Routed model: checkpoint or YAML name.
+        capacity: Capacities to measure.
+        imgsz: Image size in pixels.
+        batch: Images per call.
+        threads: CPU threads; importing Ultralytics sets one, so it is set here.
+        device: Torch device.
+        repeats: Timed rounds.
+        rivals: Other models on the same bench.
+    """
+    torch.set_num_threads(threads)
+    models: dict[str, Any] = {}
+    for c in (1.0, *capacity):
+        name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"
+        models[name] = load_model(model).model
+        if not any(routed_layers(models[name])):
+            raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
+        set_capacity(models[name], c)
+    models |= {name: load_model(name).model for name in rivals}
+    image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
+    for name, net in models.items():
+        models[name] = net.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+    gflops = {name: batch * executed_gflops(net, imgsz) for name, net in models.items()}
+    with torch.inference_mode():
+        times = paired_latency({n: lambda m=m: m(image) for n, m in models.items()}, repeats, device=device)  # type: ignore[misc]
+    return [Row(name, gflops[name], times[name]) for name in models]
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as text, speed and FLOPs as ratios to the first."""
+    dense = rows[0]
+    lines = [f"{'model':<36}{'GFLOPs':>8}{'ratio':>7}   {'median (quartiles)':<28}{'speed-up':>8}"]
+    for row in rows:
+        lines.append(
+            f"{row.name:<36}{row.gflops:>8.2f}{dense.gflops / row.gflops:>7.2f}   {row.latency!s:<28}"
+            f"{dense.latency.median / row.latency.median:>8.2f}"
+        )
+    return "\n".join(lines)

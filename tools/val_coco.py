@@ -1,0 +1,8 @@
+"""Score a model with COCO metrics, beside its cost and its routing truth."""
+
+import sys
+
+from mod_vision.cli import run_tool
+
+if __name__ == "__main__":
+    sys.exit(run_tool("val", str(__doc__)))
