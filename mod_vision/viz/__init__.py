@@ -1,0 +1,1 @@
+"""Pictures of the routing: which patches of an image the model computed."""
