@@ -28,7 +28,7 @@ _PUBLIC = {
     "route_maps": "mod_vision.viz.routes",
     "set_capacity": "mod_vision.yolo.capacity",
 }
-__all__ = ("MixtureOfDepthsBlock", "MoDStage", "Routed", "route_maps", "set_capacity", "__version__")
+__all__ = ("MixtureOfDepthsBlock", "MoDStage", "Routed", "__version__", "route_maps", "set_capacity")
 
 if os.environ.get("MOD_VISION_AUTOLOAD", "1") != "0":
     _autoload.install()

@@ -73,6 +73,7 @@ def bench(
     device: str = "cpu",
     repeats: int = 15,
     rivals: Any = ("yolo26n.yaml",),
+    backend: str = "eager",
 ) -> None:
     """Time a routed model, its dense twin and rivals in turn."""
     from mod_vision.eval.benchmark import benchmark, table
@@ -80,8 +81,8 @@ def bench(
     def as_list(value: Any) -> list[Any]:
         return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
-    rows = benchmark(model, as_list(capacity), imgsz, batch, threads, device, repeats, as_list(rivals))
-    print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, eager float32 channels-last, {repeats} rounds")
+    rows = benchmark(model, as_list(capacity), imgsz, batch, threads, device, repeats, as_list(rivals), backend)
+    print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     print(table(rows))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.onnx_check import session_with_routes
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.images import load_model
 
@@ -30,10 +33,9 @@ def benchmark(
     device: str = "cpu",
     repeats: int = 15,
     rivals: Sequence[str] = ("yolo26n.yaml",),
+    backend: str = "eager",
 ) -> list[Row]:
     """Measure the dense twin first, then the routed model at each capacity, then the rivals.
-
-    All are fused, in channels-last memory, eager, in float32.
 
     Args:
         model: Routed model: checkpoint or YAML name.
@@ -44,23 +46,52 @@ def benchmark(
         device: Torch device.
         repeats: Timed rounds.
         rivals: Other models on the same bench.
+        backend: "eager" (fused, channels-last memory, float32) or "onnx" (Ultralytics' export in ONNX Runtime, CPU).
+
+    Raises:
+        ValueError: If the model routes nothing or the backend is unknown.
     """
+    if backend not in ("eager", "onnx"):
+        raise ValueError(f"backend must be eager or onnx, got {backend!r}.")
     torch.set_num_threads(threads)
     models: dict[str, Any] = {}
     for c in (1.0, *capacity):
         name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"
-        models[name] = load_model(model).model
+        models[name] = load_model(model)
         if not any(routed_layers(models[name])):
             raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
         set_capacity(models[name], c)
-    models |= {name: load_model(name).model for name in rivals}
-    image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
-    for name, net in models.items():
-        models[name] = net.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
-    gflops = {name: batch * executed_gflops(net, imgsz) for name, net in models.items()}
-    with torch.inference_mode():
-        times = paired_latency({n: lambda m=m: m(image) for n, m in models.items()}, repeats, device=device)  # type: ignore[misc]
+    models |= {name: load_model(name) for name in rivals}
+    with tempfile.TemporaryDirectory() as folder:
+        if backend == "onnx":
+            calls = {
+                name: _onnx_call(yolo, imgsz, batch, Path(folder) / f"{i}.pt")
+                for i, (name, yolo) in enumerate(models.items())
+            }
+        else:
+            calls = {name: _eager_call(yolo.model, imgsz, batch, device) for name, yolo in models.items()}
+        with torch.inference_mode():
+            times = paired_latency(calls, repeats, device=device)
+    gflops = {
+        name: batch * executed_gflops(yolo.model.eval().fuse(verbose=False), imgsz) for name, yolo in models.items()
+    }
     return [Row(name, gflops[name], times[name]) for name in models]
+
+
+def _eager_call(net: Any, imgsz: int, batch: int, device: str) -> Callable[[], object]:
+    """Return a forward of the fused model."""
+    image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
+    net = net.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+    return lambda: net(image)
+
+
+def _onnx_call(yolo: Any, imgsz: int, batch: int, path: Path) -> Callable[[], object]:
+    """Return a run of the exported model."""
+    yolo.model.pt_path = str(path)  # the exporter writes beside it
+    session = session_with_routes(Path(yolo.export(format="onnx", imgsz=imgsz, batch=batch, device="cpu")), ())
+    image = torch.rand(batch, 3, imgsz, imgsz).numpy()
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: image})
 
 
 def table(rows: list[Row]) -> str:

@@ -107,7 +107,8 @@ def ground_truth_from_labels(labels: list[dict[str, Any]], names: dict[int, str]
             a list of n pixel polygons (p, 2), empty without masks.
         names: Class names by index.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, label in enumerate(labels, 1):
         images.append({"id": image_id, **{k: label[k] for k in ("file_name", "width", "height")}})
         for i, (cls, box) in enumerate(zip(label["cls"], label["boxes"], strict=True)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,6 +56,10 @@ class MixtureOfDepthsBlock(RoutedLayer):
         if causal:
             self.router = nn.Linear(d_model, 1)
             self.predictor = nn.Linear(d_model, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the predictor's loss out of copies and checkpoints, like the plan."""
+        return {**super().__getstate__(), "predictor_loss": None}
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return tokens (B, N, C) after the block."""

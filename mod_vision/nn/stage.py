@@ -54,9 +54,10 @@ class MoDStage(RoutedLayer):
         super().__init__()
         heads = default_heads(c2) if num_heads is None else num_heads
         if not isinstance(heads, int) or heads < 1 or c2 % (4 * heads):
+            hint = "use a multiple of 4 channels" if c2 % 4 else f"try num_heads={default_heads(c2)}"
             raise ValueError(
                 f"{where}: {c2} channels do not divide into {heads!r} heads of a multiple of 4 channels (the rotary "
-                f"embedding needs 4), try num_heads={default_heads(c2)}."
+                f"embedding needs 4), {hint}."
             )
         self.head_dim = c2 // heads
         self.proj = nn.Identity() if c1 == c2 else nn.Conv2d(c1, c2, 1)

@@ -51,8 +51,8 @@ class RoutedLayer(nn.Module):
 
     @property
     def dense(self) -> bool:
-        """True at capacity 1: nothing is scored, gathered or gated, the layer is its dense twin."""
-        return self.capacities[0] >= 1.0
+        """True at capacity 1 in every block: nothing is scored, gathered or gated, the layer is its dense twin."""
+        return self.capacities[-1] >= 1.0
 
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
         """Score tokens (B, N, C) on a grid of `size` (H, W), select the routed ones and remember the plan."""
@@ -64,14 +64,16 @@ class RoutedLayer(nn.Module):
     def depth_map(self) -> torch.Tensor | None:
         """Return how many of the layer's blocks each token of the last forward passed, (B, H, W), None at capacity 1.
 
-        The tokens are in descending score, and a block with a lower capacity takes a prefix of them.
+        With a capacity per block, the tokens are in descending score, and a later block takes a prefix of them.
         """
         if self.plan is None:
             return None
+        if len(self.capacities) == 1:
+            return self.plan.kept() * self.depth
         logits, indices, _, size = self.plan
         rank = torch.arange(indices.shape[1], device=indices.device)
-        passed = sum((rank < num_routed(logits.shape[1], c)).long() for c in self.capacities)
-        passed = passed * (self.depth // len(self.capacities))
+        steps = [rank < num_routed(logits.shape[1], c) for c in self.capacities]
+        passed = torch.stack(steps).sum(dim=0)
         counts = torch.zeros_like(logits, dtype=torch.long)
         return counts.scatter(1, indices, passed.expand_as(indices)).view(-1, *size)
 
@@ -81,8 +83,12 @@ class RoutedLayer(nn.Module):
         Raises:
             ValueError: If a capacity is not in (0, 1] or the list increases.
         """
-        self.capacities = capacity_per_depth(capacity, len(self.capacities), type(self).__name__)
+        self.capacities = self.check_capacity(capacity)
         self.plan = None
+
+    def check_capacity(self, capacity: Any) -> tuple[float, ...]:
+        """Return the capacities that `set_capacity` would set."""
+        return capacity_per_depth(capacity, len(self.capacities), type(self).__name__)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the plan out of copies and checkpoints: it belongs to a batch, and may hold an autograd graph."""
@@ -117,5 +123,7 @@ def set_capacity(model: nn.Module, capacity: Any) -> None:
     layers = [layer for _, layer in routed_layers(model)]
     if not layers:
         raise ValueError("this model has no routed layer, so there is no capacity to set.")
+    for layer in layers:
+        layer.check_capacity(capacity)  # all before the first is set, so that an error changes nothing
     for layer in layers:
         layer.set_capacity(capacity)

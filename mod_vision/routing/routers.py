@@ -8,9 +8,11 @@ from torch import nn
 
 
 def standardise(scores: torch.Tensor) -> torch.Tensor:
-    """Shift and scale scores (B, N) to mean 0 and deviation 1 within each image."""
-    centred = scores - scores.mean(dim=1, keepdim=True)
-    return centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + 1e-6)
+    """Shift and scale scores (B, N) to mean 0 and deviation 1 within each image, 0 for a uniform one.
+
+    Layer norm over the tokens: its gradient is finite where all scores are equal, and half precision cannot overflow.
+    """
+    return F.layer_norm(scores, scores.shape[1:])
 
 
 class NormRouter(nn.Module):
@@ -111,6 +113,6 @@ def build_router(name: str, dim: int, where: str = "router") -> nn.Module:
     Raises:
         ValueError: If the name is unknown; the message lists the known ones.
     """
-    if name not in ROUTERS:
+    if name not in list(ROUTERS):  # a list, so that a value that cannot be hashed gets the message too
         raise ValueError(f"{where}: unknown router {name!r}, choose one of {', '.join(ROUTERS)}.")
     return ROUTERS[name](dim)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ultralytics.nn.modules.block import A2C2f, AAttn, ABlock, Attention, C2PSA, PSABlock
+from ultralytics.nn.modules.block import C2PSA, A2C2f, AAttn, ABlock, Attention, PSABlock
 from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
 from mod_vision.routing import RoutedLayer, RoutingPlan, gather_tokens, make_plan, num_routed, scatter_tokens
@@ -141,6 +141,15 @@ class MoDA2C2f(DenseTwin, A2C2f):
             )
         return self.cv1.conv.out_channels, sum(len(stage) for stage in self.m)
 
+    def check_map(self, x: torch.Tensor) -> None:
+        """Raise a ValueError if the map x (B, C, H, W) cannot be cut into the block's areas."""
+        height, width, area = x.shape[2], x.shape[3], self.m[0][0].attn.area
+        if height * width < area or (self.dense and height * width % area):
+            raise ValueError(
+                f"MoDA2C2f: a {height}x{width} map cannot be cut into {area} areas of equal size; use an image whose "
+                "sides are multiples of the model's stride."
+            )
+
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
         """Route a multiple of `area` tokens, in raster order."""
         n, area = tokens.shape[1], self.m[0][0].attn.area
@@ -151,6 +160,7 @@ class MoDA2C2f(DenseTwin, A2C2f):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""
+        self.check_map(x)
         if self.dense:
             return A2C2f.forward(self, x)
         outputs = [self.cv1(x)]

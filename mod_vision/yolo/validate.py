@@ -12,7 +12,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.models.yolo.segment import SegmentationValidator
-from ultralytics.utils.ops import xywh2ltwh
+from ultralytics.utils.ops import process_mask_native, xywh2ltwh
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.losses import tokens_in_boxes
@@ -41,44 +41,58 @@ class Validation:
     truth: RoutingTruth = field(default_factory=RoutingTruth)
 
 
-class _Collect:
-    """Mixin for Ultralytics' validators."""
+class _Collect(DetectionValidator):
+    """A validator that collects; predictions are as Ultralytics' `save_json` writes them, without its scoring.
 
-    found: Validation  # set on a subclass per run, since Ultralytics builds the validator itself
+    Ultralytics builds the validator itself, so `found` is set on a subclass made for one run.
+    """
+
+    found: Validation
 
     def init_metrics(self, model: Any) -> None:
-        super().init_metrics(model)  # type: ignore[misc]
+        """Find the routed layers, and the classes by index instead of by COCO's ids."""
+        super().init_metrics(model)
         native = model.model if getattr(model, "format", None) == "pt" else model
         self.routed: list[tuple[str, RoutedLayer]] = list(routed_layers(native))
         self.class_map = list(range(len(model.names)))
         self.found.names = dict(model.names)
-        self.found.labels = [_label(label) for label in self.dataloader.dataset.labels]  # type: ignore[attr-defined]
-        self.found.files = [label["file_name"] for label in self.found.labels]
-        annotations = (self.data.get("annotations") or {}).get(self.args.split)  # type: ignore[attr-defined]
-        self.found.annotations = Path(self.data["path"]) / annotations if annotations else None  # type: ignore[attr-defined]
+        self.sizes: dict[str, tuple[int, int]] = {}
 
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
-        super().update_metrics(preds, batch)  # type: ignore[misc]
-        overlap = bool(self.args.overlap_mask)  # type: ignore[attr-defined]
-        stuff = _stuff_maps(self.data, self.args.split, batch)  # type: ignore[attr-defined]
+        """Collect the predictions and routes of a batch."""
+        super().update_metrics(preds, batch)
+        for i, pred in enumerate(preds):
+            image = self._prepare_batch(i, batch)
+            self.sizes[Path(image["im_file"]).name] = image["ori_shape"]
+            if len(pred["cls"]):
+                self.pred_to_json(self.scale_preds(self._prepare_pred(pred), image), image)
+        overlap = bool(self.args.overlap_mask)
+        stuff = _stuff_maps(self.data, self.args.split, batch)
         for name, layer in self.routed:
             if layer.plan is not None:
                 size = layer.plan.size
                 groups = token_groups(batch, size, self.found.names, overlap)
-                groups |= {k: v & groups[REST] for k, v in _stuff_tokens(stuff, self.data, size, batch).items()}  # type: ignore[attr-defined]
+                kinds = _stuff_tokens(stuff, self.data, size, batch)
+                groups |= {kind: tokens & groups[REST] for kind, tokens in kinds.items()}
                 self.found.truth.update(name, layer.plan.kept(), groups)
 
     def finalize_metrics(self) -> None:
-        super().finalize_metrics()  # type: ignore[misc]
-        self.found.predictions = list(self.jdict)  # type: ignore[attr-defined]
+        """Keep what was collected."""
+        super().finalize_metrics()
+        self.found.predictions = list(self.jdict)
+        self.found.labels = [_label(label, self.sizes) for label in self.dataloader.dataset.labels]
+        self.found.files = [label["file_name"] for label in self.found.labels]
+        annotations = (self.data.get("annotations") or {}).get(self.args.split)
+        self.found.annotations = Path(self.data["path"]) / annotations if annotations else None
 
 
-class _Detect(_Collect, DetectionValidator):
-    """Detection validator that collects."""
+class _CollectMasks(_Collect, SegmentationValidator):
+    """The same for segmentation, with masks at the resolution of the input, as COCO scores them."""
 
-
-class _Segment(_Collect, SegmentationValidator):
-    """Segmentation validator that collects."""
+    def init_metrics(self, model: Any) -> None:
+        """Ask for full masks."""
+        super().init_metrics(model)
+        self.process = process_mask_native
 
 
 def validate(model: YOLO, **overrides: Any) -> Validation:
@@ -91,12 +105,12 @@ def validate(model: YOLO, **overrides: Any) -> Validation:
     Raises:
         ValueError: If the model is neither for detection nor for segmentation.
     """
-    base = {"detect": _Detect, "segment": _Segment}.get(str(model.task))
+    base = {"detect": _Collect, "segment": _CollectMasks}.get(str(model.task))
     if base is None:
         raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
     found = Validation()
     validator = type(base.__name__, (base,), {"found": found})
-    defaults = {"save_json": True, "plots": False, "verbose": False, "workers": 0}
+    defaults = {"plots": False, "verbose": False, "workers": 0}
     model.val(validator=validator, **{**defaults, **overrides})
     return found
 
@@ -172,9 +186,9 @@ def _stuff_tokens(
     }
 
 
-def _label(label: dict[str, Any]) -> dict[str, Any]:
-    """Return a cached Ultralytics label in pixels."""
-    height, width = label["shape"]
+def _label(label: dict[str, Any], sizes: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return a cached Ultralytics label in pixels of the original image."""
+    height, width = sizes[Path(label["im_file"]).name]
     scale = np.array([width, height], dtype=np.float64)
     return {
         "file_name": Path(label["im_file"]).name,

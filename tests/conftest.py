@@ -1,0 +1,54 @@
+"""Shared data: a few of the embedded photos as a data set of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mod_vision.resources import resource_dir
+
+OPEN = resource_dir("assets") / "open"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    return sorted((OPEN / "images" / "val").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """Eight photos to train and four to validate, with YOLO labels and COCO JSON."""
+    root = tmp_path_factory.mktemp("tiny")
+    for split, count in (("train", 8), ("val", 4)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for photo in sorted((OPEN / "images" / split).glob("*.jpg"))[:count]:
+            shutil.copy(photo, root / "images" / split)
+            shutil.copy(OPEN / "labels" / split / f"{photo.stem}.txt", root / "labels" / split)
+    shutil.copytree(OPEN / "annotations", root / "annotations")
+    data = yaml.safe_load((OPEN / "mod-open.yaml").read_text())
+    (root / "tiny.yaml").write_text(yaml.safe_dump({**data, "path": str(root)}, sort_keys=False))
+    return root / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def run_cli(tmp_path_factory):
+    """Run a console script of this environment in a fresh process and return what it did."""
+    config = tmp_path_factory.mktemp("config")
+
+    def run(name: str, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+        script = Path(sys.executable).with_name(name)
+        env = {**os.environ, "YOLO_CONFIG_DIR": str(config), "OMP_NUM_THREADS": "2", **environment}
+        return subprocess.run([script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+
+    return run

@@ -1,0 +1,93 @@
+"""The command line: what a user sees when something is wrong, in one line."""
+
+import shutil
+
+import pytest
+import yaml
+
+from mod_vision.cli import main
+
+
+def error(capsys, *words: str) -> str:
+    assert main(list(words)) == 1
+    text = capsys.readouterr().err
+    assert text.count("\n") <= 3
+    assert "Traceback" not in text
+    return text
+
+
+def test_help_and_unknown_words(capsys):
+    assert main([]) == 0
+    assert "demo" in capsys.readouterr().out
+    assert main(["fly"]) == 2
+    assert "unknown verb 'fly'" in capsys.readouterr().err
+    assert "no key 'modle'" in error(capsys, "val", "modle=x")
+    assert "needs data=" in error(capsys, "val", "model=x.pt")
+    assert "imgsz must be a whole number" in error(capsys, "heatmap", "model=x.pt", "source=y", "imgsz=big")
+    assert "not of the form key=value" in error(capsys, "demo", "epochs")
+
+
+def test_check_names_versions_layers_and_models(capsys):
+    assert main(["check"]) == 0
+    text = capsys.readouterr().out
+    for word in ("ultralytics", "MoDStage", "yolo26-mod-seg.yaml", "mod-open.yaml", "registered"):
+        assert word in text
+
+
+def test_missing_model_and_data(capsys, tmp_path):
+    out = f"out={tmp_path / 'o'}"
+    assert "none.pt does not exist" in error(capsys, "val", "model=none.pt", "data=mod-open.yaml", out)
+    missing = error(capsys, "val", "model=yolo26n-mod.yaml", f"data={tmp_path}/none.yaml", "imgsz=64", out)
+    assert "none.yaml" in missing
+
+
+def test_empty_data_set(capsys, tmp_path, tiny_data):
+    data = yaml.safe_load(tiny_data.read_text())
+    (tmp_path / "images" / "val").mkdir(parents=True)
+    (tmp_path / "images" / "train").mkdir()
+    (tmp_path / "empty.yaml").write_text(yaml.safe_dump({**data, "path": str(tmp_path)}))
+    words = ("val", "model=yolo26n-mod.yaml", f"data={tmp_path}/empty.yaml", "imgsz=64", f"out={tmp_path / 'o'}")
+    assert "no images" in error(capsys, *words).lower()
+
+
+def test_output_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for words in (("demo",), ("val", "model=a.pt", "data=b.yaml")):
+        assert "cannot write to the output folder" in error(capsys, *words, f"out={tmp_path / 'file' / 'below'}")
+
+
+def test_a_damaged_checkpoint_is_refused(capsys, tmp_path):
+    (tmp_path / "half.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    out = f"out={tmp_path / 'o'}"
+    assert "half.pt" in error(capsys, "val", f"model={tmp_path}/half.pt", "data=mod-open.yaml", out)
+
+
+def test_a_checkpoint_of_other_classes(capsys, tmp_path, tiny_data):
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = YOLO("yolo26n-mod.yaml")
+    model.model = DetectionModel("yolo26n-mod.yaml", nc=3, verbose=False)
+    model.model.args, model.model.names = {}, {0: "x", 1: "y", 2: "z"}
+    model.save(tmp_path / "three.pt")
+    words = ("val", f"model={tmp_path}/three.pt", f"data={tiny_data}", "imgsz=64", f"out={tmp_path / 'o'}")
+    assert "classes" in error(capsys, *words)
+
+
+def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_data):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data.parent, root)
+    (root / "labels" / "val.cache").unlink(missing_ok=True)
+    next((root / "images" / "val").glob("*.jpg")).write_bytes(b"no image")
+    data = yaml.safe_load(tiny_data.read_text())
+    (root / "tiny.yaml").write_text(yaml.safe_dump({**data, "path": str(root)}))
+    words = ["val", "model=yolo26n-mod.yaml", f"data={root}/tiny.yaml", "imgsz=64", f"out={tmp_path / 'o'}"]
+    assert main(words) == 0
+    assert "3 images, COCO metrics" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["capacity=0.5", "backend=abacus"])
+def test_bench_refuses_what_it_cannot_measure(capsys, word):
+    model = "yolo26n.yaml" if word.startswith("capacity") else "yolo26n-mod.yaml"
+    text = error(capsys, "bench", f"model={model}", word, "rivals=", "imgsz=64", "repeats=1")
+    assert "no routed layer" in text or "backend must be" in text

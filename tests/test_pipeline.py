@@ -1,0 +1,86 @@
+"""Train, resume, val, predict and export through the real `yolo` entry point, for detect and for segment."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mod_vision.eval.onnx_check import check_onnx
+from mod_vision.yolo.export import input_tensors
+from mod_vision.yolo.images import load_model
+
+
+def yolo(run_cli, cwd: Path, *words: str) -> str:
+    done = run_cli("yolo", *words, cwd=cwd)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module", params=["", "-seg"], ids=["detect", "segment"])
+def trained(request, tmp_path_factory, tiny_data, run_cli):
+    """A model trained for two epochs by plain `yolo train`."""
+    cwd = tmp_path_factory.mktemp(f"run{request.param}")
+    words = ["imgsz=96", "epochs=2", "batch=4", "save_period=1", "workers=0", "plots=False", "device=cpu"]
+    model = f"model=yolo26n-mod{request.param}.yaml"
+    yolo(run_cli, cwd, "train", model, f"data={tiny_data}", *words, f"project={cwd}", "name=train")
+    return cwd / "train"
+
+
+def results(run: Path) -> list[dict[str, str]]:
+    with (run / "results.csv").open() as file:
+        return [{k.strip(): v.strip() for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_guide_loss_has_columns_of_its_own(trained):
+    rows = results(trained)
+    assert len(rows) == 2
+    assert all(float(row["train/guide_loss"]) > 0 and float(row["val/guide_loss"]) > 0 for row in rows)
+
+
+def test_resume_goes_on_where_it_stopped(trained, run_cli):
+    before = results(trained)
+    yolo(run_cli, trained.parent, "train", "resume", f"model={trained / 'weights' / 'epoch0.pt'}")
+    after = results(trained)
+    assert [row["epoch"] for row in after] == ["1", "2"]
+    assert after[0] == before[0]
+
+
+def test_val_and_predict(trained, tiny_data, photos, run_cli):
+    best = trained / "weights" / "best.pt"
+    words = ("imgsz=96", "device=cpu", f"project={trained.parent}")
+    assert "all" in yolo(run_cli, trained.parent, "val", f"model={best}", f"data={tiny_data}", "name=val", *words)
+    yolo(run_cli, trained.parent, "predict", f"model={best}", f"source={photos[0]}", "name=predict", *words)
+    assert (trained.parent / "predict" / photos[0].name).is_file()
+
+
+def test_export_keeps_the_routing(trained, photos, run_cli):
+    best = trained / "weights" / "best.pt"
+    yolo(run_cli, trained.parent, "export", f"model={best}", "format=onnx", "imgsz=96", "device=cpu")
+    model = load_model(best).model.float().eval().fuse(verbose=False)
+    check = check_onnx(best.with_suffix(".onnx"), model, input_tensors(photos[:4], 96))
+    assert check.same_indices == 1.0
+    assert check.distinct_routes
+    assert check.max_error < 1e-3
+
+
+def test_the_check_notices_other_routes(trained, photos):
+    """A check that cannot fail proves nothing: shuffle the router of the eager model."""
+    model = load_model(trained / "weights" / "best.pt").model.float().eval().fuse(verbose=False)
+    onnx = trained / "weights" / "best.onnx"
+    for name, parameter in model.named_parameters():
+        if name.endswith("router.proj.weight"):
+            parameter.data = parameter.data.flip(1) * 50
+    assert check_onnx(onnx, model, input_tensors(photos[:2], 96)).same_indices < 1.0
+
+
+def test_mod_vision_val_and_heatmap(trained, tiny_data, photos, run_cli):
+    best, cwd = trained / "weights" / "best.pt", trained.parent
+    done = run_cli("mod-vision", "val", f"model={best}", f"data={tiny_data}", "imgsz=96", f"out={cwd / 'mv'}", cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for text in ("box  AP", "executed GFLOPs", "dense twin", "latency", "objects", "rest", "random"):
+        assert text in done.stdout
+    assert (cwd / "mv" / "evaluation.json").is_file()
+    source = f"source={photos[0]}"
+    done = run_cli("mod-vision", "heatmap", f"model={best}", source, "imgsz=96", f"out={cwd / 'maps'}", cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((cwd / "maps").glob("*.png"))) == 1

@@ -1,0 +1,42 @@
+"""Write parameters and executed GFLOPs at 640 px into the headers of cfg/models/*.yaml, for every scale."""
+
+import re
+import sys
+from pathlib import Path
+
+from mod_vision.eval.flops import executed_gflops
+from mod_vision.resources import resource_dir
+from mod_vision.routing import set_capacity
+from mod_vision.yolo.images import load_model
+
+
+def summary(file: Path, scale: str) -> str:
+    """Return parameters and executed GFLOPs of one scale, fused, counted without computing anything."""
+    name = re.sub(r"^(yolo\d+)", rf"\g<1>{scale}", file.name)
+    model = load_model(file.with_name(name) if file.with_name(name).exists() else name).model
+    parameters = sum(p.numel() for p in model.parameters())
+    head = model.model[-1]
+    stride = head.stride.clone()
+    model = model.eval().fuse(verbose=False).to("meta")
+    head.stride = stride  # its values are read, so it stays real
+    routed = executed_gflops(model)
+    set_capacity(model, 1.0)
+    return f"{parameters:,} parameters, {routed:.1f} GFLOPs at its capacity, {executed_gflops(model):.1f} dense"
+
+
+def main() -> None:
+    """Rewrite the comment behind each scale."""
+    for file in sorted((resource_dir("cfg") / "models").glob("*.yaml")):
+        text = file.read_text()
+        for scale in "nsmlx":
+            figures = summary(file, scale)
+            print(f"{file.name:<22}{scale}  {figures}", flush=True)
+            text = re.sub(rf"^(  {scale}: \[[^\]]*\]).*$", rf"\1 # {figures}", text, flags=re.MULTILINE)
+        file.write_text(text)
+
+
+if __name__ == "__main__":
+    if any(word in ("-h", "--help") for word in sys.argv[1:]):
+        print(f"{__doc__}\nusage: python tools/model_header.py")
+    else:
+        main()
