@@ -34,6 +34,11 @@ def test_check_names_versions_layers_and_models(capsys):
         assert word in text
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def test_missing_model_and_data(capsys, tmp_path):
     out = f"out={tmp_path / 'o'}"
     assert "none.pt does not exist" in error(capsys, "val", "model=none.pt", "data=mod-open.yaml", out)
@@ -82,7 +87,7 @@ def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_
     data = yaml.safe_load(tiny_data.read_text())
     (root / "tiny.yaml").write_text(yaml.safe_dump({**data, "path": str(root)}))
     words = ["val", "model=yolo26n-mod.yaml", f"data={root}/tiny.yaml", "imgsz=64", f"out={tmp_path / 'o'}"]
-    assert main(words) == 0
+    assert main(words) == 0, capsys.readouterr().err
     assert "3 images, COCO metrics" in capsys.readouterr().out
 
 

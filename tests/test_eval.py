@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
@@ -88,9 +89,8 @@ def test_missing_json_is_named(tmp_path):
         score(found([]), tmp_path / "none.json", "detect")
 
 
-def test_ground_truth_from_labels_scores_like_the_coco_json(tiny_data):
-    """Both sources describe the same objects, so a model must score alike; crowds and rounding aside."""
-    torch.manual_seed(0)
+def test_ground_truth_from_labels_has_the_objects_of_the_coco_json(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Ultralytics writes its runs folder here
     run = validate(
         load_model("yolo26n-mod-seg.yaml"), data=str(tiny_data), imgsz=96, batch=2, device="cpu", exist_ok=True
     )
@@ -98,11 +98,16 @@ def test_ground_truth_from_labels_scores_like_the_coco_json(tiny_data):
     real = json.loads(run.annotations.read_text())
     names = set(run.files)
     ids = {image["id"]: image["file_name"] for image in real["images"] if image["file_name"] in names}
-    boxes = sorted((ids[a["image_id"]], a["bbox"]) for a in real["annotations"] if a["image_id"] in ids)
+    real_boxes = [(ids[a["image_id"]], a["bbox"]) for a in real["annotations"] if a["image_id"] in ids]
     built = {image["id"]: image["file_name"] for image in truth["images"]}
-    ours_boxes = sorted((built[a["image_id"]], a["bbox"]) for a in truth["annotations"])
-    assert len(boxes) == len(ours_boxes) > 0
-    assert [name for name, _ in boxes] == [name for name, _ in ours_boxes]
+    assert len(real_boxes) == len(truth["annotations"]) > 0
+
+    def best_overlap(annotation):
+        same_image = [box for name, box in real_boxes if name == built[annotation["image_id"]]]
+        return mask_utils.iou([annotation["bbox"]], same_image, [0] * len(same_image)).max()
+
+    overlaps = sorted(best_overlap(annotation) for annotation in truth["annotations"])
+    assert overlaps[len(overlaps) // 10] > 0.9  # an object in several pieces keeps one of them in YOLO's format
 
 
 @settings(max_examples=10, deadline=None)

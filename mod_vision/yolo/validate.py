@@ -51,11 +51,16 @@ class _Collect(DetectionValidator):
 
     def init_metrics(self, model: Any) -> None:
         """Find the routed layers, and the classes by index instead of by COCO's ids."""
+        if len(model.names) != self.data["nc"]:
+            raise ValueError(
+                f"the model has {len(model.names)} classes, the data set {self.data['nc']} classes; train on this data "
+                "set first, or score on the one the model was trained on."
+            )
         super().init_metrics(model)
         native = model.model if getattr(model, "format", None) == "pt" else model
         self.routed: list[tuple[str, RoutedLayer]] = list(routed_layers(native))
         self.class_map = list(range(len(model.names)))
-        self.found.names = dict(model.names)
+        self.found.names = dict(self.data["names"])  # a model built from a YAML has numbers for names
         self.sizes: dict[str, tuple[int, int]] = {}
 
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
@@ -103,7 +108,8 @@ def validate(model: YOLO, **overrides: Any) -> Validation:
         overrides: Ultralytics' validation arguments: data, split, imgsz, batch, device, ...
 
     Raises:
-        ValueError: If the model is neither for detection nor for segmentation.
+        FileNotFoundError: If the data set is missing or has no images.
+        ValueError: If the model is neither for detection nor for segmentation, or has other classes than the data.
     """
     base = {"detect": _Collect, "segment": _CollectMasks}.get(str(model.task))
     if base is None:
@@ -111,7 +117,13 @@ def validate(model: YOLO, **overrides: Any) -> Validation:
     found = Validation()
     validator = type(base.__name__, (base,), {"found": found})
     defaults = {"plots": False, "verbose": False, "workers": 0}
-    model.val(validator=validator, **{**defaults, **overrides})
+    try:
+        model.val(validator=validator, **{**defaults, **overrides})
+    except FileNotFoundError as error:
+        if "Error loading data" not in str(error):
+            raise
+        split = overrides.get("split", "val")
+        raise FileNotFoundError(f"{overrides.get('data')}: the split {split!r} has no images.") from error
     return found
 
 
