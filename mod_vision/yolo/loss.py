@@ -49,15 +49,11 @@ def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
     def guided_loss(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
         total, items = loss(self, batch, preds)
         settings = ModSettings.from_yaml(self.yaml.get("mod"))
-        layers = guided_layers(self)
+        layers = [layer for layer in guided_layers(self) if layer.plan is not None]  # None: `preds` of another model
         if not layers or not settings.guide or "bboxes" not in batch:
             return total, items
         overlap = bool(getattr(self.args, "overlap_mask", True))
-        terms = [
-            guide_loss(layer.plan.logits, object_tokens(batch, layer.plan.size, overlap))
-            for layer in layers
-            if layer.plan is not None
-        ]
+        terms = [guide_loss(layer.plan.logits, object_tokens(batch, layer.plan.size, overlap)) for layer in layers]
         guide = settings.guide * torch.stack(terms).mean()
         total = torch.cat((total.reshape(-1), (guide * len(batch["img"])).reshape(1)))
         return total, {**items, GUIDE: guide.detach()}

@@ -32,7 +32,7 @@ class ModSettings:
         section = dict(_mapping(section, "mod", ("capacity", "router", "loss")))
         loss = _mapping(section.pop("loss", None), "mod.loss", ("guide",))
         guide = loss.get("guide", cls.guide)
-        if not isinstance(guide, (int, float)) or isinstance(guide, bool) or guide < 0:
+        if not isinstance(guide, (int, float)) or isinstance(guide, bool) or not guide >= 0:
             raise ValueError(f"mod.loss.guide must be a number of at least 0, got {guide!r}; 0 switches it off.")
         settings = cls(**section, guide=float(guide))
         check_options({"capacity": settings.capacity, "router": settings.router}, "mod")
@@ -49,7 +49,7 @@ def check_options(options: Any, where: str) -> dict[str, Any]:
     capacity = options.get("capacity", 0.5)
     for value in capacity if isinstance(capacity, list) and capacity else [capacity]:
         check_capacity(value, where)
-    if options.get("router", "linear") not in ROUTERS:
+    if options.get("router", "linear") not in list(ROUTERS):  # a list, for values that cannot be hashed
         raise ValueError(f"{where}: unknown router {options['router']!r}, choose one of {', '.join(ROUTERS)}.")
     return dict(options)
 

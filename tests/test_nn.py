@@ -1,0 +1,377 @@
+"""Blocks in plain torch: the routed stage, the transformer block and the stand-alone Mixture-of-Depths block."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mod_vision.nn import MixtureOfDepthsBlock, MoDStage, TransformerBlock
+from mod_vision.nn.attention import SelfAttention, rotary_table, rotate
+from mod_vision.nn.stage import default_heads
+from mod_vision.routing import make_plan, num_routed
+
+ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
+
+
+class CountingBlock(nn.Module):
+    """Adds 1 to every token it is given, with the signature of a transformer block."""
+
+    def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        assert rotation[0].shape[1] == x.shape[1]
+        return x + 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tensors here are too small to share: a second thread only waits, for long where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Give every parameter, also those that start at zero, a value that matters."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+def counting_stage(n: int, capacity: object) -> MoDStage:
+    """Build a stage whose output minus input is the number of blocks each token passed."""
+    stage = MoDStage(8, 8, n, capacity, router="norm")
+    stage.blocks = nn.ModuleList(CountingBlock() for _ in range(n))
+    nn.init.zeros_(stage.pos.weight)
+    nn.init.zeros_(stage.pos.bias)
+    return stage
+
+
+# ---------------------------------------------------------------------------------------------------------- MoDStage
+
+
+@pytest.mark.parametrize("channels", [(16, 16), (12, 16)])
+@pytest.mark.parametrize("size", [(5, 6), (1, 9), (7, 1)])
+def test_gathering_all_tokens_equals_the_dense_stage(channels, size):
+    stage = randomise(MoDStage(*channels, n=3, capacity=ALL, num_heads=2)).double()
+    for parameter in stage.router.parameters():
+        nn.init.zeros_(parameter)  # score 0, gate 1
+    x = torch.randn(2, channels[0], *size, dtype=torch.float64)
+    routed = stage(x)
+    assert stage.plan.indices.shape[1] == size[0] * size[1]
+    stage.set_capacity(1.0)
+    dense = stage(x)
+    assert stage.plan is None
+    torch.testing.assert_close(routed, dense, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("router", ["norm", "linear", "grid"])
+def test_token_order_does_not_matter(router):
+    stage = randomise(MoDStage(16, 16, n=2, capacity=ALL, num_heads=2, router=router)).double()
+    x = torch.randn(2, 16, 4, 5, dtype=torch.float64)
+    tokens = stage(x) - (x + stage.pos(x))
+    gates = 1.0
+    if stage.plan.gates is not None:
+        gates = torch.zeros(2, 20, 1, dtype=torch.float64).scatter(1, stage.plan.indices[..., None], stage.plan.gates)
+        gates = gates.transpose(1, 2).unflatten(2, (4, 5))
+    stage.set_capacity(1.0)
+    torch.testing.assert_close(tokens, gates * (stage(x) - (x + stage.pos(x))), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (9, 16)])
+@pytest.mark.parametrize("capacity", [1.0, 0.5, [0.8, 0.1]])
+def test_any_size_and_shape(size, capacity):
+    stage = MoDStage(8, 16, 2, capacity)
+    out = stage(torch.randn(2, 8, *size))
+    assert out.shape == (2, 16, *size)
+    assert out.isfinite().all()
+    out.square().mean().backward()
+    for name, parameter in stage.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def test_skipped_tokens_keep_the_dense_part_only():
+    stage = randomise(MoDStage(8, 16, 2, 0.3))
+    x = torch.randn(2, 8, 6, 7)
+    out, before = stage(x), stage.proj(x)
+    before = before + stage.pos(before)
+    kept = stage.plan.kept()[:, None].expand_as(out)
+    assert torch.equal(out[~kept], before[~kept])
+    assert (out[kept] != before[kept]).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("capacity", [0.5, [0.75, 0.5, 0.25], [0.9, 0.1], [1.0, 0.5], [1.0, 1.0, 0.2]])
+def test_depth_map_tells_what_each_token_passed(capacity):
+    n, size = 6, (4, 5)
+    stage = counting_stage(n, capacity)
+    x = torch.randn(2, 8, *size).mul(4).round()
+    passed = stage(x) - x
+    depth = stage.depth_map()
+    assert depth.shape == (2, *size)
+    assert torch.equal(passed, depth[:, None].expand_as(passed).float())
+    for block, share in enumerate(stage.capacities, start=1):
+        assert ((depth >= block).sum(dim=(1, 2)) == num_routed(20, share)).all()
+    for logits, depths in zip(stage.plan.logits, depth.flatten(1), strict=True):
+        order = logits.argsort(descending=True)
+        assert (depths[order].diff() <= 0).all(), "a token with a higher score must not pass fewer blocks"
+
+
+def test_depth_map_at_capacity_one():
+    stage = counting_stage(3, 1.0)
+    x = torch.randn(1, 8, 4, 5).round()
+    assert torch.equal(stage(x), x + 3)
+    assert stage.depth_map() is None
+
+
+def test_copies_leave_the_plan_behind():
+    stage = MoDStage(8, 16, 2, 0.5)
+    x = torch.randn(2, 8, 6, 6)
+    expected = stage(x)
+    assert stage.plan.logits.requires_grad
+    for twin in (copy.deepcopy(stage), pickle.loads(pickle.dumps(stage))):
+        assert twin.plan is None
+        assert torch.equal(twin(x), expected)
+        assert twin.plan is not None
+    assert stage.plan is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("capacity", [1.0, 0.5])
+def test_low_precision(dtype, capacity):
+    stage = MoDStage(8, 32, 2, capacity)
+    x = torch.randn(2, 8, 6, 5)
+    out = copy.deepcopy(stage).to(dtype)(x.to(dtype))
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+    if capacity == 1.0:
+        torch.testing.assert_close(out.float(), stage(x), rtol=0.1, atol=0.1)
+
+
+def test_autocast_trains():
+    stage = MoDStage(8, 32, 2, 0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = stage(torch.randn(2, 8, 6, 5))
+    out.float().square().mean().backward()
+    assert stage.router.proj.weight.grad.abs().max() > 0
+    assert all(p.grad.isfinite().all() for p in stage.parameters())
+
+
+@pytest.mark.parametrize("heads", [3, 8, 0, -1, 2.0, "two"])
+def test_heads_that_do_not_fit(heads):
+    with pytest.raises(ValueError, match=r"^layer 6: 16 channels do not divide into ") as error:
+        MoDStage(8, 16, num_heads=heads, where="layer 6")
+    assert f"into {heads!r} heads" in str(error.value)
+    assert "try num_heads=1" in str(error.value)
+    assert MoDStage(8, 16, num_heads=1).head_dim == 16
+
+
+def test_channels_without_any_fitting_heads():
+    with pytest.raises(ValueError, match=r"^layer 6: 6 channels ") as error:
+        MoDStage(8, 6, where="layer 6")
+    assert "try num_heads" not in str(error.value)
+    assert "use a multiple of 4 channels" in str(error.value)
+
+
+def test_default_heads_fit():
+    for dim in range(4, 600, 4):
+        heads = default_heads(dim)
+        assert dim % (4 * heads) == 0
+        assert heads == 1 or dim // heads >= 32
+
+
+# --------------------------------------------------------------------------------------------------------- attention
+
+
+def test_rotary_scores_depend_on_the_difference_of_positions():
+    height, width, dim = 5, 4, 16
+    like = torch.zeros(1, dtype=torch.float64)
+    table = rotary_table((height, width), dim, like)
+    q, k = (torch.randn(1, 1, 1, dim, dtype=torch.float64).expand(1, 1, height * width, dim) for _ in range(2))
+    scores = (rotate(q, table) @ rotate(k, table).transpose(2, 3))[0, 0]
+    by_difference: dict[tuple[int, int], list[float]] = {}
+    for i in range(height * width):
+        for j in range(height * width):
+            key = (i // width - j // width, i % width - j % width)
+            by_difference.setdefault(key, []).append(scores[i, j].item())
+    assert len(by_difference) == (2 * height - 1) * (2 * width - 1)
+    means = []
+    for values in by_difference.values():
+        assert max(values) - min(values) < 1e-5
+        means.append(sum(values) / len(values))
+    means.sort()
+    assert min(b - a for a, b in itertools.pairwise(means)) > 1e-5, "differences must be told apart"
+
+
+def test_rotation_keeps_the_norm():
+    table = rotary_table((3, 4), 8, torch.zeros(1))
+    x = torch.randn(2, 2, 12, 8)
+    torch.testing.assert_close(rotate(x, table).norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(rotate(x, table)[:, :, 0], x[:, :, 0])  # position (0, 0)
+
+
+def test_attention_equals_a_plain_implementation():
+    attention = SelfAttention(12, 3).double()
+    x = torch.randn(2, 7, 12, dtype=torch.float64)
+    mask = torch.rand(2, 1, 7, 7) > 0.5
+    mask |= torch.eye(7, dtype=torch.bool)
+    q, k, v = (t.reshape(2, 7, 3, 4).transpose(1, 2) for t in attention.qkv(x).chunk(3, dim=-1))
+    weights = (q @ k.transpose(2, 3) / 2.0).masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    expected = attention.proj((weights @ v).transpose(1, 2).reshape(2, 7, 12))
+    torch.testing.assert_close(attention(x, mask=mask), expected)
+
+
+def test_transformer_block_heads_error():
+    with pytest.raises(ValueError, match=r"10 channels are not divisible by 4 heads"):
+        TransformerBlock(10, 4)
+
+
+# ---------------------------------------------------------------------------------------------- MixtureOfDepthsBlock
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_block_keeps_the_shape_and_trains(causal):
+    block = MixtureOfDepthsBlock(d_model=128, capacity_factor=0.5, causal=causal)
+    x = torch.randn(2, 64, 128)
+    out = block(x)
+    assert out.shape == x.shape
+    assert block.plan.indices.shape == (2, 32)
+    out.square().mean().backward()
+    router = block.router if causal else block.router.proj
+    assert router.weight.grad.abs().max() > 0
+    assert block.block.mlp[0].weight.grad.abs().max() > 0
+
+
+def test_block_learns():
+    block = MixtureOfDepthsBlock(d_model=32, capacity_factor=0.5)
+    x = torch.randn(4, 16, 32)
+    optimiser = torch.optim.Adam(block.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = (block(x) - x.roll(1, dims=-1)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_block_at_capacity_one_is_dense(causal):
+    block = MixtureOfDepthsBlock(d_model=16, capacity_factor=1.0, causal=causal)
+    x = torch.randn(2, 9, 16)
+    assert torch.equal(block(x), block.block(x, causal=causal))
+    assert block.plan is None
+
+
+def causal_block() -> MixtureOfDepthsBlock:
+    return randomise(MixtureOfDepthsBlock(d_model=16, capacity_factor=0.5, num_heads=2, causal=True)).double()
+
+
+def test_causal_inference_does_not_look_ahead():
+    block = causal_block().eval()
+    x = torch.randn(3, 24, 16, dtype=torch.float64)
+    picked = block.predictor(x).squeeze(-1) > 0
+    assert picked.any()
+    assert not picked.all()
+    assert len(set(picked.sum(dim=1).tolist())) > 1, "sequences of different lengths are the hard case"
+    out = block(x)
+    assert torch.equal(out[~picked], x[~picked])
+    assert (out[picked] != x[picked]).any(dim=-1).all()
+    for t in range(0, 23, 2):
+        other = x.clone()
+        other[:, t + 1 :] = torch.randn(3, 23 - t, 16, dtype=torch.float64) * 3
+        torch.testing.assert_close(block(other)[:, : t + 1], out[:, : t + 1], rtol=0, atol=1e-10)
+        torch.testing.assert_close(block(x[:, : t + 1]), out[:, : t + 1], rtol=0, atol=1e-10)  # generation
+
+
+def test_causal_inference_depends_on_the_past():
+    block = causal_block().eval()
+    x = torch.randn(1, 24, 16, dtype=torch.float64)
+    picked = (block.predictor(x).squeeze(-1) > 0)[0].nonzero().flatten()
+    other = x.clone()
+    other[0, picked[0]] = torch.randn(16, dtype=torch.float64)  # picked or not, later picks see a change
+    assert (block(other)[0, picked[1:]] - block(x)[0, picked[1:]]).abs().max() > 1e-6
+
+
+def test_causal_inference_keeps_sequences_apart():
+    block = causal_block().eval()
+    x = torch.randn(4, 20, 16, dtype=torch.float64)
+    one_by_one = torch.cat([block(sequence[None]) for sequence in x])
+    torch.testing.assert_close(block(x), one_by_one, rtol=0, atol=1e-10)
+
+
+def test_causal_inference_without_a_pick_is_identity():
+    block = causal_block().eval()
+    nn.init.zeros_(block.predictor.weight)
+    nn.init.constant_(block.predictor.bias, -1.0)
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    assert torch.equal(block(x), x)
+
+
+def test_causal_training_attends_to_earlier_routed_tokens_only():
+    block = causal_block().train()
+    x = torch.randn(1, 12, 16, dtype=torch.float64, requires_grad=True)
+    out = block(x)
+    routed = block.plan.kept()[0, 0].tolist()
+    assert sum(routed) == 6
+    for t in range(12):
+        (grad,) = torch.autograd.grad(out[0, t].square().sum(), x, retain_graph=True)
+        reached = (grad[0].abs().amax(dim=1) > 0).tolist()
+        expected = [s == t or (routed[t] and routed[s] and s < t) for s in range(12)]
+        assert reached == expected, f"token {t}"
+
+
+def test_predictor_loss_trains_the_predictor_only():
+    block = causal_block().train()
+    x = torch.randn(2, 12, 16, dtype=torch.float64, requires_grad=True)
+    block(x)
+    block.predictor_loss.backward()
+    assert block.predictor.weight.grad.abs().max() > 0
+    assert x.grad is None
+    assert [name for name, p in block.named_parameters() if p.grad is not None] == [
+        "predictor.weight",
+        "predictor.bias",
+    ]
+
+
+def test_predictor_learns_the_selection():
+    block = MixtureOfDepthsBlock(d_model=16, capacity_factor=0.5, num_heads=2, causal=True).train()
+    x = torch.randn(4, 32, 16)
+    optimiser = torch.optim.Adam(block.predictor.parameters(), lr=0.05)
+    for _ in range(150):
+        block(x)
+        optimiser.zero_grad()
+        block.predictor_loss.backward()
+        optimiser.step()
+    chosen = make_plan(block.router(x).squeeze(-1), 16, (1, 32)).kept()[:, 0]
+    foreseen = block.predictor(x).squeeze(-1) > 0
+    assert (chosen == foreseen).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_block_can_be_copied_after_training(causal):
+    block = MixtureOfDepthsBlock(d_model=16, num_heads=2, causal=causal).train()
+    x = torch.randn(2, 8, 16)
+    expected = block(x)
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert twin.plan is None
+        assert twin.predictor_loss is None
+        assert torch.equal(twin(x), expected)
+
+
+def test_block_errors():
+    with pytest.raises(ValueError, match=r"^MixtureOfDepthsBlock: capacity must be a number in \(0, 1\], got 0\."):
+        MixtureOfDepthsBlock(64, capacity_factor=0)
+    with pytest.raises(ValueError, match=r"^MixtureOfDepthsBlock: unknown router 'best', choose one of linear, norm"):
+        MixtureOfDepthsBlock(64, router="best")
+    with pytest.raises(ValueError, match=r"64 channels are not divisible by 5 heads"):
+        MixtureOfDepthsBlock(64, num_heads=5)

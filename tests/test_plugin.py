@@ -1,0 +1,542 @@
+"""The Ultralytics plugin: registration, YAML rows and their errors, capacity, checkpoints and the guide loss."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+import mod_vision
+from mod_vision.nn import MoDStage
+from mod_vision.resources import find_yaml
+from mod_vision.routing import num_routed, routed_layers
+from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
+from mod_vision.yolo.loss import object_tokens
+from mod_vision.yolo.register import register
+from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
+
+STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tensors here are too small to share: a second thread only waits, for long where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@functools.cache
+def _built(name: str) -> nn.Module:
+    kind = SegmentationModel if "seg" in name else DetectionModel
+    model = kind(name, nc=3, verbose=False)
+    model.args = get_cfg()
+    return model
+
+
+def build(name: str) -> nn.Module:
+    """Return a copy of a model that is built once."""
+    return copy.deepcopy(_built(name))
+
+
+def shipped(name: str = "yolo26-mod.yaml") -> dict:
+    return yaml.safe_load(find_yaml(name).read_text())
+
+
+def build_yaml(tmp_path: Path, d: dict, name: str = "yolo26n-x.yaml") -> nn.Module:
+    """Write a model YAML under a name with a scale and build it."""
+    (tmp_path / name).write_text(yaml.safe_dump(d))
+    return DetectionModel(str(tmp_path / name), verbose=False)
+
+
+def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+    """Run code in a fresh Python, away from the checkout and without network access by Ultralytics."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("MOD_VISION_AUTOLOAD", "PYTHONPATH")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**clean, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(cwd), "YOLO_AUTOINSTALL": "false", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def layers(model: nn.Module) -> list:
+    return [layer for _, layer in routed_layers(model)]
+
+
+# ------------------------------------------------------------------------------------------------------ registration
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("yolo26n-mod.yaml", [MoDStage, MoDStage]),
+        ("yolo26n-mod-seg.yaml", [MoDStage, MoDStage]),
+        ("yolo11n-mod.yaml", [MoDC2PSA]),
+        ("yolo11n-mod-seg.yaml", [MoDC2PSA]),
+        ("yolo12n-mod.yaml", [MoDA2C2f, MoDA2C2f]),
+        ("yolo12n-mod-seg.yaml", [MoDA2C2f, MoDA2C2f]),
+    ],
+)
+def test_shipped_models_build_by_bare_name(name, kinds):
+    model = build(name).eval()
+    assert [type(layer) for layer in layers(model)] == kinds
+    assert all(max(layer.capacities) == 0.5 for layer in layers(model))
+    assert model.yaml["scale"] == "n"
+    for i, layer in enumerate(model.model):
+        assert layer.i == i
+        assert layer.np == sum(p.numel() for p in layer.parameters())
+    with torch.inference_mode():
+        model(torch.rand(1, 3, 64, 64))
+    assert all(layer.plan.logits.isfinite().all() for layer in layers(model))
+
+
+def test_scale_sets_width_and_depth():
+    stages = layers(build("yolo26n-mod.yaml"))
+    assert [(len(stage.blocks), stage.pos.out_channels) for stage in stages] == [(6, 128), (4, 256)]
+
+
+def test_registration_is_idempotent():
+    before = (tasks.parse_model, tasks.check_yaml, tasks.BaseModel.loss, tasks.RTDETRDetectionModel.loss)
+    register()
+    mod_vision._autoload.install()
+    assert (tasks.parse_model, tasks.check_yaml, tasks.BaseModel.loss, tasks.RTDETRDetectionModel.loss) == before
+    assert not hasattr(tasks.BaseModel.loss.dense_loss, "dense_loss"), "the loss is wrapped once"
+    assert not any(isinstance(finder, mod_vision._autoload._Finder) for finder in sys.meta_path)
+
+
+def test_dense_models_stay_dense():
+    model = DetectionModel("yolo11n.yaml", nc=3, verbose=False)
+    assert layers(model) == []
+    with pytest.raises(ValueError, match=r"no routed layer"):
+        mod_vision.set_capacity(model, 0.5)
+
+
+def test_own_file_wins_over_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    d = shipped()
+    d["mod"]["capacity"] = 0.125
+    model = build_yaml(Path(), d, "yolo26n-mod.yaml")
+    assert layers(model)[0].capacities[0] == 0.125
+
+
+def test_fresh_process_finds_the_layers(tmp_path):
+    code = """
+import sys
+import torch
+assert "ultralytics" not in sys.modules and "mod_vision.yolo" not in sys.modules
+assert not any(name.startswith("mod_vision.yolo") for name in sys.modules)
+from ultralytics import YOLO
+model = YOLO("yolo26n-mod.yaml")
+print([type(layer).__name__ for layer in model.model.model][6])
+model.save("routed.pt")
+"""
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("MoDStage")
+    reload = """
+import torch
+from ultralytics import YOLO
+model = YOLO("routed.pt").model.eval()
+names = [name for name, m in model.named_modules() if hasattr(m, "capacities")]
+assert names == ["model.6", "model.8"], names
+with torch.inference_mode():
+    model(torch.zeros(1, 3, 64, 64))
+assert model.model[6].plan.indices.shape == (1, 8)
+print("loaded")
+"""
+    for safe in ("0", "1"):
+        done = run_python(reload, tmp_path, ULTRALYTICS_SAFE_LOAD=safe)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith("loaded")
+
+
+def test_ultralytics_imported_first(tmp_path):
+    """Where the entry point is switched off, importing the package and registering by hand are both enough."""
+    code = """
+import os
+import ultralytics.nn.tasks as tasks
+try:
+    tasks.DetectionModel("yolo26n-mod.yaml", verbose=False)
+except FileNotFoundError as error:
+    print("off:", error)
+del os.environ["MOD_VISION_AUTOLOAD"]
+import importlib, mod_vision
+importlib.reload(mod_vision)
+print(type(tasks.DetectionModel("yolo26n-mod.yaml", verbose=False).model[6]).__name__)
+"""
+    done = run_python(code, tmp_path, MOD_VISION_AUTOLOAD="0")
+    assert done.returncode == 0, done.stderr
+    off, on = done.stdout.strip().splitlines()[-2:]
+    assert off.startswith("off:")
+    assert "yolo26" in off
+    assert on == "MoDStage"
+
+
+def test_autoload_off_leaves_ultralytics_alone(tmp_path):
+    d = shipped()
+    (tmp_path / "yolo26n-x.yaml").write_text(yaml.safe_dump(d))
+    code = """
+import ultralytics.nn.tasks as tasks, sys
+assert not hasattr(tasks, "mod_vision_registered")
+assert not any(name.startswith("mod_vision.yolo") for name in sys.modules)
+try:
+    tasks.DetectionModel("yolo26n-x.yaml", verbose=False)
+except KeyError as error:
+    print("unknown module", error)
+from mod_vision.yolo.register import register
+register()
+print(type(tasks.DetectionModel("yolo26n-x.yaml", verbose=False).model[6]).__name__)
+"""
+    done = run_python(code, tmp_path, MOD_VISION_AUTOLOAD="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-2:] == ["unknown module 'MoDStage'", "MoDStage"]
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([512, 0.5, 4, 9], ["takes [channels, capacity, num_heads]", "got 4 arguments"]),
+        ([], ["takes [channels, capacity, num_heads]", "got 0 arguments"]),
+        ([512, {"capcity": 0.5}], ["unknown key capcity", "known are capacity, router"]),
+        ([512, {"router": "best"}], ["unknown router 'best'", "linear, norm, contrast, random, grid"]),
+        ([512, {"router": ["norm"]}], ["unknown router ['norm']", "linear, norm, contrast, random, grid"]),
+        ([512, 0], ["(0, 1]", "got 0."]),
+        ([512, 1.5], ["(0, 1]", "got 1.5."]),
+        ([512, "half"], ["(0, 1]", "got 'half'."]),
+        ([512, True], ["(0, 1]", "got True."]),
+        ([512, {"capacity": 1.5}], ["(0, 1]", "got 1.5."]),
+        ([512, []], ["(0, 1]", "got []."]),
+        ([512, [0.25, 0.5]], ["must not increase", "[0.25, 0.5]"]),
+        ([512, [0.5] * 7], ["7 capacities for 6 blocks", "between 1 and 6"]),
+        ([512, 0.5, 3], ["128 channels do not divide into 3 heads", "try num_heads=4"]),
+    ],
+)
+def test_bad_stage_rows(tmp_path, args, words):
+    d = shipped()
+    d["backbone"][STAGE_ROW][3] = args
+    with pytest.raises(ValueError, match=r"^layer 6, row \[-1, 12, 'MoDStage', ") as error:
+        build_yaml(tmp_path, d)
+    for word in [repr(args), *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([1024, {"capacity": 0}], ["(0, 1]", "got 0."]),
+        ([1024, {"capacity": [0.5, 0.25]}], ["2 capacities for 1 blocks"]),
+        ([1024, {"router": "best"}], ["unknown router 'best'", "linear, norm, contrast, random, grid"]),
+        ([1024, {"heads": 2}], ["unknown key heads", "known are capacity, router"]),
+    ],
+)
+def test_bad_twin_rows(tmp_path, args, words):
+    d = shipped("yolo11-mod.yaml")
+    d["backbone"][10][3] = args
+    with pytest.raises(ValueError, match=r"^layer 10, row \[-1, 2, 'MoDC2PSA', ") as error:
+        build_yaml(tmp_path, d, "yolo11n-x.yaml")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a2c2f_row_without_attention(tmp_path):
+    d = shipped("yolo12-mod.yaml")
+    d["backbone"][6][3] = [512, False, -1]
+    with pytest.raises(ValueError, match=r"^layer 6, row \[-1, 4, 'MoDA2C2f', .*nothing to route; write A2C2f\.$"):
+        build_yaml(tmp_path, d, "yolo12n-x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"capacity": 0}, ["mod:", "(0, 1]", "got 0."]),
+        ({"capacity": 1.5}, ["mod:", "(0, 1]", "got 1.5."]),
+        ({"capacity": "half"}, ["mod:", "(0, 1]", "got 'half'."]),
+        ({"capacity": None}, ["mod:", "(0, 1]", "got None."]),
+        ({"capacity": [0.5, 2]}, ["mod:", "(0, 1]", "got 2."]),
+        ({"router": "best"}, ["mod:", "unknown router 'best'", "linear, norm, contrast, random, grid"]),
+        ({"capcity": 0.5}, ["mod:", "unknown key capcity", "known are capacity, router, loss"]),
+        ({"loss": {"gide": 1}}, ["mod.loss:", "unknown key gide", "known are guide"]),
+        ({"loss": {"guide": -1}}, ["mod.loss.guide", "at least 0", "got -1"]),
+        ({"loss": {"guide": "much"}}, ["mod.loss.guide", "at least 0", "got 'much'"]),
+        ({"loss": {"guide": float("nan")}}, ["mod.loss.guide", "at least 0", "got nan"]),
+        (0.5, ["mod must be a mapping of capacity, router, loss", "got 0.5"]),
+    ],
+)
+def test_bad_mod_section(tmp_path, section, words):
+    d = shipped()
+    d["mod"] = section
+    with pytest.raises(ValueError, match=r"^mod") as error:
+        build_yaml(tmp_path, d)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_row_wins_over_the_section(tmp_path):
+    d = shipped()
+    d["mod"] = {"capacity": 0.75, "router": "contrast"}
+    d["backbone"][STAGE_ROW][3] = [512, [0.5, 0.25], 2, {"router": "norm"}]
+    first, second = layers(build_yaml(tmp_path, d))
+    assert first.capacities == (0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
+    assert first.blocks[0].attn.num_heads == 2
+    assert type(first.router).__name__ == "NormRouter"
+    assert second.capacities == (0.75,) * 4
+    assert type(second.router).__name__ == "ContrastRouter"
+
+
+def test_section_can_be_left_out(tmp_path):
+    d = shipped("yolo11-mod.yaml")
+    del d["mod"]
+    d["backbone"][10][3] = [1024, 0.5, {"capacity": 0.25, "router": "grid"}]  # 0.5 is C2PSA's own argument e
+    (layer,) = layers(build_yaml(tmp_path, d, "yolo11n-x.yaml"))
+    assert layer.capacities == (0.25,)
+    assert type(layer.router).__name__ == "GridRouter"
+
+
+def test_aifi_row(tmp_path):
+    d = shipped("yolo11-mod.yaml")
+    d["backbone"][10] = [-1, 1, "MoDAIFI", [512, 8, {"capacity": 0.25}]]
+    model = build_yaml(tmp_path, d, "yolo11n-x.yaml").eval()
+    (layer,) = layers(model)
+    assert type(layer) is MoDAIFI
+    with torch.inference_mode():
+        model(torch.rand(1, 3, 128, 128))
+    assert layer.plan.indices.shape == (1, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------- capacity
+
+
+def test_set_capacity_survives_a_rebuild(tmp_path):
+    d = shipped()
+    d["backbone"][STAGE_ROW][3] = [512, 0.75, 2, {"router": "norm"}]
+    d["backbone"][SECOND_STAGE_ROW][3] = [1024, {"capacity": 0.9}]
+    model = build_yaml(tmp_path, d)
+    for capacity in (0.25, [0.5, 0.25]):
+        mod_vision.set_capacity(model, capacity)
+        again = DetectionModel(copy.deepcopy(model.yaml), verbose=False)
+        assert [layer.capacities for layer in layers(again)] == [layer.capacities for layer in layers(model)]
+        assert layers(again)[0].blocks[0].attn.num_heads == 2
+        assert type(layers(again)[0].router).__name__ == "NormRouter"
+    assert model.yaml["mod"]["loss"] == {"guide": 0.5}
+
+
+def test_set_capacity_of_a_yolo_object():
+    yolo = YOLO("yolo11n-mod.yaml")
+    mod_vision.set_capacity(yolo, 0.25)
+    assert layers(yolo)[0].capacities == (0.25,)
+    assert yolo.model.yaml["mod"]["capacity"] == 0.25
+    for value in (0, 1.5, "half"):
+        with pytest.raises(ValueError, match=r"^MoDC2PSA: capacity must be a number in \(0, 1\]") as error:
+            mod_vision.set_capacity(yolo, value)
+        assert f"got {value!r}." in str(error.value)
+    assert layers(yolo)[0].capacities == (0.25,)
+    assert yolo.model.yaml["mod"]["capacity"] == 0.25
+
+
+# ------------------------------------------------------------------------------------------------------------ images
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo11n-mod.yaml", "yolo12n-mod.yaml"])
+def test_any_image_shape(name):
+    model = build(name).eval()
+    with torch.inference_mode():
+        for size in ((96, 64), (32, 160), (32, 32)):
+            out = model(torch.rand(2, 3, *size))[0]
+            assert out.isfinite().all()
+            for layer in layers(model):
+                height, width = layer.plan.size
+                assert (height / width) == (size[0] / size[1])
+                k, area = num_routed(height * width, 0.5), 4 if height == size[0] // 16 and "12" in name else 1
+                assert layer.plan.indices.shape == (2, -(-k // area) * area)
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo11n-mod.yaml", "yolo12n-mod.yaml"])
+def test_low_precision(name):
+    dtype = torch.bfloat16
+    model = build(name).eval().to(dtype)
+    with torch.inference_mode():
+        out = model(torch.rand(1, 3, 64, 64, dtype=dtype))[0]
+    assert out.isfinite().all()
+    assert all(layer.plan.logits.dtype == dtype for layer in layers(model))
+
+
+def test_routed_layers_take_a_single_pixel():
+    model = build("yolo26n-mod.yaml").eval()
+    for layer in layers(model):
+        channels = layer.proj.in_channels if isinstance(layer.proj, nn.Conv2d) else layer.pos.in_channels
+        assert layer(torch.rand(1, channels, 1, 1)).isfinite().all()
+        assert layer.plan.indices.tolist() == [[0]]
+
+
+def test_image_below_one_patch():
+    """YOLO's neck needs sides of 32 pixels; where a routed layer is the first to fail, it says why."""
+    x = torch.rand(1, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"^MoDA2C2f: a 1x1 map cannot be cut into 4 areas"):
+        build("yolo12n-mod.yaml").eval()(x)
+    for name in ("yolo26n-mod.yaml", "yolo11n-mod.yaml", "yolo11n.yaml"):
+        model = build(name).eval()
+        with pytest.raises(RuntimeError, match=r"Sizes of tensors must match"):  # the neck's Concat, as when dense
+            model(x)
+        assert all(layer.plan.indices.tolist() == [[0]] for layer in layers(model))
+
+
+# -------------------------------------------------------------------------------------------------------- guide loss
+
+
+def make_batch(images: int = 2, size: int = 64, overlap: bool = True) -> dict:
+    """One object in the first image, two in the last, as Ultralytics' data loader gives them."""
+    boxes = torch.tensor([[0.25, 0.25, 0.3, 0.3], [0.5, 0.5, 0.4, 0.8], [0.8, 0.2, 0.2, 0.2]])
+    idx = torch.tensor([0.0, images - 1.0, images - 1.0])
+    side = size // 4
+    masks = torch.zeros(3, side, side)
+    for mask, (cx, cy, w, h) in zip(masks, (boxes * side).round().int().tolist(), strict=True):
+        mask[cy - h // 2 : cy + h // 2, cx - w // 2 : cx + w // 2] = 1
+    joined = torch.zeros(images, side, side)
+    number = [0] * images
+    for image, mask in zip(idx.int().tolist(), masks, strict=True):
+        number[image] += 1
+        joined[image][mask > 0] = number[image]
+    return {
+        "img": torch.rand(images, 3, size, size),
+        "batch_idx": idx,
+        "cls": torch.tensor([[0.0], [1.0], [2.0]]),
+        "bboxes": boxes,
+        "masks": joined if overlap else masks,
+        "sem_masks": torch.zeros(images, side, side),
+    }
+
+
+def router_gradient(model: nn.Module) -> list[float]:
+    return [float(layer.router.proj.weight.grad.abs().max()) for layer in layers(model)]
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo12n-mod.yaml", "yolo11n-mod.yaml"])
+def test_guide_loss_in_detection(name):
+    model = build(name).train()
+    batch = make_batch()
+    del batch["masks"], batch["sem_masks"]
+    total, items = model.loss(batch)
+    expected = [
+        guide_loss(layer.plan.logits, tokens_in_boxes(batch["bboxes"], batch["batch_idx"], 2, layer.plan.size))
+        for layer in layers(model)
+    ]
+    assert items["guide_loss"].item() == pytest.approx(0.5 * sum(expected).item() / len(expected))
+    assert list(items)[-1] == "guide_loss"
+    assert not items["guide_loss"].requires_grad
+    assert total[-1].item() == pytest.approx(2 * items["guide_loss"].item()), "times the batch, like the other losses"
+    total[-1].backward()  # the guide loss alone
+    assert min(router_gradient(model)) > 0
+    assert model.model[-1].cv2[0][-1].weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_guide_loss_in_segmentation(overlap):
+    model = build("yolo26n-mod-seg.yaml").train()
+    model.args.overlap_mask = overlap
+    batch = make_batch(3, overlap=overlap)  # the image in the middle is empty
+    total, items = model.loss(batch)
+    expected = []
+    for layer in layers(model):
+        idx = None if overlap else batch["batch_idx"]
+        targets = tokens_in_masks(batch["masks"], layer.plan.size, 3, idx)
+        assert torch.equal(object_tokens(batch, layer.plan.size, overlap), targets)
+        assert targets.flatten(1).any(dim=1).tolist() == [True, False, True]
+        expected.append(guide_loss(layer.plan.logits, targets))
+    assert items["guide_loss"].item() == pytest.approx(0.5 * sum(expected).item() / len(expected))
+    total.sum().backward()
+    assert min(router_gradient(model)) > 0
+
+
+def test_guide_loss_trains_the_router():
+    model = build("yolo26n-mod.yaml").eval()
+    batch = make_batch()
+    batch["img"] = tokens_in_boxes(batch["bboxes"], batch["batch_idx"], 2, (64, 64))[:, None].expand(-1, 3, -1, -1)
+    model.requires_grad_(False)
+    routers = [parameter.requires_grad_() for layer in layers(model) for parameter in layer.router.parameters()]
+    optimiser = torch.optim.Adam(routers, lr=0.02)
+    losses = []
+    for _ in range(8):
+        total, items = model.loss(batch)
+        optimiser.zero_grad()
+        total[-1].backward()
+        optimiser.step()
+        losses.append(items["guide_loss"].item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_guide_loss_without_labels_is_finite():
+    model = build("yolo26n-mod.yaml").train()
+    batch = make_batch()
+    batch |= {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+    del batch["masks"], batch["sem_masks"]
+    total, items = model.loss(batch)
+    assert items["guide_loss"].isfinite()
+    total.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_training_gradient_is_finite_on_the_smallest_image():
+    model = build("yolo26n-mod.yaml").train()
+    batch = make_batch(size=32)  # the second stage sees one token per image
+    total, _ = model.loss(batch)
+    total.sum().backward()
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    assert bad == []
+
+
+def test_no_guide_loss_where_it_has_no_meaning():
+    batch = make_batch()
+    del batch["masks"], batch["sem_masks"]
+
+    dense = build("yolo26n-mod.yaml").train()
+    mod_vision.set_capacity(dense, 1.0)
+    assert "guide_loss" not in dense.loss(batch)[1]
+
+    off = build("yolo26n-mod.yaml").train()
+    off.yaml["mod"]["loss"]["guide"] = 0
+    total, items = off.loss(batch)
+    assert "guide_loss" not in items
+    assert len(total) == 3
+    total.sum().backward()
+    assert min(router_gradient(off)) > 0, "the gates alone train the router"
+
+    unlearned = copy.deepcopy(shipped())
+    unlearned["mod"]["router"] = "norm"
+    unlearned["scale"] = "n"
+    model = DetectionModel(unlearned, nc=3, verbose=False).train()
+    model.args = get_cfg()
+    assert "guide_loss" not in model.loss(batch)[1]
+
+
+def test_guide_loss_needs_a_forward_of_this_model():
+    """Predictions can come from elsewhere, such as a copy; then there is no routing to guide."""
+    model = build("yolo26n-mod.yaml").train()
+    batch = make_batch()
+    del batch["masks"], batch["sem_masks"]
+    predictions = model(batch["img"])
+    assert "guide_loss" in model.loss(batch, predictions)[1]
+    assert "guide_loss" not in copy.deepcopy(model).loss(batch, predictions)[1]
