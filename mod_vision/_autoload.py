@@ -7,18 +7,20 @@ all find the layers. With `MOD_VISION_AUTOLOAD=0` nothing is hooked; `mod_vision
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # not from typing: every `import torch` waits for this module
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
 TASKS = "ultralytics.nn.tasks"
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     """Run the real loader, then register."""
 
     def __init__(self, loader: Any) -> None:
@@ -35,7 +37,7 @@ class _Loader(importlib.abc.Loader):
         return getattr(self.loader, name)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Wait for the one module in which Ultralytics looks layers up."""
 
     def find_spec(
@@ -46,7 +48,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
         return spec
 
 

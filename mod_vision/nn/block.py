@@ -49,7 +49,9 @@ class MixtureOfDepthsBlock(RoutedLayer):
         router: str = "linear",
     ) -> None:
         super().__init__()
-        self.block = TransformerBlock(d_model, num_heads or max(1, d_model // 64), mlp_ratio=4.0)
+        if num_heads is None:
+            num_heads = next(h for h in range(max(1, d_model // 64), 0, -1) if d_model % h == 0)
+        self.block = TransformerBlock(d_model, num_heads, mlp_ratio=4.0)
         self.init_routing(d_model, 1, capacity_factor, router, where="MixtureOfDepthsBlock")
         self.causal = causal
         self.predictor_loss: torch.Tensor | None = None
