@@ -120,7 +120,8 @@ def _table(results: dict[str, Evaluation], check: ExportCheck, epochs: int, imgs
             f"{name:<8}{100 * result.box['AP']:>8.2f}{100 * mask['AP']:>9.2f}{result.cost.gflops:>8.2f}"
             f"{result.cost.latency!s:>28}{100 * skipped:>8.0f}%"
         )
-    verdict = "equals eager, routes follow the image" if check.passed else "DIFFERS from eager"
+    verdict = "equals eager" if check.same_as_eager else "DIFFERS from eager"
+    verdict += ", routes follow the image" if check.distinct_routes else ", routes are the SAME for all photos"
     lines += [
         f"ONNX: {verdict} ({check.images} photos, largest relative error {check.max_error:.1e}, "
         f"{100 * check.same_indices:.2f} % of routed tokens agree)",
