@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from mod_vision.eval.onnx_check import check_onnx
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model
 
@@ -74,3 +76,12 @@ def test_mod_vision_val_and_heatmap(trained, tiny_data, photos, run_cli):
     done = run_cli("mod-vision", "heatmap", f"model={best}", source, "imgsz=96", f"out={cwd / 'maps'}", cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list((cwd / "maps").glob("*.png"))) == 1
+
+
+def test_capacity_set_from_python_is_the_one_that_trains(tiny_data, tmp_path):
+    yolo = load_model("yolo26n-mod.yaml")
+    set_capacity(yolo, 1.0)
+    words = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False, "val": False, "device": "cpu"}
+    yolo.train(data=str(tiny_data), project=str(tmp_path), name="dense", **words)
+    assert all(layer.dense for _, layer in routed_layers(load_model(tmp_path / "dense" / "weights" / "best.pt").model))
+    assert "train/guide_loss" not in results(tmp_path / "dense")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from ultralytics.engine.model import Model
 
 from mod_vision import routing
 from mod_vision.yolo.parse import ROUTED_NAMES, STAGE
@@ -21,9 +22,11 @@ def set_capacity(model: Any, capacity: Any) -> None:
         ValueError: If the capacity is not valid or the model routes nothing.
     """
     routing.set_capacity(model, capacity)
-    inner = model if hasattr(model, "yaml") else getattr(model, "model", None)
+    inner = model.model if isinstance(model, Model) else model
     if not isinstance(inner, nn.Module) or not isinstance(getattr(inner, "yaml", None), dict):
         return
+    if getattr(model, "ckpt", None) == {}:  # built from a YAML file, which Ultralytics would read again to train
+        model.ckpt = {"model": inner}
     inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": capacity}
     for row in inner.yaml["backbone"] + inner.yaml["head"]:
         if row[2] in ROUTED_NAMES:
