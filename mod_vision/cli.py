@@ -79,15 +79,26 @@ def bench(
     from mod_vision.eval.benchmark import benchmark, table
 
     def as_list(value: Any) -> list[Any]:
+        value = value.split(",") if isinstance(value, str) else value
         return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
-    rows = benchmark(model, as_list(capacity), imgsz, batch, threads, device, repeats, as_list(rivals), backend)
+    rows = benchmark(
+        model,
+        [float(c) for c in as_list(capacity)],
+        imgsz,
+        batch,
+        threads,
+        device,
+        repeats,
+        [r.strip() for r in as_list(rivals)],
+        backend,
+    )
     print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     print(table(rows))
 
 
 def demo(
-    epochs: int = 10, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+    epochs: int = 7, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
 ) -> None:
     """Run the whole path on the embedded photos."""
     from mod_vision.demo import demo as run
@@ -138,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         VERBS[verb](**parse(verb, rest))
-    except (ValueError, OSError, ImportError, SyntaxError, TypeError) as error:
+    except (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError) as error:
         if os.environ.get("MOD_VISION_DEBUG") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)

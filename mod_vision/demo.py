@@ -24,7 +24,7 @@ CHECKED_IMAGES = 5
 
 
 def demo(
-    epochs: int = 10, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+    epochs: int = 7, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
 ) -> Path:
     """Run the whole path on the 80 embedded photos; no network and no GPU needed.
 
@@ -100,6 +100,7 @@ def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: 
         workers=2,
         seed=0,
         val=False,
+        pretrained=False,  # both start from the weights of the same seed
         plots=False,
         project=str(folder),
         name=name,

@@ -13,7 +13,7 @@ from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import Latency, paired_latency
 from mod_vision.eval.onnx_check import session_with_routes
 from mod_vision.routing import routed_layers, set_capacity
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
 
 class Row(NamedTuple):
@@ -54,6 +54,7 @@ def benchmark(
     if backend not in ("eager", "onnx"):
         raise ValueError(f"backend must be eager or onnx, got {backend!r}.")
     torch.set_num_threads(threads)
+    device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
     models: dict[str, Any] = {}
     for c in (1.0, *capacity):
         name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"

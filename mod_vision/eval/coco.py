@@ -84,10 +84,15 @@ def evaluate(coco: COCO, predictions: list[dict[str, Any]], kind: str, image_ids
         kind: "bbox" or "segm".
         image_ids: Images to score.
 
+    Raises:
+        ValueError: If masks are to be scored and the ground truth lacks some.
+
     Returns:
         COCO's twelve numbers in [0, 1] by name; those without ground truth are -1, as in COCO's own tools. Without
         predictions, AP and AR are 0.
     """
+    if kind == "segm" and any("segmentation" not in a for a in coco.dataset["annotations"]):
+        raise ValueError("the COCO JSON has boxes without masks, so it cannot score a segmentation model's masks.")
     if not predictions:
         return dict.fromkeys(STATS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -17,7 +17,7 @@ from mod_vision.eval.latency import Latency, paired_latency
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 from mod_vision.yolo.validate import Validation, validate
 
 MAX_CLASSES_SHOWN = 12
@@ -139,13 +139,14 @@ def score(found: Validation, annotations: Path | None, task: str) -> tuple[dict[
     ]
     ids = list(images.values())
     boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in predictions]
-    mask = evaluate(coco, predictions, "segm", ids) if task == "segment" else None
+    masks = [{k: v for k, v in p.items() if k != "bbox"} for p in predictions]  # so that areas are those of the masks
+    mask = evaluate(coco, masks, "segm", ids) if task == "segment" else None
     return evaluate(coco, boxes, "bbox", ids), mask
 
 
 def measure_cost(model: nn.Module, imgsz: int, device: str = "cpu", repeats: int = 11) -> Cost:
     """Measure a model against its dense twin, the same weights at capacity 1."""
-    target = torch.device(f"cuda:{device}" if str(device).isdigit() else device or "cpu")
+    target, imgsz = torch_device(device), round_imgsz(imgsz)
     routed = deepcopy(model).to(target).eval()
     routed = routed.fuse(verbose=False).to(memory_format=torch.channels_last)  # type: ignore[operator]
     dense = deepcopy(routed)

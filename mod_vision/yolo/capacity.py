@@ -22,6 +22,9 @@ def set_capacity(model: Any, capacity: Any) -> None:
         ValueError: If the capacity is not valid or the model routes nothing.
     """
     routing.set_capacity(model, capacity)
+    capacity = capacity if isinstance(capacity, (int, float)) else list(capacity)  # as YAML would have it
+    if isinstance(model, Model):
+        model.predictor = None  # it keeps a copy of the model, at the old capacity
     inner = model.model if isinstance(model, Model) else model
     if not isinstance(inner, nn.Module) or not isinstance(getattr(inner, "yaml", None), dict):
         return
@@ -30,7 +33,7 @@ def set_capacity(model: Any, capacity: Any) -> None:
     inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": capacity}
     for row in inner.yaml["backbone"] + inner.yaml["head"]:
         if row[2] in ROUTED_NAMES:
-            if isinstance(row[3][-1], dict):
+            if row[3] and isinstance(row[3][-1], dict):
                 row[3][-1].pop("capacity", None)
             if row[2] == STAGE and len(row[3]) > 1 and not isinstance(row[3][1], dict):
                 row[3][1] = capacity

@@ -12,6 +12,7 @@ from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 from ultralytics.engine.model import Model
 from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.yolo.register import register
 
@@ -54,6 +55,20 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         return YOLO(str(path))
     except TypeError as error:  # what Ultralytics raises for a damaged file, with advice over several lines
         raise ValueError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
+
+
+def torch_device(device: str) -> torch.device:
+    """Return the device that Ultralytics means by `device`: cpu, 0, 0,1, mps, ...
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    return torch.device("cpu") if device in ("", "cpu") else select_device(device, verbose=False)
+
+
+def round_imgsz(imgsz: int) -> int:
+    """Round an image size up to a multiple of the stride, as Ultralytics does."""
+    return int(check_imgsz(imgsz, MIN_STRIDE))
 
 
 def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Letterboxed:

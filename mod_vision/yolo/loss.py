@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
     items at hand.
     """
 
+    @functools.wraps(loss)
     def guided_loss(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
         total, items = loss(self, batch, preds)
         settings = ModSettings.from_yaml(self.yaml.get("mod"))
@@ -55,8 +57,8 @@ def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
         overlap = bool(getattr(self.args, "overlap_mask", True))
         terms = [guide_loss(layer.plan.logits, object_tokens(batch, layer.plan.size, overlap)) for layer in layers]
         guide = settings.guide * torch.stack(terms).mean()
-        total = torch.cat((total.reshape(-1), (guide * len(batch["img"])).reshape(1)))
+        images = len(batch["img"]) if total.ndim else 1  # RT-DETR's loss is one number per batch, YOLO's are per image
+        total = torch.cat((total.reshape(-1), (guide * images).reshape(1)))
         return total, {**items, GUIDE: guide.detach()}
 
-    guided_loss.dense_loss = loss  # keeps the wrapped method reachable
     return guided_loss

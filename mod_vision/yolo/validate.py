@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class _Collect(DetectionValidator):
                 f"the model has {len(model.names)} classes, the data set {self.data['nc']} classes; train on this data "
                 "set first, or score on the one the model was trained on."
             )
+        self.args.save_json = self.args.val = False  # or COCO's own folders would be collected twice
         super().init_metrics(model)
         native = model.model if getattr(model, "format", None) == "pt" else model
         self.routed: list[tuple[str, RoutedLayer]] = list(routed_layers(native))
@@ -87,7 +89,12 @@ class _Collect(DetectionValidator):
         self.found.predictions = list(self.jdict)
         self.found.labels = [_label(label, self.sizes) for label in self.dataloader.dataset.labels]
         self.found.files = [label["file_name"] for label in self.found.labels]
-        annotations = (self.data.get("annotations") or {}).get(self.args.split)
+        repeated = sorted(name for name, times in Counter(self.found.files).items() if times > 1)
+        if repeated:
+            raise ValueError(f"images in different folders share a file name, such as {repeated[0]}; rename them.")
+        annotations = self.data.get("annotations")
+        if isinstance(annotations, dict):
+            annotations = annotations.get(self.args.split)
         self.found.annotations = Path(self.data["path"]) / annotations if annotations else None
 
 
@@ -139,7 +146,8 @@ def token_groups(
         part = classes == index
         boxes = batch["bboxes"][part, :4].to(inside.device)
         touched = tokens_in_boxes(boxes, batch["batch_idx"][part].to(inside.device), len(inside), size).bool()
-        groups[names[index]] = touched & objects  # where there are masks, `objects` trims the boxes to them
+        name = names[index] if names[index] not in groups else f"class {names[index]}"
+        groups[name] = touched & objects  # where there are masks, `objects` trims the boxes to them
     return groups
 
 
