@@ -1,9 +1,12 @@
 """COCO metrics against pycocotools by hand, executed FLOPs against arithmetic, routing truth against a loop."""
 
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
@@ -149,3 +152,45 @@ def test_flops_count_linear_layers_and_attention():
 
     assert executed_gflops(Net(1.0), 16) == pytest.approx((convs + block(n)) / 1e9)
     assert executed_gflops(Net(0.25), 16) == pytest.approx((convs + block(n // 4)) / 1e9)
+
+
+def test_mask_sizes_are_those_of_the_masks_not_of_their_boxes(tmp_path):
+    """An unmatched thin mask is a small object, though its box is large."""
+
+    def rle(rows, cols):
+        mask = np.zeros((80, 100), dtype=np.uint8, order="F")
+        mask[rows, cols] = 1
+        return {**mask_utils.encode(mask), "counts": mask_utils.encode(mask)["counts"].decode()}
+
+    square, diagonal = rle(slice(10, 30), slice(10, 30)), rle(range(80), range(80))
+    annotation = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({**GAPPY, "annotations": [{**annotation, "segmentation": square}]}))
+    predictions = [
+        {"file_name": "a.jpg", "category_id": 0, "bbox": [0, 0, 80, 80], "segmentation": diagonal, "score": 0.9},
+        {"file_name": "a.jpg", "category_id": 0, "bbox": [10, 10, 20, 20], "segmentation": square, "score": 0.8},
+    ]
+    _, mask = score(found(predictions), path, "segment")
+    assert mask is not None
+    assert mask["APs"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_boxes_without_masks_cannot_score_masks(tmp_path):
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(GAPPY))
+    with pytest.raises(ValueError, match="boxes without masks"):
+        score(found([]), path, "segment")
+
+
+def test_predictions_are_collected_once_in_a_folder_named_coco(tiny_data, tmp_path, monkeypatch):
+    """Ultralytics treats a split file coco/val2017.txt specially and collects predictions by itself."""
+    monkeypatch.chdir(tmp_path)
+    photos = sorted((tiny_data.parent / "images" / "val").glob("*.jpg"))
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "val2017.txt").write_text("\n".join(map(str, photos)))
+    data = yaml.safe_load(tiny_data.read_text())
+    data |= {"path": str(tmp_path / "coco"), "train": "val2017.txt", "val": "val2017.txt"}
+    (tmp_path / "coco.yaml").write_text(yaml.safe_dump(data))
+    run = validate(load_model("yolo26n-mod.yaml"), data=str(tmp_path / "coco.yaml"), imgsz=64, device="cpu", conf=1e-9)
+    per_image = Counter(p["file_name"] for p in run.predictions)
+    assert set(per_image.values()) == {300}  # max_det, each once

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -540,3 +541,12 @@ def test_guide_loss_needs_a_forward_of_this_model():
     predictions = model(batch["img"])
     assert "guide_loss" in model.loss(batch, predictions)[1]
     assert "guide_loss" not in copy.deepcopy(model).loss(batch, predictions)[1]
+
+
+def test_set_capacity_reaches_the_next_prediction_and_any_yaml():
+    model = YOLO("yolo26n-mod.yaml")
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    model.predict(image, imgsz=64, verbose=False)
+    mod_vision.set_capacity(model, (0.5, 0.25))
+    assert model.predictor is None
+    assert DetectionModel(copy.deepcopy(model.model.yaml), verbose=False).model[6].capacities[-1] == 0.25
