@@ -98,7 +98,7 @@ def bench(
 
 
 def demo(
-    epochs: int = 7, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+    epochs: int = 6, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
 ) -> None:
     """Run the whole path on the embedded photos."""
     from mod_vision.demo import demo as run

@@ -24,7 +24,7 @@ CHECKED_IMAGES = 5
 
 
 def demo(
-    epochs: int = 7, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+    epochs: int = 6, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
 ) -> Path:
     """Run the whole path on the 80 embedded photos; no network and no GPU needed.
 
