@@ -132,6 +132,6 @@ def _table(results: dict[str, Evaluation], check: ExportCheck, epochs: int, imgs
         f"ONNX: {verdict} ({check.images} photos, largest relative error {check.max_error:.1e}, "
         f"{100 * check.same_indices:.2f} % of routed tokens agree)",
         f"AP in percent, {imgsz} px, {threads} threads. {epochs} epochs from scratch on 58 photos show that every part "
-        "works,\nnot how accurate a model trained on your data will be; its router has only begun to look at the objects.",
+        "works,\nnot how accurate a model trained on your data will be; its router has only begun to see the objects.",
     ]
     return "\n".join(lines)
