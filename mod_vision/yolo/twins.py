@@ -45,7 +45,7 @@ class DenseTwin(RoutedLayer):
 
     def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
         """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens = to_tokens(x)
         return tokens, self.route(tokens, (x.shape[2], x.shape[3]))
 
 
