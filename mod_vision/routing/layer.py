@@ -70,12 +70,12 @@ class RoutedLayer(nn.Module):
             return None
         if len(self.capacities) == 1:
             return self.plan.kept() * self.depth
-        logits, indices, _, size = self.plan
+        logits, indices = self.plan.logits, self.plan.indices
         rank = torch.arange(indices.shape[1], device=indices.device)
         steps = [rank < num_routed(logits.shape[1], c) for c in self.capacities]
         passed = torch.stack(steps).sum(dim=0)
         counts = torch.zeros_like(logits, dtype=torch.long)
-        return counts.scatter(1, indices, passed.expand_as(indices)).view(-1, *size)
+        return self.plan.to_map(counts.scatter(1, indices, passed.expand_as(indices)))
 
     def set_capacity(self, capacity: Any) -> None:
         """Set the capacity, one for all blocks or a list over the depth.

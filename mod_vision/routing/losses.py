@@ -62,7 +62,7 @@ def guide_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (B, N) router scores.
-        targets: (B, H, W) with N = H * W, 1.0 for tokens that touch an object.
+        targets: (B, N) or (B, H, W) with N = H * W, 1.0 for tokens that touch an object.
 
     Returns:
         Scalar. Zero gradient for a side without tokens, such as the objects of an empty image.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 GATE_RANGE = 0.2
 
@@ -26,34 +27,56 @@ class RoutingPlan(NamedTuple):
         logits: (B, N) router scores.
         indices: (B, k) routed tokens, unique per image, in descending score or in raster order.
         gates: (B, k, 1) factor on the block's change of each routed token, or None for a router without parameters.
-        size: (H, W) of the token grid, N = H * W.
+        size: (H, W) of the feature map.
+        tile: Side of a token in pixels of the map: 1 where each pixel is a token, so that N = H * W.
     """
 
     logits: torch.Tensor
     indices: torch.Tensor
     gates: torch.Tensor | None
     size: tuple[int, int]
+    tile: int = 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens; their product is N. Tiles of the last ones can reach beyond the map."""
+        return -(-self.size[0] // self.tile), -(-self.size[1] // self.tile)
+
+    def to_map(self, values: torch.Tensor) -> torch.Tensor:
+        """Spread values of tokens (B, N) over the feature map, (B, H, W)."""
+        values = values.view(-1, *self.grid)
+        if self.tile > 1:
+            values = values.repeat_interleave(self.tile, dim=1).repeat_interleave(self.tile, dim=2)
+        return values[:, : self.size[0], : self.size[1]]
+
+    def touched(self, marks: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, N) that hold a marked pixel of the feature map (B, H, W): the largest mark of each."""
+        if self.tile > 1:
+            marks = F.max_pool2d(marks[:, None], self.tile, ceil_mode=True)
+        return marks.flatten(1)
 
     def kept(self) -> torch.Tensor:
-        """Return the routed tokens as a boolean map (B, H, W)."""
+        """Return the routed pixels of the feature map as a boolean map (B, H, W)."""
         mask = torch.zeros_like(self.logits, dtype=torch.bool)
-        return mask.scatter(1, self.indices, True).view(-1, *self.size)
+        return self.to_map(mask.scatter(1, self.indices, True))
 
 
 def make_plan(
-    logits: torch.Tensor, k: int, size: tuple[int, int], gated: bool = True, raster: bool = False
+    logits: torch.Tensor, k: int, size: tuple[int, int], gated: bool = True, raster: bool = False, tile: int = 1
 ) -> RoutingPlan:
     """Select the k tokens with the highest score in each image (expert choice, arXiv 2404.02258, section 3.3).
 
     Args:
         logits: (B, N) router scores.
         k: Number of tokens to route per image, at most N.
+        size: (H, W) of the feature map.
         size: (H, W) of the token grid.
         gated: False for routers without parameters, which need no gradient.
         raster: Order the selected tokens by position instead of by descending score.
+        tile: Side of a token in pixels of the map.
     """
     scores, indices = logits.topk(k, dim=1)
     if raster:
         indices = indices.sort(dim=1).values
         scores = logits.gather(1, indices)
-    return RoutingPlan(logits, indices, gate(scores) if gated else None, size)
+    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile)

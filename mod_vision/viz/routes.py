@@ -89,7 +89,7 @@ def _crop(name: str, layer: RoutedLayer, boxed: Letterboxed) -> RouteMap:
     top, left, height, width = boxed.valid
     rows, y, share_y = _inside(plan.size[0], boxed.size[0], top, height)
     cols, x, share_x = _inside(plan.size[1], boxed.size[1], left, width)
-    grids = (plan.kept(), plan.logits.float().view(-1, *plan.size), depth)
+    grids = (plan.kept(), plan.to_map(plan.logits.float()), depth)
     kept, score, passed = (grid[0, rows, cols].cpu().numpy() for grid in grids)
     return RouteMap(name, kept, score, passed, layer.depth, (y, x, share_y, share_x))
 

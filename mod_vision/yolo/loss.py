@@ -55,7 +55,8 @@ def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
         if not layers or not settings.guide or "bboxes" not in batch:
             return total, items
         overlap = bool(getattr(self.args, "overlap_mask", True))
-        terms = [guide_loss(layer.plan.logits, object_tokens(batch, layer.plan.size, overlap)) for layer in layers]
+        plans = [layer.plan for layer in layers]
+        terms = [guide_loss(p.logits, p.touched(object_tokens(batch, p.size, overlap))) for p in plans]
         guide = settings.guide * torch.stack(terms).mean()
         images = len(batch["img"]) if total.ndim else 1  # RT-DETR's loss is one number per batch, YOLO's are per image
         total = torch.cat((total.reshape(-1), (guide * images).reshape(1)))

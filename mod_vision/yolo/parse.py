@@ -55,7 +55,8 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
             )
         if len(args) > 1:
             own = {"capacity": args[1], **own}
-    options |= check_options(own, where)
+    extra = TWINS[name].own_options if name in TWINS else ()
+    options |= check_options(own, where, extra)
     return RoutedRow(name, args, options, where)
 
 

@@ -39,13 +39,13 @@ class ModSettings:
         return settings
 
 
-def check_options(options: Any, where: str) -> dict[str, Any]:
-    """Return the routing options of a row after checking names and values.
+def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the routing options of a row after checking names and values; `extra` ones are checked by their layer.
 
     Raises:
         ValueError: If an option is unknown or its value is not valid.
     """
-    options = _mapping(options, where, ("capacity", "router"))
+    options = _mapping(options, where, ("capacity", "router", *extra))
     capacity = options.get("capacity", 0.5)
     for value in capacity if isinstance(capacity, list) and capacity else [capacity]:
         check_capacity(value, where)

@@ -1,14 +1,11 @@
-"""Routed twins of Ultralytics' attention blocks: same parameters, same names, fewer tokens.
+"""Routed twins of Ultralytics' attention blocks: fewer tokens pass attention and MLP.
 
-Each twin is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block. Only
-attention and MLP are routed; the 1x1 convolutions around them stay dense. The depthwise position term inside the
+The 1x1 convolutions around them stay dense. The depthwise position term inside the
 attention reads a map, so the values of the routed tokens are put back on the grid for it, with zeros elsewhere, as
 padding does at the border.
 """
 
 from __future__ import annotations
-
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,37 +13,9 @@ from torch import nn
 from ultralytics.nn.modules.block import C2PSA, A2C2f, AAttn, ABlock, Attention, PSABlock
 from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
-from mod_vision.routing import RoutedLayer, RoutingPlan, gather_tokens, make_plan, num_routed, scatter_tokens
+from mod_vision.routing import RoutingPlan, gather_tokens, make_plan, num_routed, scatter_tokens
 from mod_vision.routing.layer import apply_gates
-
-
-class DenseTwin(RoutedLayer):
-    """Base of layers made from a dense Ultralytics block."""
-
-    dense_type: ClassVar[type[nn.Module]]
-
-    @classmethod
-    def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str) -> Any:
-        """Return the routed twin of `block`, which shares its parameters.
-
-        Raises:
-            ValueError: If the block has no attention to route, or capacity or router is not valid.
-        """
-        twin = cls.__new__(cls)
-        twin.__dict__.update(block.__dict__)
-        twin._modules = dict(block._modules)
-        dim, depth = twin.check_block(where)
-        twin.init_routing(dim, depth, capacity, router, where)
-        return twin
-
-    def check_block(self, where: str) -> tuple[int, int]:
-        """Return channels and number of the blocks that are routed."""
-        raise NotImplementedError
-
-    def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
-        """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
-        tokens = to_tokens(x)
-        return tokens, self.route(tokens, (x.shape[2], x.shape[3]))
+from mod_vision.yolo.twins.base import DenseTwin
 
 
 def to_map(tokens: torch.Tensor) -> torch.Tensor:
@@ -81,7 +50,16 @@ def psa_block(block: PSABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tens
     return x + block.ffn(x)
 
 
-class MoDC2PSA(DenseTwin, C2PSA):
+class TokenTwin(DenseTwin):
+    """Base of twins that route single tokens."""
+
+    def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
+        """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
+        tokens = to_tokens(x)
+        return tokens, self.route(tokens, (x.shape[2], x.shape[3]))
+
+
+class MoDC2PSA(TokenTwin, C2PSA):
     """C2PSA whose attention blocks see the routed tokens only."""
 
     dense_type = C2PSA
@@ -124,7 +102,7 @@ def area_block(block: ABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tenso
     return x + block.mlp(x)
 
 
-class MoDA2C2f(DenseTwin, A2C2f):
+class MoDA2C2f(TokenTwin, A2C2f):
     """A2C2f whose area-attention blocks see the routed tokens only.
 
     The number of routed tokens is rounded up to a multiple of the areas.
@@ -176,7 +154,7 @@ class MoDA2C2f(DenseTwin, A2C2f):
         return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
 
 
-class MoDAIFI(DenseTwin, AIFI):
+class MoDAIFI(TokenTwin, AIFI):
     """AIFI (RT-DETR's encoder layer) on the routed tokens only."""
 
     dense_type = AIFI
@@ -197,6 +175,3 @@ class MoDAIFI(DenseTwin, AIFI):
         changed = TransformerEncoderLayer.forward(self, routed, pos=pos)
         tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
         return tokens.transpose(1, 2).unflatten(2, plan.size)
-
-
-TWINS: dict[str, type[DenseTwin]] = {twin.__name__: twin for twin in (MoDC2PSA, MoDA2C2f, MoDAIFI)}

@@ -1,0 +1,23 @@
+"""Routed twins of Ultralytics' blocks, by the name they have in a model YAML."""
+
+from mod_vision.yolo.twins.attention import MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.twins.base import DenseTwin
+from mod_vision.yolo.twins.conv import MoDBottleneck, MoDC2f, MoDC3, MoDC3k2, MoDRepNCSPELAN4
+
+TWINS: dict[str, type[DenseTwin]] = {
+    twin.__name__: twin
+    for twin in (MoDC2PSA, MoDA2C2f, MoDAIFI, MoDBottleneck, MoDC3, MoDC2f, MoDC3k2, MoDRepNCSPELAN4)
+}
+
+__all__ = (
+    "TWINS",
+    "DenseTwin",
+    "MoDA2C2f",
+    "MoDAIFI",
+    "MoDBottleneck",
+    "MoDC2PSA",
+    "MoDC2f",
+    "MoDC3",
+    "MoDC3k2",
+    "MoDRepNCSPELAN4",
+)

@@ -1,0 +1,44 @@
+"""What all routed twins of Ultralytics' blocks share: same parameters, same names as the dense block.
+
+A twin is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from mod_vision.routing import RoutedLayer
+
+
+class DenseTwin(RoutedLayer):
+    """Base of layers made from a dense Ultralytics block."""
+
+    dense_type: ClassVar[type[nn.Module]]
+    own_options: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str, **options: Any) -> Any:
+        """Return the routed twin of `block`, which shares its parameters.
+
+        Args:
+            block: The dense block.
+            capacity: Share of tokens in (0, 1].
+            router: Name of a router.
+            where: The place it is made for, named in errors.
+            options: The twin's own options, see `own_options`.
+
+        Raises:
+            ValueError: If the block has nothing to route, or capacity, router or an option is not valid.
+        """
+        twin = cls.__new__(cls)
+        twin.__dict__.update(block.__dict__)
+        twin._modules = dict(block._modules)
+        dim, depth = twin.check_block(where, **options)
+        twin.init_routing(dim, depth, capacity, router, where)
+        return twin
+
+    def check_block(self, where: str) -> tuple[int, int]:
+        """Return channels and number of the blocks that are routed."""
+        raise NotImplementedError

@@ -1,0 +1,215 @@
+"""Routed twins of Ultralytics' convolution blocks: the map is cut into tiles, and only the best of them are computed.
+
+`scope: inner` routes the chains of residual bottlenecks and leaves the 1x1 convolutions around them dense: skipped
+tiles ride the residual, and nothing is added but the router. `scope: block` routes the whole block: skipped tiles take
+a coarse 1x1 convolution, which saves more, and works for blocks without a residual. At capacity 1 both are the dense
+block. With `border: halo` each tile is convolved with its true neighbourhood, so that a computed tile is exactly what
+the dense block gives; with `border: pad` its border is padded with zeros, which costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, RepNCSPELAN4
+
+from mod_vision.nn.skip import CoarseSkip
+from mod_vision.nn.tiles import cut_tiles
+from mod_vision.routing import RoutingPlan, make_plan, num_routed
+from mod_vision.routing.layer import apply_gates
+from mod_vision.routing.tiles import scatter_tiles, tile_tokens
+from mod_vision.yolo.twins.base import DenseTwin
+from mod_vision.yolo.twins.tiled import first_conv, probe, probing, run
+
+BORDERS, SCOPES = ("pad", "halo"), ("inner", "block")
+MAX_TILE = 64
+RouteChain = Callable[[Sequence[nn.Module], torch.Tensor], list[torch.Tensor]]
+
+
+@singledispatch
+def run_inner(block: nn.Module, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
+    """Run a block whose chains of bottlenecks are given to `route`, which returns the map after each of them."""
+    raise NotImplementedError(type(block).__name__)
+
+
+@run_inner.register
+def _(block: Bottleneck, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
+    return route([block], x)[-1]
+
+
+@run_inner.register
+def _(block: C3, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
+    return block.cv3(torch.cat((route(list(block.m), block.cv1(x))[-1], block.cv2(x)), 1))
+
+
+@run_inner.register
+def _(block: C2f, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
+    steps = list(block.cv1(x).chunk(2, 1))
+    if isinstance(block.m[0], Bottleneck):
+        steps += route(list(block.m), steps[-1])
+    else:
+        for part in block.m:
+            steps.append(run_inner(part, steps[-1], route))
+    return block.cv2(torch.cat(steps, 1))
+
+
+@run_inner.register
+def _(block: RepNCSPELAN4, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
+    steps = list(block.cv1(x).chunk(2, 1))
+    for csp, conv in (block.cv2, block.cv3):
+        steps.append(conv(run_inner(csp, steps[-1], route)))
+    return block.cv4(torch.cat(steps, 1))
+
+
+def find_chains(block: nn.Module) -> list[list[Any]]:
+    """Return the chains of bottlenecks of a block, in forward order, by running it on an empty batch."""
+    chains: list[list[Any]] = []
+
+    def note(chain: Sequence[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+        chains.append(list(chain))
+        return [x] * len(chain)
+
+    with probing(block) as x:
+        run_inner(block, x, note)
+    return chains
+
+
+class TileTwin(DenseTwin):
+    """Base of twins that route tiles."""
+
+    own_options = ("tile", "border", "scope")
+    tile: int
+    halo: bool
+    skip: nn.Module | None
+    margin: int
+
+    def check_block(self, where: str, tile: Any = 8, border: Any = "pad", scope: Any = "inner") -> tuple[int, int]:
+        """Set the options, and return channels of the scored map and number of routed blocks.
+
+        Args:
+            where: Place of the block, named in errors.
+            tile: Side of a tile in pixels of the map.
+            border: `pad` or `halo`.
+            scope: `inner` or `block`.
+
+        Raises:
+            ValueError: If an option is not valid, or the block has no residual to ride and the scope is `inner`.
+        """
+        if isinstance(tile, bool) or not isinstance(tile, int) or not 2 <= tile <= MAX_TILE:
+            raise ValueError(f"{where}: tile must be a whole number of pixels from 2 to {MAX_TILE}, got {tile!r}.")
+        for name, value, known in (("border", border, BORDERS), ("scope", scope, SCOPES)):
+            if value not in known:
+                raise ValueError(f"{where}: unknown {name} {value!r}, choose one of {', '.join(known)}.")
+        self.tile, self.halo, self.skip = tile, border == "halo", None
+        try:
+            return self._check_inner() if scope == "inner" else self._check_whole()
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}.") from None
+
+    def _check_inner(self) -> tuple[int, int]:
+        """Prepare for routing the chains of bottlenecks."""
+        chains = find_chains(self)
+        depth = sum(len(chain) for chain in chains)
+        if not depth or not all(getattr(part, "add", False) for chain in chains for part in chain):
+            raise ValueError(
+                f"this {self.dense_type.__name__} has no residual to ride past its convolutions (no bottleneck with "
+                "shortcut); route the whole block with {scope: block}"
+            )
+        self.margin = max(probe(nn.Sequential(*chain))[0] for chain in chains)
+        return first_conv(chains[0][0]).in_channels, depth
+
+    def _check_whole(self) -> tuple[int, int]:
+        """Prepare for routing the whole block."""
+        c1 = first_conv(self).in_channels
+        self.margin, c2 = probe(self)
+        self.skip = CoarseSkip(c1, c2)
+        return c1, 1
+
+    def route_tiles(self, x: torch.Tensor) -> RoutingPlan:
+        """Score the tiles of a map (B, C, H, W) by the mean of their features, and select the best."""
+        size = (x.shape[2], x.shape[3])
+        if self.tile > max(size):
+            raise ValueError(
+                f"{self.dense_type.__name__}: a tile of {self.tile} pixels is larger than the {size[0]}x{size[1]} map; "
+                "use a smaller `tile` in the row, or a larger image."
+            )
+        tokens = tile_tokens(x, self.tile)
+        grid = (-(-size[0] // self.tile), -(-size[1] // self.tile))
+        k = num_routed(tokens.shape[1], self.capacities[0])
+        logits = self.router(tokens, grid)
+        self.plan = make_plan(logits, k, size, gated=bool(self.router.learned), raster=True, tile=self.tile)
+        return self.plan
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map (B, C, H, W)."""
+        if self.dense:
+            return self.dense_type.forward(self, x)
+        return self._forward_inner(x) if self.skip is None else self._forward_whole(x, self.skip)
+
+    def forward_split(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map; Ultralytics' exporters put this in the place of `forward`."""
+        return self.forward(x)
+
+    def _forward_whole(self, x: torch.Tensor, skip: nn.Module) -> torch.Tensor:
+        """Compute the routed tiles, the others take the skip path."""
+        plan = self.route_tiles(x)
+        tiles = run(self, cut_tiles(x, plan, self.margin, self.halo)).values
+        if plan.gates is not None:
+            tiles = tiles * plan.gates.view(-1, 1, 1, 1).to(tiles.dtype)
+        return scatter_tiles(skip(x), plan, tiles, inplace=True)
+
+    def _forward_inner(self, x: torch.Tensor) -> torch.Tensor:
+        """Route the chains of bottlenecks by one plan, scored where the first of them begins."""
+        plans: list[RoutingPlan] = []
+
+        def route(chain: Sequence[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+            plan = plans[0] if plans else self.route_tiles(x)
+            plans.append(plan)
+            return self._run_chain(chain, x, plan)
+
+        return run_inner(self, x, route)
+
+    def _run_chain(self, chain: Sequence[nn.Module], x: torch.Tensor, plan: RoutingPlan) -> list[torch.Tensor]:
+        """Run a chain of residual blocks on the routed tiles, and return the map after each of them."""
+        tiles = cut_tiles(x, plan, self.margin, self.halo)
+        before = tiles.crop(0).values
+        gates = None if plan.gates is None else plan.gates.view(-1, 1, 1, 1)
+        maps = []
+        for part in chain:
+            tiles = run(part, tiles)
+            maps.append(scatter_tiles(x, plan, apply_gates(before, tiles.crop(0).values, gates)))
+        return maps
+
+
+class MoDBottleneck(TileTwin, Bottleneck):
+    """Bottleneck on the routed tiles only."""
+
+    dense_type = Bottleneck
+
+
+class MoDC3(TileTwin, C3):
+    """C3 on the routed tiles only."""
+
+    dense_type = C3
+
+
+class MoDC2f(TileTwin, C2f):
+    """C2f on the routed tiles only."""
+
+    dense_type = C2f
+
+
+class MoDC3k2(TileTwin, C3k2):
+    """C3k2 on the routed tiles only."""
+
+    dense_type = C3k2
+
+
+class MoDRepNCSPELAN4(TileTwin, RepNCSPELAN4):
+    """RepNCSPELAN4 (YOLOv9) on the routed tiles only."""
+
+    dense_type = RepNCSPELAN4
