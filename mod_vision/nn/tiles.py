@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,29 +38,32 @@ class Tiles(NamedTuple):
         cut = self.margin - margin
         if not cut:
             return self
-        inside = None if self.inside is None else _crop(self.inside, cut)
-        return self._replace(values=_crop(self.values, cut), margin=margin, inside=inside)
+        return self._replace(values=_crop(self.values, cut), margin=margin, inside=_crop(self.inside, cut))
 
     def become(self, values: torch.Tensor) -> Tiles:
         """Return the tiles with other values, which need not be zero beyond the map."""
         return self._replace(values=values, zeroed=self.inside is None)
 
     def conv(self, conv: nn.Conv2d, norm: nn.Module | None = None) -> Tiles:
-        """Convolve with stride 1, and normalise.
+        """Convolve, and normalise. A stride divides side and margin of the tiles.
 
         Raises:
-            ValueError: If the convolution does not keep the size of a map, or the margin is used up.
+            ValueError: If the convolution cannot run on tiles, or the margin is too narrow for it.
         """
-        reach = conv_reach(conv)
-        values = self.values
-        if reach and not self.zeroed and self.inside is not None:
-            values = values * self.inside
-        if reach > self.margin and self.halo:
-            raise ValueError(f"a margin of {self.margin} pixels is too narrow for a convolution that reaches {reach}.")
-        tiles = self.crop(self.margin - reach) if self.halo else self
-        padding = 0 if self.halo else conv.padding
-        values = F.conv2d(values, conv.weight, conv.bias, 1, padding, conv.dilation, conv.groups)
-        return tiles.become(values).norm(norm) if norm is not None else tiles.become(values)
+        reach, stride = conv_reach(conv), conv.stride[0]
+        values, inside = self.values, self.inside
+        if reach and not self.zeroed and inside is not None:
+            values = values * inside
+        margin = self.margin
+        if self.halo:
+            if reach > margin or (margin - reach) % stride:
+                raise ValueError(f"a margin of {margin} pixels does not fit a convolution that reaches {reach}")
+            margin = (margin - reach) // stride
+            inside = _crop(inside, reach)
+        values = F.conv2d(values, conv.weight, conv.bias, stride, 0 if self.halo else reach, conv.dilation, conv.groups)
+        inside = None if inside is None else inside[:, :, ::stride, ::stride]
+        tiles = self._replace(values=values, margin=margin, inside=inside, zeroed=inside is None)
+        return tiles if norm is None else tiles.norm(norm)
 
     def norm(self, norm: nn.Module) -> Tiles:
         """Normalise; a BatchNorm in training takes its statistics from the tiles' own pixels on the map, each once."""
@@ -82,18 +85,18 @@ def conv_reach(conv: nn.Conv2d) -> int:
     """Return how many pixels to each side a convolution reads.
 
     Raises:
-        ValueError: If it is not square, odd, of stride 1 and padded to keep the size of a map.
+        ValueError: If it is not square and odd, or not padded by as much as it reads.
     """
     reach = conv.dilation[0] * (conv.kernel_size[0] - 1) // 2
-    same = isinstance(conv.padding, tuple) and set(conv.padding) == {reach} and set(conv.stride) == {1}
-    if not same or len(set(conv.kernel_size)) > 1 or len(set(conv.dilation)) > 1 or conv.kernel_size[0] % 2 == 0:
-        raise ValueError(f"tiles need square, odd convolutions of stride 1 that keep the size of a map, not {conv}.")
+    square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.dilation, conv.stride))
+    if not square or conv.kernel_size[0] % 2 == 0 or conv.padding not in ((reach, reach), "same"):
+        raise ValueError(f"tiles need square, odd convolutions padded by as much as they read, not {conv}")
     return reach
 
 
-def _crop(x: torch.Tensor, cut: int) -> torch.Tensor:
+def _crop(x: torch.Tensor | None, cut: int) -> Any:
     """Cut `cut` pixels off every side of (T, C, s, s)."""
-    return x[:, :, cut:-cut, cut:-cut]
+    return x if x is None or not cut else x[:, :, cut:-cut, cut:-cut]
 
 
 def _batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, core: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
 from mod_vision.yolo.twins.attention import MoDA2C2f, MoDAIFI, MoDC2PSA
 from mod_vision.yolo.twins.base import DenseTwin
-from mod_vision.yolo.twins.conv import MoDBottleneck, MoDC2f, MoDC3, MoDC3k2, MoDRepNCSPELAN4
+from mod_vision.yolo.twins.conv import MoDBottleneck, MoDC2f, MoDC3, MoDC3k2, MoDConv, MoDRepNCSPELAN4
 
 TWINS: dict[str, type[DenseTwin]] = {
     twin.__name__: twin
-    for twin in (MoDC2PSA, MoDA2C2f, MoDAIFI, MoDBottleneck, MoDC3, MoDC2f, MoDC3k2, MoDRepNCSPELAN4)
+    for twin in (MoDC2PSA, MoDA2C2f, MoDAIFI, MoDConv, MoDBottleneck, MoDC3, MoDC2f, MoDC3k2, MoDRepNCSPELAN4)
 }
 
 __all__ = (
@@ -19,5 +19,6 @@ __all__ = (
     "MoDC2f",
     "MoDC3",
     "MoDC3k2",
+    "MoDConv",
     "MoDRepNCSPELAN4",
 )

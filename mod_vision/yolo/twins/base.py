@@ -33,7 +33,7 @@ class DenseTwin(RoutedLayer):
             ValueError: If the block has nothing to route, or capacity, router or an option is not valid.
         """
         twin = cls.__new__(cls)
-        twin.__dict__.update(block.__dict__)
+        twin.__dict__.update({key: value for key, value in block.__dict__.items() if key != "forward"})  # set by fuse()
         twin._modules = dict(block._modules)
         dim, depth = twin.check_block(where, **options)
         twin.init_routing(dim, depth, capacity, router, where)

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, RepNCSPELAN4
+from ultralytics.nn.modules.conv import Conv
 
 from mod_vision.nn.skip import CoarseSkip
-from mod_vision.nn.tiles import cut_tiles
+from mod_vision.nn.tiles import conv_reach, cut_tiles
 from mod_vision.routing import RoutingPlan, make_plan, num_routed
 from mod_vision.routing.layer import apply_gates
 from mod_vision.routing.tiles import scatter_tiles, tile_tokens
@@ -26,7 +27,7 @@ from mod_vision.yolo.twins.base import DenseTwin
 from mod_vision.yolo.twins.tiled import first_conv, probe, probing, run
 
 BORDERS, SCOPES = ("pad", "halo"), ("inner", "block")
-MAX_TILE = 64
+DEFAULT_TILE, MAX_TILE = 8, 64
 RouteChain = Callable[[Sequence[nn.Module], torch.Tensor], list[torch.Tensor]]
 
 
@@ -87,7 +88,9 @@ class TileTwin(DenseTwin):
     skip: nn.Module | None
     margin: int
 
-    def check_block(self, where: str, tile: Any = 8, border: Any = "pad", scope: Any = "inner") -> tuple[int, int]:
+    def check_block(
+        self, where: str, tile: Any = DEFAULT_TILE, border: Any = "pad", scope: Any = "inner"
+    ) -> tuple[int, int]:
         """Set the options, and return channels of the scored map and number of routed blocks.
 
         Args:
@@ -147,8 +150,12 @@ class TileTwin(DenseTwin):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""
         if self.dense:
-            return self.dense_type.forward(self, x)
+            return self.forward_dense(x)
         return self._forward_inner(x) if self.skip is None else self._forward_whole(x, self.skip)
+
+    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the dense block does."""
+        return self.dense_type.forward(self, x)
 
     def forward_split(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map; Ultralytics' exporters put this in the place of `forward`."""
@@ -160,7 +167,9 @@ class TileTwin(DenseTwin):
         tiles = run(self, cut_tiles(x, plan, self.margin, self.halo)).values
         if plan.gates is not None:
             tiles = tiles * plan.gates.view(-1, 1, 1, 1).to(tiles.dtype)
-        return scatter_tiles(skip(x), plan, tiles, inplace=True)
+        skipped = skip(x)
+        plan = plan._replace(size=(skipped.shape[2], skipped.shape[3]), tile=tiles.shape[2])  # a stride shrinks both
+        return scatter_tiles(skipped, plan, tiles, inplace=True)
 
     def _forward_inner(self, x: torch.Tensor) -> torch.Tensor:
         """Route the chains of bottlenecks by one plan, scored where the first of them begins."""
@@ -183,6 +192,36 @@ class TileTwin(DenseTwin):
             tiles = run(part, tiles)
             maps.append(scatter_tiles(x, plan, apply_gates(before, tiles.crop(0).values, gates)))
         return maps
+
+
+class MoDConv(TileTwin, Conv):
+    """Conv on the routed tiles only; with its stride, a tile on the map it reads gives a smaller one on its output."""
+
+    dense_type = Conv
+    own_options = ("tile", "border")
+
+    def check_block(
+        self, where: str, tile: Any = DEFAULT_TILE, border: Any = "pad", scope: Any = "block"
+    ) -> tuple[int, int]:
+        """Set the options; a convolution has no residual, so the whole of it is routed."""
+        channels = super().check_block(where, tile, border, scope)
+        if self.conv.stride[0] > 2 or tile % self.conv.stride[0]:
+            raise ValueError(f"{where}: stride {self.conv.stride[0]} does not divide a tile of {tile}, or is above 2.")
+        return channels
+
+    def _check_whole(self) -> tuple[int, int]:
+        """Prepare for routing, with the margin that one convolution eats."""
+        self.margin = conv_reach(self.conv)
+        self.skip = CoarseSkip(self.conv.in_channels, self.conv.out_channels, self.conv.stride[0])
+        return self.conv.in_channels, 1
+
+    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the dense convolution does."""
+        return Conv.forward(self, x) if hasattr(self, "bn") else Conv.forward_fuse(self, x)
+
+    def forward_fuse(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map; Ultralytics' `fuse()` puts this in the place of `forward`."""
+        return self.forward(x)
 
 
 class MoDBottleneck(TileTwin, Bottleneck):
