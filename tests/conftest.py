@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from mod_vision.resources import resource_dir
 
@@ -18,6 +19,30 @@ OPEN = resource_dir("assets") / "open"
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tensors too small to share: a second thread only waits, for long where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Give weights and batch statistics values that matter, as after training."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name.endswith(("running_var", "bn.weight", "gamma")):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        elif tensor.is_floating_point():
+            nn.init.normal_(tensor, std=0.5 if tensor.ndim < 2 else tensor[0].numel() ** -0.5)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,9 @@ def calibrated(name: str, photos: list[Path], path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["yolo26n-mod", "yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod"])
+@pytest.fixture(
+    scope="module", params=["yolo26n-mod", "yolo26n-mod-seg", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod"]
+)
 def exported(request, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / f"{request.param}.pt"
     return export_onnx(calibrated(f"{request.param}.yaml", photos[:8], path), SIZE)

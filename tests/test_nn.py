@@ -15,6 +15,8 @@ from mod_vision.nn.attention import SelfAttention, rotary_table, rotate
 from mod_vision.nn.stage import default_heads
 from mod_vision.routing import make_plan, num_routed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
 
 
@@ -24,20 +26,6 @@ class CountingBlock(nn.Module):
     def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         assert rotation[0].shape[1] == x.shape[1]
         return x + 1
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors here are too small to share: a second thread only waits, for long where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def randomise(module: nn.Module) -> nn.Module:

@@ -28,21 +28,9 @@ from mod_vision.yolo.loss import object_tokens
 from mod_vision.yolo.register import register
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors here are too small to share: a second thread only waits, for long where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from conftest import randomise
 from torch import nn
 from ultralytics.nn.modules.block import C2PSA, A2C2f
 from ultralytics.nn.modules.transformer import AIFI
@@ -14,6 +15,8 @@ from ultralytics.nn.tasks import DetectionModel
 import mod_vision
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.twins import TWINS, MoDA2C2f, MoDAIFI, MoDC2PSA
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
 SIZE = (6, 4)
@@ -27,30 +30,6 @@ DENSE = {
     "AIFI post-norm": lambda: AIFI(32, 64, num_heads=4, normalize_before=False),
     "AIFI pre-norm": lambda: AIFI(32, 64, num_heads=4, normalize_before=True),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors here are too small to share: a second thread only waits, for long where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Give weights and batch statistics values that matter, as after training."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if name.endswith(("running_var", "bn.weight", "gamma")):
-            nn.init.uniform_(tensor, 0.5, 1.5)
-        elif tensor.is_floating_point():
-            nn.init.normal_(tensor, std=0.5 if tensor.ndim < 2 else tensor[0].numel() ** -0.5)
-    return module
 
 
 def make_dense(kind: str) -> nn.Module:

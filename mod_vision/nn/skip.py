@@ -27,9 +27,12 @@ class CoarseSkip(nn.Module):
         self.stride = stride
         self.conv = nn.Conv2d(c1, c2, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a map (B, c2, H / stride, W / stride), rounded up, for x (B, c1, H, W)."""
-        height, width = (-(-side // self.stride) for side in x.shape[2:])
-        coarse = self.conv(F.avg_pool2d(x, COARSE, ceil_mode=True, count_include_pad=False))
-        fine = F.interpolate(coarse, scale_factor=float(COARSE // self.stride), mode="nearest")
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the map (B, c1, H, W) at a quarter of its resolution, rounded up."""
+        return F.avg_pool2d(x, COARSE, ceil_mode=True, count_include_pad=False)
+
+    def forward(self, coarse: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return a map (B, c2, H / stride, W / stride), rounded up, for a pooled map of `size` (H, W)."""
+        height, width = (-(-side // self.stride) for side in size)
+        fine = F.interpolate(self.conv(coarse), scale_factor=float(COARSE // self.stride), mode="nearest")
         return fine[:, :, :height, :width]

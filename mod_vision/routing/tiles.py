@@ -30,8 +30,8 @@ def _pixels(plan: RoutingPlan, margin: int) -> tuple[torch.Tensor, torch.Tensor]
 def _flat(rows: torch.Tensor, cols: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
     """Return the index of each pixel in the flattened batch of maps, (B * k * s * s,)."""
     (height, width), (batch, k) = plan.size, plan.indices.shape
-    image = torch.arange(batch, device=rows.device).repeat_interleave(k)
-    return ((image[:, None] * height + rows)[:, :, None] * width + cols[:, None, :]).flatten()
+    image = torch.arange(batch, device=rows.device)[:, None].expand(batch, k).reshape(-1, 1)
+    return ((image * height + rows)[:, :, None] * width + cols[:, None, :]).flatten()
 
 
 def whole_tiles(plan: RoutingPlan) -> bool:
@@ -63,7 +63,7 @@ def gather_tiles(x: torch.Tensor, plan: RoutingPlan, margin: int = 0) -> tuple[t
         return tiles, None
     on_rows, on_cols = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
     inside = (on_rows[:, None, :, None] & on_cols[:, None, None, :]).to(x.dtype)
-    return tiles * inside, inside
+    return tiles.mul_(inside), inside  # a fresh tensor
 
 
 def scatter_tiles(x: torch.Tensor, plan: RoutingPlan, tiles: torch.Tensor, inplace: bool = False) -> torch.Tensor:

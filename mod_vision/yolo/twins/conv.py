@@ -18,7 +18,7 @@ from torch import nn
 from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, RepNCSPELAN4
 from ultralytics.nn.modules.conv import Conv
 
-from mod_vision.nn.skip import CoarseSkip
+from mod_vision.nn.skip import COARSE, CoarseSkip
 from mod_vision.nn.tiles import conv_reach, cut_tiles
 from mod_vision.routing import RoutingPlan, make_plan, num_routed
 from mod_vision.routing.layer import apply_gates
@@ -34,7 +34,7 @@ RouteChain = Callable[[Sequence[nn.Module], torch.Tensor], list[torch.Tensor]]
 @singledispatch
 def run_inner(block: nn.Module, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
     """Run a block whose chains of bottlenecks are given to `route`, which returns the map after each of them."""
-    raise NotImplementedError(type(block).__name__)
+    raise ValueError(f"{type(block).__name__} looks at the whole map, tiles of it cannot be routed")
 
 
 @run_inner.register
@@ -83,9 +83,10 @@ class TileTwin(DenseTwin):
     """Base of twins that route tiles."""
 
     own_options = ("tile", "border", "scope")
+    where: str
     tile: int
     halo: bool
-    skip: nn.Module | None
+    skip: CoarseSkip | None
     margin: int
 
     def check_block(
@@ -107,7 +108,7 @@ class TileTwin(DenseTwin):
         for name, value, known in (("border", border, BORDERS), ("scope", scope, SCOPES)):
             if value not in known:
                 raise ValueError(f"{where}: unknown {name} {value!r}, choose one of {', '.join(known)}.")
-        self.tile, self.halo, self.skip = tile, border == "halo", None
+        self.where, self.tile, self.halo, self.skip = where, tile, border == "halo", None
         try:
             return self._check_inner() if scope == "inner" else self._check_whole()
         except ValueError as error:
@@ -132,15 +133,19 @@ class TileTwin(DenseTwin):
         self.skip = CoarseSkip(c1, c2)
         return c1, 1
 
-    def route_tiles(self, x: torch.Tensor) -> RoutingPlan:
-        """Score the tiles of a map (B, C, H, W) by the mean of their features, and select the best."""
+    def route_tiles(self, x: torch.Tensor, coarse: torch.Tensor | None = None) -> RoutingPlan:
+        """Score the tiles of a map (B, C, H, W) by the mean of their features, and select the best.
+
+        Means over `coarse`, the map at 1/4 of its resolution, are the same and cheaper if tiles divide into its pixels.
+        """
         size = (x.shape[2], x.shape[3])
         if self.tile > max(size):
             raise ValueError(
-                f"{self.dense_type.__name__}: a tile of {self.tile} pixels is larger than the {size[0]}x{size[1]} map; "
-                "use a smaller `tile` in the row, or a larger image."
+                f"{self.where}: a tile of {self.tile} pixels is larger than the {size[0]}x{size[1]} map; use a smaller "
+                "`tile` in the row, or a larger image."
             )
-        tokens = tile_tokens(x, self.tile)
+        shared = coarse is not None and self.tile % COARSE == 0
+        tokens = tile_tokens(coarse, self.tile // COARSE) if shared else tile_tokens(x, self.tile)
         grid = (-(-size[0] // self.tile), -(-size[1] // self.tile))
         k = num_routed(tokens.shape[1], self.capacities[0])
         logits = self.router(tokens, grid)
@@ -149,25 +154,33 @@ class TileTwin(DenseTwin):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""
-        if self.dense:
-            return self.forward_dense(x)
-        return self._forward_inner(x) if self.skip is None else self._forward_whole(x, self.skip)
-
-    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the dense block does."""
-        return self.dense_type.forward(self, x)
+        return self._forward(x)
 
     def forward_split(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map; Ultralytics' exporters put this in the place of `forward`."""
-        return self.forward(x)
+        return self._forward(x)
 
-    def _forward_whole(self, x: torch.Tensor, skip: nn.Module) -> torch.Tensor:
+    def forward_fuse(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the feature map; Ultralytics' `fuse()` puts this in the place of `forward`."""
+        return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.dense:
+            return self._forward_dense(x)
+        return self._forward_inner(x) if self.skip is None else self._forward_whole(x, self.skip)
+
+    def _forward_dense(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the dense block does."""
+        return self.dense_type.forward(self, x)
+
+    def _forward_whole(self, x: torch.Tensor, skip: CoarseSkip) -> torch.Tensor:
         """Compute the routed tiles, the others take the skip path."""
-        plan = self.route_tiles(x)
+        coarse = skip.pool(x)
+        plan = self.route_tiles(x, coarse)
         tiles = run(self, cut_tiles(x, plan, self.margin, self.halo)).values
         if plan.gates is not None:
             tiles = tiles * plan.gates.view(-1, 1, 1, 1).to(tiles.dtype)
-        skipped = skip(x)
+        skipped = skip(coarse, size=(x.shape[2], x.shape[3]))
         plan = plan._replace(size=(skipped.shape[2], skipped.shape[3]), tile=tiles.shape[2])  # a stride shrinks both
         return scatter_tiles(skipped, plan, tiles, inplace=True)
 
@@ -215,13 +228,9 @@ class MoDConv(TileTwin, Conv):
         self.skip = CoarseSkip(self.conv.in_channels, self.conv.out_channels, self.conv.stride[0])
         return self.conv.in_channels, 1
 
-    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
+    def _forward_dense(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the dense convolution does."""
         return Conv.forward(self, x) if hasattr(self, "bn") else Conv.forward_fuse(self, x)
-
-    def forward_fuse(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the feature map; Ultralytics' `fuse()` puts this in the place of `forward`."""
-        return self.forward(x)
 
 
 class MoDBottleneck(TileTwin, Bottleneck):
