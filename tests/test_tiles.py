@@ -184,3 +184,14 @@ def test_coarse_skip(stride, size):
         out[:, :, :block, :block],
         corner[..., None, None].expand(-1, -1, block, block)[:, :, : out.shape[2], : out.shape[3]],
     )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_coarse_skip_is_fitted_in_closed_form(stride):
+    """A linear map of the means is found again, and noise is averaged away."""
+    x = torch.randn(8, 3, 32, 32)
+    true, skip = CoarseSkip(3, 5, stride), CoarseSkip(3, 5, stride)
+    y = true(true.pool(x), (32, 32)).detach()
+    skip.fit(x, y + 0.01 * torch.randn_like(y))
+    torch.testing.assert_close(skip.conv.weight, true.conv.weight, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(skip.conv.bias, true.conv.bias, rtol=0.05, atol=0.01)

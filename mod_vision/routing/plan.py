@@ -20,6 +20,11 @@ def gate(scores: torch.Tensor) -> torch.Tensor:
     return 1.0 + GATE_RANGE * torch.tanh(scores).unsqueeze(-1)
 
 
+def ceil_div(size: int, step: int) -> int:
+    """Return size / step, rounded up; of positive numbers only, because ONNX rounds negative ones towards zero."""
+    return (size + step - 1) // step
+
+
 class RoutingPlan(NamedTuple):
     """What a router decided for one batch.
 
@@ -40,7 +45,7 @@ class RoutingPlan(NamedTuple):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens; their product is N. Tiles of the last ones can reach beyond the map."""
-        return -(-self.size[0] // self.tile), -(-self.size[1] // self.tile)
+        return ceil_div(self.size[0], self.tile), ceil_div(self.size[1], self.tile)
 
     def to_map(self, values: torch.Tensor) -> torch.Tensor:
         """Spread values of tokens (B, N) over the feature map, (B, H, W)."""

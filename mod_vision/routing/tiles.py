@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from mod_vision.routing.plan import RoutingPlan
 
 
-def tile_tokens(x: torch.Tensor, tile: int) -> torch.Tensor:
-    """Return the mean of each tile of a map (B, C, H, W) as tokens (B, N, C), tiles in raster order.
+def tile_means(x: torch.Tensor, tile: int) -> torch.Tensor:
+    """Return the mean of each tile of a map (B, C, H, W); a tile that reaches beyond it is averaged over its part."""
+    return F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False)
 
-    Tiles that reach beyond the map are averaged over their part of it.
-    """
-    means = F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False)
-    return means.flatten(2).transpose(1, 2)
+
+def tile_tokens(x: torch.Tensor, tile: int) -> torch.Tensor:
+    """Return the mean of each tile of a map (B, C, H, W) as tokens (B, N, C), tiles in raster order."""
+    return tile_means(x, tile).flatten(2).transpose(1, 2)
 
 
 def _pixels(plan: RoutingPlan, margin: int) -> tuple[torch.Tensor, torch.Tensor]:

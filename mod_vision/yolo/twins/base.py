@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer
@@ -42,3 +43,9 @@ class DenseTwin(RoutedLayer):
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels and number of the blocks that are routed."""
         raise NotImplementedError
+
+    def calibrate(self, x: torch.Tensor) -> None:
+        """Fit what the twin adds to a trained block, besides the router, on maps x (B, C, H, W) that the block reads.
+
+        Most twins add nothing.
+        """

@@ -22,6 +22,7 @@ from mod_vision.nn.skip import COARSE, CoarseSkip
 from mod_vision.nn.tiles import conv_reach, cut_tiles
 from mod_vision.routing import RoutingPlan, make_plan, num_routed
 from mod_vision.routing.layer import apply_gates
+from mod_vision.routing.plan import ceil_div
 from mod_vision.routing.tiles import scatter_tiles, tile_tokens
 from mod_vision.yolo.twins.base import DenseTwin
 from mod_vision.yolo.twins.tiled import first_conv, probe, probing, run
@@ -133,6 +134,12 @@ class TileTwin(DenseTwin):
         self.skip = CoarseSkip(c1, c2)
         return c1, 1
 
+    @torch.no_grad()
+    def calibrate(self, x: torch.Tensor) -> None:
+        """Fit the skip path of a whole block to what the dense block gives for maps x (B, C, H, W)."""
+        if self.skip is not None:
+            self.skip.fit(x, self._forward_dense(x))
+
     def route_tiles(self, x: torch.Tensor, coarse: torch.Tensor | None = None) -> RoutingPlan:
         """Score the tiles of a map (B, C, H, W) by the mean of their features, and select the best.
 
@@ -146,7 +153,7 @@ class TileTwin(DenseTwin):
             )
         shared = coarse is not None and self.tile % COARSE == 0
         tokens = tile_tokens(coarse, self.tile // COARSE) if shared else tile_tokens(x, self.tile)
-        grid = (-(-size[0] // self.tile), -(-size[1] // self.tile))
+        grid = (ceil_div(size[0], self.tile), ceil_div(size[1], self.tile))
         k = num_routed(tokens.shape[1], self.capacities[0])
         logits = self.router(tokens, grid)
         self.plan = make_plan(logits, k, size, gated=bool(self.router.learned), raster=True, tile=self.tile)
