@@ -9,12 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
-from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
@@ -316,36 +314,6 @@ def test_aifi_row(tmp_path):
     assert layer.plan.indices.shape == (1, 4)
 
 
-# ---------------------------------------------------------------------------------------------------------- capacity
-
-
-def test_set_capacity_survives_a_rebuild(tmp_path):
-    d = shipped()
-    d["backbone"][STAGE_ROW][3] = [512, 0.75, 2, {"router": "norm"}]
-    d["backbone"][SECOND_STAGE_ROW][3] = [1024, {"capacity": 0.9}]
-    model = build_yaml(tmp_path, d)
-    for capacity in (0.25, [0.5, 0.25]):
-        mod_vision.set_capacity(model, capacity)
-        again = DetectionModel(copy.deepcopy(model.yaml), verbose=False)
-        assert [layer.capacities for layer in layers(again)] == [layer.capacities for layer in layers(model)]
-        assert layers(again)[0].blocks[0].attn.num_heads == 2
-        assert type(layers(again)[0].router).__name__ == "NormRouter"
-    assert model.yaml["mod"]["loss"] == {"guide": 0.5}
-
-
-def test_set_capacity_of_a_yolo_object():
-    yolo = YOLO("yolo11n-mod.yaml")
-    mod_vision.set_capacity(yolo, 0.25)
-    assert layers(yolo)[0].capacities == (0.25,)
-    assert yolo.model.yaml["mod"]["capacity"] == 0.25
-    for value in (0, 1.5, "half"):
-        with pytest.raises(ValueError, match=r"^MoDC2PSA: capacity must be a number in \(0, 1\]") as error:
-            mod_vision.set_capacity(yolo, value)
-        assert f"got {value!r}." in str(error.value)
-    assert layers(yolo)[0].capacities == (0.25,)
-    assert yolo.model.yaml["mod"]["capacity"] == 0.25
-
-
 # ------------------------------------------------------------------------------------------------------------ images
 
 
@@ -529,12 +497,3 @@ def test_guide_loss_needs_a_forward_of_this_model():
     predictions = model(batch["img"])
     assert "guide_loss" in model.loss(batch, predictions)[1]
     assert "guide_loss" not in copy.deepcopy(model).loss(batch, predictions)[1]
-
-
-def test_set_capacity_reaches_the_next_prediction_and_any_yaml():
-    model = YOLO("yolo26n-mod.yaml")
-    image = np.zeros((64, 64, 3), dtype=np.uint8)
-    model.predict(image, imgsz=64, verbose=False)
-    mod_vision.set_capacity(model, (0.5, 0.25))
-    assert model.predictor is None
-    assert DetectionModel(copy.deepcopy(model.model.yaml), verbose=False).model[6].capacities[-1] == 0.25

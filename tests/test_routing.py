@@ -369,7 +369,7 @@ def test_set_capacity_reaches_every_layer():
 @pytest.mark.parametrize("value", [0, 1.5, "half", True, math.nan])
 def test_set_capacity_rejects_bad_values_and_changes_nothing(value):
     model = nn.Sequential(Routed(PlusOne(), 4, 0.5), Routed(PlusOne(), 4, 0.25))
-    with pytest.raises(ValueError, match=r"^Routed: capacity must be a number in \(0, 1\]") as error:
+    with pytest.raises(ValueError, match=r"^0 \(Routed\): capacity must be a number in \(0, 1\]") as error:
         set_capacity(model, value)
     assert f"got {value!r}." in str(error.value)
     assert [layer.capacities for _, layer in routed_layers(model)] == [(0.5,), (0.25,)]

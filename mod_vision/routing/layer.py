@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -86,9 +86,9 @@ class RoutedLayer(nn.Module):
         self.capacities = self.check_capacity(capacity)
         self.plan = None
 
-    def check_capacity(self, capacity: Any) -> tuple[float, ...]:
-        """Return the capacities that `set_capacity` would set."""
-        return capacity_per_depth(capacity, len(self.capacities), type(self).__name__)
+    def check_capacity(self, capacity: Any, where: str | None = None) -> tuple[float, ...]:
+        """Return the capacities that `set_capacity` would set; `where` names the layer in errors."""
+        return capacity_per_depth(capacity, len(self.capacities), where or type(self).__name__)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the plan out of copies and checkpoints: it belongs to a batch, and may hold an autograd graph."""
@@ -111,19 +111,28 @@ def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:
 
 
 def set_capacity(model: nn.Module, capacity: Any) -> None:
-    """Set the capacity of every routed layer: one checkpoint, any budget.
+    """Set the capacity of every routed layer, or of those that a mapping names: one checkpoint, any budget.
 
     Args:
         model: A model with routed layers.
-        capacity: Share of tokens in (0, 1], or a list of them over the depth of a stage.
+        capacity: Share of tokens in (0, 1], or a list of them over the depth of a stage, or a mapping of such by the
+            name of a routed layer or of a module that holds some, as `routed_layers` gives them. The last key that
+            fits a layer wins.
 
     Raises:
-        ValueError: If the capacity is not valid or the model routes nothing.
+        ValueError: If a capacity is not valid, a layer does not exist, or the model routes nothing. Nothing is changed.
     """
-    layers = [layer for _, layer in routed_layers(model)]
+    layers = dict(routed_layers(model))
     if not layers:
         raise ValueError("this model has no routed layer, so there is no capacity to set.")
-    for layer in layers:
-        layer.check_capacity(capacity)  # all before the first is set, so that an error changes nothing
-    for layer in layers:
-        layer.set_capacity(capacity)
+    by_layer = capacity if isinstance(capacity, Mapping) else {"": capacity}
+    wanted: dict[str, Any] = {}
+    for key, value in by_layer.items():
+        named = [name for name in layers if key in ("", name) or name.startswith(f"{key}.")]
+        if not named:
+            raise ValueError(f"there is no routed layer {key!r}, there are {', '.join(layers)}.")
+        for name in named:
+            layers[name].check_capacity(value, f"{name} ({type(layers[name]).__name__})")
+            wanted[name] = value
+    for name, value in wanted.items():
+        layers[name].set_capacity(value)

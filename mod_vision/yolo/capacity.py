@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -12,28 +13,51 @@ from mod_vision.yolo.parse import ROUTED_NAMES, STAGE
 
 
 def set_capacity(model: Any, capacity: Any) -> None:
-    """Set the capacity of every routed layer, and of the YAML the model is rebuilt from when it is trained on.
+    """Set the capacity of routed layers, and of the YAML the model is rebuilt from when it is trained on.
 
     Args:
         model: A `YOLO` object or a torch model with routed layers.
-        capacity: Share of tokens in (0, 1], or a list of them over the depth of the stages.
+        capacity: Share of tokens in (0, 1], or a list of them over the depth of the stages, or a mapping of such by
+            layer: `{"model.6": 0.3, 8: 0.5}`, where a number is a row of the model YAML.
 
     Raises:
-        ValueError: If the capacity is not valid or the model routes nothing.
+        ValueError: If a capacity is not valid, a layer does not exist, or the model routes nothing. Nothing is changed.
     """
-    routing.set_capacity(model, capacity)
-    capacity = capacity if isinstance(capacity, (int, float)) else list(capacity)  # as YAML would have it
+    inner = model.model if isinstance(model, Model) else model
+    if not isinstance(inner, nn.Module):
+        raise ValueError(f"model {inner} is an exported one, its capacity is fixed; set it before the export.")
+    if isinstance(capacity, Mapping):
+        capacity = {f"model.{key}" if str(key).isdigit() else str(key): value for key, value in capacity.items()}
+    routing.set_capacity(inner, capacity)
     if isinstance(model, Model):
         model.predictor = None  # it keeps a copy of the model, at the old capacity
-    inner = model.model if isinstance(model, Model) else model
-    if not isinstance(inner, nn.Module) or not isinstance(getattr(inner, "yaml", None), dict):
-        return
-    if getattr(model, "ckpt", None) == {}:  # built from a YAML file, which Ultralytics would read again to train
-        model.ckpt = {"model": inner}
-    inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": capacity}
-    for row in inner.yaml["backbone"] + inner.yaml["head"]:
-        if row[2] in ROUTED_NAMES:
-            if row[3] and isinstance(row[3][-1], dict):
-                row[3][-1].pop("capacity", None)
-            if row[2] == STAGE and len(row[3]) > 1 and not isinstance(row[3][1], dict):
-                row[3][1] = capacity
+        if model.ckpt == {}:  # built from a YAML file, which Ultralytics would read again to train
+            model.ckpt = {"model": inner}
+    if isinstance(getattr(inner, "yaml", None), dict):
+        if not isinstance(capacity, Mapping):
+            inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": _plain(capacity)}
+        _write_rows(inner)
+
+
+def _write_rows(net: Any) -> None:
+    """Write the capacity of each routed row into its options.
+
+    Rows of several routed layers with different capacities are left as they are: a row has one.
+    """
+    for i, row in enumerate(net.yaml["backbone"] + net.yaml["head"]):
+        found = {layer.capacities for _, layer in routing.routed_layers(net.model[i])}
+        if row[2] not in ROUTED_NAMES or len(found) != 1:
+            continue
+        capacity = _plain(found.pop())
+        if row[2] == STAGE and len(row[3]) > 1 and not isinstance(row[3][1], dict):
+            row[3][1] = capacity
+        elif row[3] and isinstance(row[3][-1], dict):
+            row[3][-1]["capacity"] = capacity
+        else:
+            row[3].append({"capacity": capacity})
+
+
+def _plain(capacity: Any) -> Any:
+    """Return a capacity as YAML would have it: one number if all are equal, else a list."""
+    values = [capacity] if isinstance(capacity, (int, float)) else list(capacity)
+    return values[0] if len(set(values)) == 1 else values

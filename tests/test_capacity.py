@@ -1,0 +1,119 @@
+"""One way to set the capacity of any routed layer: by number, over the depth, by layer."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
+
+import mod_vision
+from mod_vision.routing import routed_layers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def capacities(model) -> dict[str, tuple[float, ...]]:
+    return {name: layer.capacities for name, layer in routed_layers(model)}
+
+
+@functools.cache
+def conv_model() -> DetectionModel:
+    return DetectionModel("yolo26n-mod-conv.yaml", verbose=False)
+
+
+def rebuilt(model) -> DetectionModel:
+    """Build the model anew from its YAML, as training on does."""
+    return DetectionModel(copy.deepcopy(model.yaml), verbose=False)
+
+
+def test_it_survives_a_rebuild():
+    d = copy.deepcopy(YOLO("yolo26n-mod.yaml").model.yaml)
+    d["backbone"][6][3] = [512, 0.75, 2, {"router": "norm"}]
+    d["backbone"][8][3] = [1024, {"capacity": 0.9}]
+    model = DetectionModel(d, verbose=False)
+    for capacity in (0.25, [0.5, 0.25], {6: 0.75}, {"model.6": [0.9, 0.3], "8": 1.0}):
+        mod_vision.set_capacity(model, capacity)
+        again = rebuilt(model)
+        assert capacities(again) == capacities(model)
+        assert again.model[6].blocks[0].attn.num_heads == 2
+        assert type(again.model[6].router).__name__ == "NormRouter"
+    assert model.model[8].dense
+    assert model.yaml["mod"]["loss"] == {"guide": 0.5}
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "half", {10: 0}])
+def test_bad_values_change_nothing(value):
+    yolo = YOLO("yolo11n-mod.yaml")
+    mod_vision.set_capacity(yolo, 0.25)
+    before = copy.deepcopy(yolo.model.yaml)
+    with pytest.raises(ValueError, match=r"^model\.10 \(MoDC2PSA\): capacity must be a number in \(0, 1\], got "):
+        mod_vision.set_capacity(yolo, value)
+    assert capacities(yolo.model) == {"model.10": (0.25,)}
+    assert yolo.model.yaml == before
+
+
+@pytest.mark.parametrize("key", [7, "model.7", "model", "model.2.m", "6 "])
+def test_layer_that_does_not_exist(key):
+    model = YOLO("yolo26n-mod.yaml").model
+    before = capacities(model)
+    wanted = {6: 0.1, key: 0.3}
+    if key == "model":  # a module that holds all of them
+        mod_vision.set_capacity(model, wanted)
+        assert set(capacities(model).values()) == {(0.3,) * 6, (0.3,) * 4}
+        return
+    with pytest.raises(ValueError, match=r"no routed layer 'model\.(7|2\.m)'|no routed layer '6 '") as error:
+        mod_vision.set_capacity(model, wanted)
+    assert "there are model.6, model.8." in str(error.value)
+    assert capacities(model) == before
+
+
+def test_the_next_prediction_has_it():
+    model = YOLO("yolo26n-mod.yaml")
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    model.predict(image, imgsz=64, verbose=False)
+    mod_vision.set_capacity(model, (0.5, 0.25))
+    assert model.predictor is None
+    assert rebuilt(model.model).model[6].capacities[-1] == 0.25
+
+
+def test_it_survives_a_checkpoint(tmp_path):
+    model = YOLO("yolo26n-mod-conv.yaml")
+    mod_vision.set_capacity(model, {2: 0.3, "model.16": 1.0})
+    model.save(tmp_path / "model.pt")
+    again = YOLO(tmp_path / "model.pt")
+    assert capacities(again.model) == capacities(model.model)
+    mod_vision.set_capacity(again, {2: 0.6})
+    assert capacities(again.model)["model.2"] == (0.6,)
+    assert capacities(rebuilt(again.model)) == capacities(again.model)
+
+
+@given(st.dictionaries(st.sampled_from([2, 3, 4, 5, 6, 10, 13, 16, 19]), st.floats(0.01, 1.0)))
+@settings(max_examples=20, deadline=None)
+def test_any_mapping(wanted):
+    model = conv_model()
+    mod_vision.set_capacity(model, 0.5)
+    mod_vision.set_capacity(model, wanted)
+    expected = {name: (wanted.get(int(name.split(".")[1]), 0.5),) for name in capacities(model)}
+    assert capacities(model) == expected
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, 3, 64, 64))
+    for name, layer in routed_layers(model):
+        if layer.dense:
+            assert layer.plan is None
+        else:
+            n = layer.plan.logits.shape[1]
+            assert abs(layer.plan.indices.shape[1] - expected[name][0] * n) < 1.001
+
+
+def test_an_exported_model_has_a_fixed_capacity(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    model = YOLO(tmp_path / "model.onnx", task="detect")
+    with pytest.raises(ValueError, match=r"model\.onnx is an exported one, its capacity is fixed"):
+        mod_vision.set_capacity(model, 0.5)
