@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mod_vision import _autoload
 
 if TYPE_CHECKING:
+    from mod_vision.eval.conversion import convert as convert
     from mod_vision.nn import MixtureOfDepthsBlock as MixtureOfDepthsBlock
     from mod_vision.nn import MoDStage as MoDStage
     from mod_vision.routing import Routed as Routed
@@ -24,11 +25,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "MixtureOfDepthsBlock": "mod_vision.nn",
     "MoDStage": "mod_vision.nn",
+    "convert": "mod_vision.eval.conversion",
     "Routed": "mod_vision.routing",
     "route_maps": "mod_vision.viz.routes",
     "set_capacity": "mod_vision.yolo.capacity",
 }
-__all__ = ("MixtureOfDepthsBlock", "MoDStage", "Routed", "__version__", "route_maps", "set_capacity")
+__all__ = ("MixtureOfDepthsBlock", "MoDStage", "Routed", "__version__", "convert", "route_maps", "set_capacity")
 
 if os.environ.get("MOD_VISION_AUTOLOAD", "1") != "0":
     _autoload.install()

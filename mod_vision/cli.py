@@ -17,6 +17,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   check    versions, what is registered, what is missing and what to do
   val      COCO metrics, executed GFLOPs, latency and routing truth   model= data=
   heatmap  pictures of what the router skips                          model= source=
+  convert  a trained dense model into a routed one                    model= data=
   bench    speed against the dense twin                               model=
 
 Training, prediction and export are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
@@ -97,6 +98,33 @@ def bench(
     print(table(rows))
 
 
+def convert(
+    model: str,
+    capacity: float = 0.5,
+    blocks: Any = "auto",
+    router: str = "linear",
+    data: str | None = None,
+    imgsz: int = 640,
+    threads: int = 2,
+    out: str | None = None,
+) -> None:
+    """Turn a trained dense model into a routed one that keeps every weight."""
+    import torch
+
+    from mod_vision.eval.conversion import convert as run
+    from mod_vision.yolo.convert import save
+
+    if Path(model).suffix.lower() != ".pt":
+        raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
+    path = Path(out or f"{Path(model).stem}-mod.pt")
+    torch.set_num_threads(threads)
+    if isinstance(blocks, str) and blocks not in ("auto", "all"):
+        blocks = yaml.safe_load(f"[{blocks}]")
+    routed = run(model, capacity, blocks, router, data, imgsz)
+    save(routed, path, model)
+    print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
+
+
 def demo(
     epochs: int = 6, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
 ) -> None:
@@ -106,7 +134,7 @@ def demo(
     run(epochs, imgsz, device, threads, out)
 
 
-VERBS: dict[str, Callable[..., None]] = {f.__name__: f for f in (demo, check, val, heatmap, bench)}
+VERBS: dict[str, Callable[..., None]] = {f.__name__: f for f in (demo, check, val, heatmap, convert, bench)}
 
 
 def parse(verb: str, words: list[str]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
+from ultralytics.data.loaders import LoadImagesAndVideos
+from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import select_device
@@ -55,6 +57,26 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         return YOLO(str(path))
     except TypeError as error:  # what Ultralytics raises for a damaged file, with advice over several lines
         raise ValueError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
+
+
+def some_images(source: Any, count: int) -> list[Path]:
+    """Return up to `count` images of a source, evenly spaced.
+
+    Args:
+        source: A data YAML, of which the training split is taken, or what `yolo predict` reads images from: a file, a
+            folder, a pattern, a .txt of paths, or a list of those.
+        count: Number of images.
+
+    Raises:
+        FileNotFoundError: If the source does not exist or has no image; nothing is downloaded.
+    """
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() in (".yaml", ".yml"):
+        source = check_det_dataset(str(source), autodownload=False)["train"]
+    loader = LoadImagesAndVideos(source)
+    files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
+    if not files:
+        raise FileNotFoundError(f"{source} has no image.")
+    return [files[i * len(files) // count] for i in range(count)] if len(files) > count else files
 
 
 def torch_device(device: str) -> torch.device:

@@ -92,7 +92,7 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         dense = [dense_row(row, routed[i]) if i in routed else row for i, row in enumerate(deepcopy(rows))]
         model, save = parse_model({**d, "backbone": dense, "head": []}, ch, False)
         for i, row in routed.items():
-            model[i] = _take_place(model[i], build_routed(model[i], row))
+            model[i] = take_place(model[i], build_routed(model[i], row))
         if verbose:
             _print_table(rows, model)
         return model, save
@@ -100,7 +100,7 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
     return parse
 
 
-def _take_place(old: nn.Module, new: Any) -> Any:
+def take_place(old: nn.Module, new: Any) -> Any:
     """Give the new layer what Ultralytics attaches to the layers of a model."""
     new.i, new.f = old.i, old.f
     kind = type(new[0] if isinstance(new, nn.Sequential) else new)

@@ -5,6 +5,7 @@ A twin is built from its dense block, so pretrained weights load, and at capacit
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, ClassVar
 
 import torch
@@ -34,8 +35,9 @@ class DenseTwin(RoutedLayer):
             ValueError: If the block has nothing to route, or capacity, router or an option is not valid.
         """
         twin = cls.__new__(cls)
-        twin.__dict__.update({key: value for key, value in block.__dict__.items() if key != "forward"})  # set by fuse()
-        twin._modules = dict(block._modules)
+        for key, value in block.__dict__.items():  # dicts of modules, parameters and hooks are not shared
+            twin.__dict__[key] = copy(value) if isinstance(value, dict) else value
+        twin.__dict__.pop("forward", None)  # that of the dense block, set by Ultralytics' fuse()
         dim, depth = twin.check_block(where, **options)
         twin.init_routing(dim, depth, capacity, router, where)
         return twin

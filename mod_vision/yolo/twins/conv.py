@@ -231,6 +231,10 @@ class MoDConv(TileTwin, Conv):
 
     def _check_whole(self) -> tuple[int, int]:
         """Prepare for routing, with the margin that one convolution eats."""
+        if self.conv.in_channels <= 4:
+            raise ValueError("this Conv reads pixels, which a router cannot tell apart")
+        if self.conv.kernel_size == (1, 1):
+            raise ValueError("a 1x1 convolution is hardly more work than the way around it; write Conv")
         self.margin = conv_reach(self.conv)
         self.skip = CoarseSkip(self.conv.in_channels, self.conv.out_channels, self.conv.stride[0])
         return self.conv.in_channels, 1

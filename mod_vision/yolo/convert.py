@@ -1,0 +1,138 @@
+"""Turning a trained dense model into a routed one that keeps every weight.
+
+A layer is replaced by its routed twin, which shares its parameters, and its row in the model's YAML by the row of the
+twin. So the result is what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics import YOLO
+
+from mod_vision.files import writable_dir
+from mod_vision.yolo.parse import RoutedRow, build_routed, take_place
+from mod_vision.yolo.twins import TWINS, DenseTwin
+
+TILE_PIXELS = 64  # side of a tile in the image, at most 8 pixels of the map
+TWIN_OF: dict[type, type[DenseTwin]] = {twin.dense_type: twin for twin in TWINS.values()}
+
+
+def dense_rows(net: Any) -> dict[int, type[DenseTwin]]:
+    """Return the rows of a model whose layer has a routed twin, with the twin's class."""
+    found = {}
+    for i, layer in enumerate(net.model):
+        kinds = {type(part) for part in (layer if isinstance(layer, nn.Sequential) else [layer])}
+        if len(kinds) == 1 and kinds <= TWIN_OF.keys():
+            found[i] = TWIN_OF[kinds.pop()]
+    return found
+
+
+def yaml_row(net: Any, i: int) -> list[Any]:
+    """Return row i of the YAML that a model was built from."""
+    backbone = net.yaml["backbone"]
+    return backbone[i] if i < len(backbone) else net.yaml["head"][i - len(backbone)]
+
+
+def routing_options(twin: type[DenseTwin], stride: float) -> dict[str, Any]:
+    """Return the own options of a twin in a converted model.
+
+    Whole blocks are routed, since routing only their bottlenecks saves little, and a tile covers about 64 pixels of the
+    image, at most 8 and at least 4 of the map.
+
+    Args:
+        twin: Class of the twin.
+        stride: Pixels of the image per pixel of the map that the layer reads.
+    """
+    options: dict[str, Any] = {"tile": int(min(8, max(4, TILE_PIXELS // stride))), "scope": "block"}
+    return {name: value for name, value in options.items() if name in twin.own_options}
+
+
+def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
+    """Return the routed twin of layer i, which shares its parameters; the model is not changed.
+
+    Args:
+        net: Torch model of Ultralytics.
+        i: Row of the layer.
+        options: Options of the row: capacity, router and the twin's own.
+
+    Raises:
+        ValueError: If the layer cannot be routed; the message says why.
+    """
+    dense, row = net.model[i], yaml_row(net, i)
+    name = dense_rows(net)[i].__name__
+    new = take_place(dense, build_routed(dense, RoutedRow(name, list(row[3]), options, f"layer {i}, {row[2]}")))
+    like = next(dense.parameters())
+    return new.to(like.device, like.dtype).train(dense.training)
+
+
+def put_routed(net: Any, i: int, layer: nn.Module, options: dict[str, Any]) -> None:
+    """Put a routed layer in the place of layer i, in the model and in its YAML."""
+    name, row = dense_rows(net)[i].__name__, yaml_row(net, i)
+    net.model[i] = layer
+    row[2:] = [name, [*row[3], dict(options)]]
+
+
+def copy_model(model: YOLO) -> YOLO:
+    """Return a `YOLO` object with a copy of the model, which trains on from the weights it has.
+
+    Raises:
+        ValueError: If the model is an exported one, or fused, which cannot be undone.
+    """
+    net: Any = model.model
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model {net} is an exported one; convert the checkpoint it was made from.")
+    if net.is_fused():
+        raise ValueError("the model is fused (after predict, val or export); load the checkpoint again to convert it.")
+    new = copy(model)
+    new._modules = dict(model._modules)
+    new.model = deepcopy(net).float().eval()
+    new.model.yaml.setdefault("mod", {})
+    new.ckpt = {"model": new.model}  # from which train() takes the weights
+    new.overrides = dict(model.overrides)
+    new.predictor = new.trainer = new.metrics = None
+    return new
+
+
+def catch_inputs(net: Any, rows: Sequence[int], images: torch.Tensor) -> dict[int, Any]:
+    """Run images (B, 3, H, W) and return what the layers of some rows read: a map, or a list of maps for the head."""
+    caught: dict[int, Any] = {}
+    handles = [
+        net.model[i].register_forward_pre_hook(lambda _, args, i=i: caught.__setitem__(i, args[0])) for i in rows
+    ]
+    try:
+        with torch.no_grad():
+            net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return caught
+
+
+def calibrate(layer: nn.Module, x: torch.Tensor) -> None:
+    """Fit what routing adds to a layer to the dense layer, on maps x (B, C, H, W) that it reads."""
+    for twin in layer if isinstance(layer, nn.Sequential) else [layer]:
+        twin.calibrate(x)
+        x = twin.dense_type.forward(twin, x)
+
+
+def save(model: YOLO, path: Path, source: str | Path) -> None:
+    """Save a converted model under a temporary name, then rename.
+
+    Raises:
+        ValueError: If `path` is no .pt file, or the checkpoint `source` it was made from.
+        PermissionError: If the folder cannot be written to.
+    """
+    if path.suffix.lower() != ".pt":
+        raise ValueError(f"out={path}: a checkpoint is a .pt file.")
+    if path.exists() and path.samefile(source):
+        raise ValueError(f"out={path} is the model that was converted; choose another name.")
+    part = writable_dir(path.parent) / f".{path.stem}.part.pt"
+    model.save(part)
+    os.replace(part, path)

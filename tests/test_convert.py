@@ -1,0 +1,250 @@
+"""Conversion of trained dense models: every weight stays, capacity 1 gives the dense outputs back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import randomise
+from torch import nn
+from ultralytics import RTDETR, YOLO
+from ultralytics.nn.tasks import DetectionModel
+
+import mod_vision
+from mod_vision.eval.sensitivity import MAX_SHIFT, MIN_SAVING, Trial, table
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.convert import catch_inputs, dense_rows, routing_options
+from mod_vision.yolo.export import input_tensors
+from mod_vision.yolo.images import some_images
+from mod_vision.yolo.twins import MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODELS = {
+    "yolov8n.yaml": {"MoDConv", "MoDC2f"},
+    "yolov8n-seg.yaml": {"MoDConv", "MoDC2f"},
+    "yolov9t.yaml": {"MoDConv", "MoDRepNCSPELAN4"},
+    "yolo11n-pose.yaml": {"MoDConv", "MoDC3k2", "MoDC2PSA"},
+    "yolo12n.yaml": {"MoDConv", "MoDC3k2", "MoDA2C2f"},
+    "yolo26n-obb.yaml": {"MoDConv", "MoDC3k2", "MoDC2PSA"},
+    "yolo26n-cls.yaml": {"MoDConv", "MoDC3k2", "MoDC2PSA"},
+}
+
+
+def outputs(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    def tensors(value):
+        if isinstance(value, torch.Tensor):
+            return [value]
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+        return [tensor for child in values for tensor in tensors(child)]
+
+    with torch.inference_mode():
+        return tensors(net.eval()(x))
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_any_model_and_back(name, photos):
+    model = YOLO(name)
+    randomise(model.model).eval()
+    x = torch.rand(1, 3, 128, 160)
+    before = outputs(model.model, x)
+    weights = copy.deepcopy(model.model.state_dict())
+
+    routed = mod_vision.convert(model, blocks="all", images=photos[:2], imgsz=128)
+    assert {type(layer).__name__ for _, layer in routed_layers(routed.model)} == MODELS[name]
+    assert not any(routed_layers(model.model)), "the given model stays dense"
+    assert same(outputs(model.model, x), before)
+    state = routed.model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in weights.items())
+    assert all(".router." in key or ".skip." in key for key in state.keys() - weights.keys())
+
+    changed = outputs(routed.model, x)
+    assert not same(changed, before)
+    mod_vision.set_capacity(routed, 1.0)
+    assert same(outputs(routed.model, x), before)
+
+
+def test_rtdetr(photos):
+    model = RTDETR("rtdetr-l.yaml")
+    rows = [row for row, twin in dense_rows(model.model).items() if twin is MoDAIFI]
+    routed = mod_vision.convert(model, blocks=rows, images=photos[:1], imgsz=64)
+    assert [type(layer).__name__ for _, layer in routed_layers(routed.model)] == ["MoDAIFI"]
+    x = torch.rand(1, 3, 64, 64)
+    mod_vision.set_capacity(routed, 1.0)
+    assert same(outputs(routed.model, x), outputs(model.model, x))
+
+
+def test_the_yaml_is_that_of_the_routed_model(photos):
+    """Ultralytics rebuilds a model from its YAML when it is trained on."""
+    model = YOLO("yolo26n.yaml")
+    routed = mod_vision.convert(model, 0.3, [4, 5, 6, 10], "norm", photos[:1], 64)
+    assert model.model.yaml["backbone"][10] == [-1, 2, "C2PSA", [1024]]
+    yaml = routed.model.yaml
+    assert yaml["backbone"][10] == [-1, 2, "MoDC2PSA", [1024, {"capacity": 0.3, "router": "norm"}]]
+    assert yaml["backbone"][4][3][-1] == {"capacity": 0.3, "router": "norm", "tile": 8, "scope": "block"}
+    assert yaml["backbone"][5][2:] == ["MoDConv", [512, 3, 2, {"capacity": 0.3, "router": "norm", "tile": 8}]]
+    assert yaml["backbone"][6][3][-1]["tile"] == 4
+    again = DetectionModel(copy.deepcopy(yaml), verbose=False)
+    assert again.state_dict().keys() == routed.model.state_dict().keys()
+    assert [type(layer) for _, layer in routed_layers(again)] == [MoDC3k2, MoDConv, MoDC3k2, MoDC2PSA]
+    again.load_state_dict(routed.model.state_dict())
+    x = torch.rand(1, 3, 96, 96)
+    assert same(outputs(again, x), outputs(routed.model, x))
+
+
+def test_the_way_around_is_fitted(photos):
+    """What a skipped tile gets explains most of what the dense block gives, on other images too."""
+    model = YOLO("yolov8n.yaml")
+    routed = mod_vision.convert(model, blocks=[4], images=photos[:6], imgsz=160)
+    twin = routed.model.model[4]
+    x = catch_inputs(model.model.eval(), [4], torch.cat(input_tensors(photos[6:9], 160)))[4]
+    with torch.inference_mode():
+        wanted, given = model.model.model[4](x), twin.skip(twin.skip.pool(x), x.shape[2:])
+    spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
+    assert (given - wanted).square().mean() < 0.5 * spread
+
+
+def test_trained_dense_saved_loaded_and_trained_on(tiny_data, tmp_path, run_cli):
+    """The path of a user: a trained checkpoint, the command, plain yolo train, plain prediction."""
+    arguments = {"data": str(tiny_data), "epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False}
+    dense = YOLO("yolo26n.yaml")
+    dense.train(**arguments, project=str(tmp_path), name="dense", optimizer="AdamW", device="cpu", amp=False)
+    weights = tmp_path / "dense" / "weights" / "last.pt"
+
+    words = [f"model={weights}", f"data={tiny_data}", "imgsz=64"]
+    done = run_cli("mod-vision", "convert", *words, "blocks=2,10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "routed rows 2, 10" in done.stdout
+    assert "yolo train model=last-mod.pt" in done.stdout
+    before, after = (YOLO(path).model.state_dict() for path in (weights, tmp_path / "last-mod.pt"))
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+    keys = [f"{key}={value}" for key, value in arguments.items()]
+    trained = run_cli(
+        "yolo", "train", "model=last-mod.pt", *keys, f"project={tmp_path}", "name=routed", "device=cpu", "amp=False",
+        "lr0=0", "warmup_bias_lr=0", "optimizer=SGD", cwd=tmp_path,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert "guide_loss" in (tmp_path / "routed" / "results.csv").read_text()
+    best = YOLO(tmp_path / "routed" / "weights" / "last.pt")
+    assert [type(layer) for _, layer in routed_layers(best.model)] == [MoDC3k2, MoDC2PSA]
+    start, end = YOLO(tmp_path / "last-mod.pt").model, best.model
+    for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True):
+        torch.testing.assert_close(b, a, msg=f"{name} did not start from the converted weights", rtol=0, atol=2e-3)
+
+    again = run_cli("mod-vision", "convert", *words, f"out={weights}", "blocks=10", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "is the model that was converted; choose another name" in again.stderr
+
+
+def test_a_converted_object_trains_from_its_weights(tiny_data, tmp_path, photos):
+    routed = mod_vision.convert(YOLO("yolo26n.yaml"), blocks=[10], images=photos[:1], imgsz=64)
+    before = copy.deepcopy(routed.model.state_dict())
+    routed.train(
+        data=str(tiny_data), epochs=1, imgsz=64, batch=8, workers=0, plots=False, project=str(tmp_path), name="run",
+        lr0=0.0, warmup_bias_lr=0.0, optimizer="SGD", device="cpu", amp=False, val=False,
+    )  # fmt: skip
+    after = YOLO(tmp_path / "run" / "weights" / "last.pt").model
+    names = [name for name, _ in after.named_parameters() if not name.startswith("model.23.")]
+    assert len(names) > 100
+    for name in names:  # the head's rows are sorted anew by class name
+        torch.testing.assert_close(after.state_dict()[name], before[name], rtol=0, atol=2e-3, msg=name)
+
+
+def test_auto_prints_what_it_decides_from(photos, capsys):
+    """At this size nothing is worth it, and every row is named with its reason."""
+    with pytest.raises(ValueError, match="no layer of this model is worth routing at 128 px: row 0 this Conv"):
+        mod_vision.convert(YOLO("yolo26n.yaml"), images=photos[:2], imgsz=128)
+    printed = capsys.readouterr().out
+    assert f"saves less than {MIN_SAVING:.0%}" in printed
+    assert "looks at the whole map" in printed
+
+
+def test_verdicts():
+    assert Trial(4, "C3k2", 9.0, 5.0, 0.04, 0.2).verdict == "routed"
+    assert Trial(4, "C3k2", 9.0, 8.9, 0.001, 0.2).verdict == "saves less than 1%"
+    assert Trial(4, "C3k2", 9.0, 5.0, 0.04, MAX_SHIFT + 0.01).verdict == "shifts more than 30%"
+    text = table([Trial(4, "C3k2", 9.0, 5.0, 0.04, 0.2), Trial(0, "Conv", reason="reads pixels")])
+    assert text.splitlines()[1].split() == ["0", "Conv", "reads", "pixels"]
+    assert text.splitlines()[2].split() == ["4", "C3k2", "9.0", "ms", "5.0", "ms", "4.0%", "20.0%", "routed"]
+
+
+def test_tiles_follow_the_stride():
+    assert [routing_options(MoDC3k2, stride)["tile"] for stride in (4, 8, 16, 32)] == [8, 8, 4, 4]
+    assert routing_options(MoDC2PSA, 16) == {}
+
+
+@pytest.mark.parametrize("blocks", [[0, 99], ["model.4"], [], [9], True, "some"])
+def test_rows_that_cannot_be_routed(blocks, photos):
+    with pytest.raises(ValueError, match=r"blocks must be auto, all, or rows that have a routed twin, 0 \(Conv\), 1"):
+        mod_vision.convert(YOLO("yolo26n.yaml"), blocks=blocks, images=photos[:1], imgsz=64)
+
+
+def test_a_named_row_that_refuses(photos):
+    with pytest.raises(ValueError, match=r"^layer 22, C3k2: PSABlock looks at the whole map"):
+        mod_vision.convert(YOLO("yolo26n.yaml"), blocks=[22], images=photos[:1], imgsz=64)
+
+
+def test_nothing_to_route(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(
+        "nc: 2\nbackbone: [[-1, 1, nn.Conv2d, [3, 8, 3, 2, 1]]]\nhead: [[-1, 1, Classify, [nc]]]\n"
+    )
+    with pytest.raises(ValueError, match="has nothing to route"):
+        mod_vision.convert(YOLO(tmp_path / "tiny.yaml", task="classify"), imgsz=64)
+
+
+def test_a_routed_model_can_be_routed_further(photos):
+    first = mod_vision.convert(YOLO("yolo26n.yaml"), blocks=[10], images=photos[:1], imgsz=64)
+    second = mod_vision.convert(first, 0.25, blocks=[6], images=photos[:1], imgsz=64)
+    assert {name: layer.capacities for name, layer in routed_layers(second.model)} == {
+        "model.6": (0.25,),
+        "model.10": (0.5,),
+    }
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "half"])
+def test_bad_capacity(value):
+    with pytest.raises(ValueError, match=r"capacity must be a number in \(0, 1\]"):
+        mod_vision.convert(YOLO("yolo26n.yaml"), value)
+
+
+def test_fused_and_exported_models(tmp_path):
+    model = YOLO("yolo26n.yaml")
+    model.model.eval().fuse(verbose=False)
+    with pytest.raises(ValueError, match=r"the model is fused .*; load the checkpoint again"):
+        mod_vision.convert(model)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ValueError, match=r"model\.onnx is an exported one; convert the checkpoint"):
+        mod_vision.convert(YOLO(tmp_path / "model.onnx", task="detect"))
+
+
+def test_images_of_any_source(photos, tiny_data, tmp_path):
+    folder = photos[0].parent
+    assert some_images(folder, 3) == [photos[i * len(photos) // 3] for i in range(3)]
+    assert some_images([str(p) for p in photos[:2]], 8) == sorted(photos[:2])
+    assert [p.parent.name for p in some_images(tiny_data, 4)] == ["train"] * 4
+    with pytest.raises(FileNotFoundError):
+        some_images(tmp_path / "nowhere", 2)
+    with pytest.raises(FileNotFoundError):
+        some_images(tmp_path / "nowhere.yaml", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=yolo26n.yaml"], "convert takes a trained checkpoint"),
+        (["model=missing.pt"], "checkpoint missing.pt does not exist"),
+        ([], "mod-vision convert needs model=..."),
+    ],
+)
+def test_command_errors(words, message, capsys, tmp_path, monkeypatch):
+    from mod_vision.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", *words]) == 1
+    assert message in capsys.readouterr().err
