@@ -12,7 +12,7 @@ from mod_vision.yolo.images import load_model
 
 def summary(file: Path, scale: str) -> str:
     """Return parameters and executed GFLOPs of one scale, fused, counted without computing anything."""
-    name = re.sub(r"^(yolo\d+)", rf"\g<1>{scale}", file.name)
+    name = re.sub(r"^(yolo\d+)", rf"\g<1>{scale}", file.name) if scale else file.name
     model = load_model(file.with_name(name) if file.with_name(name).exists() else name).model
     parameters = sum(p.numel() for p in model.parameters())
     head = model.model[-1]
@@ -25,10 +25,14 @@ def summary(file: Path, scale: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the comment behind each scale."""
+    """Rewrite the comment behind each scale, or the second line of a model without scales."""
     for file in sorted((resource_dir("cfg") / "models").glob("*.yaml")):
         text = file.read_text()
-        for scale in "nsmlx":
+        if "\nscales:" not in text:
+            figures = summary(file, "")
+            print(f"{file.name:<22}   {figures}", flush=True)
+            text = re.sub(r"^# .*parameters.*$", f"# {figures}", text, count=1, flags=re.MULTILINE)
+        for scale in "nsmlx" if "\nscales:" in text else "":
             figures = summary(file, scale)
             print(f"{file.name:<22}{scale}  {figures}", flush=True)
             text = re.sub(rf"^(  {scale}: \[[^\]]*\]).*$", rf"\1 # {figures}", text, flags=re.MULTILINE)

@@ -11,6 +11,7 @@ from torch import nn
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
+from mod_vision.yolo.parse import forget_pretrained
 from mod_vision.yolo.settings import ModSettings
 
 GUIDE = "guide_loss"
@@ -50,6 +51,7 @@ def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(loss)
     def guided_loss(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
         total, items = loss(self, batch, preds)
+        forget_pretrained(self.yaml)  # in training from here on, and saved with the weights
         settings = ModSettings.from_yaml(self.yaml.get("mod"))
         layers = [layer for layer in guided_layers(self) if layer.plan is not None]  # None: `preds` of another model
         if not layers or not settings.guide or "bboxes" not in batch:

@@ -4,10 +4,11 @@ Ultralytics parses a row by looking its module up among its own, with rules for 
 routed row is first parsed as a dense stand-in, with Ultralytics' own rules in any version, and then replaced:
 
 * `MoDC2PSA`, `MoDA2C2f`, `MoDAIFI` are parsed as the dense block and become its twin;
-* `MoDStage` is parsed as 1x1 convolutions, from which input channels, output channels and repeats are read.
+* `MoDStage` is parsed as 1x1 convolutions, from which input channels, output channels and repeats are read;
+* `MoDViT` likewise; its list of maps is picked from by Ultralytics' `Index` rows.
 
-Row arguments of a twin are those of the dense block; `MoDStage` takes `[channels, capacity, num_heads]`. Either can end
-with options: `{capacity: 0.25, router: norm}`.
+Row arguments of a twin are those of the dense block; `MoDStage` takes `[channels, capacity, num_heads]`, `MoDViT`
+`[channels, name]`. All can end with options: `{capacity: 0.25, router: norm}`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from mod_vision.nn import MoDStage
 from mod_vision.yolo.settings import ModSettings, check_options
 from mod_vision.yolo.twins import TWINS
 
-STAGE = MoDStage.__name__
-ROUTED_NAMES = (STAGE, *TWINS)
+STAGE, VIT = MoDStage.__name__, "MoDViT"
+VIT_OPTIONS = ("blocks", "window", "checkpoint", "pretrained")
+ROUTED_NAMES = (STAGE, VIT, *TWINS)
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 
 
@@ -55,14 +57,19 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
             )
         if len(args) > 1:
             own = {"capacity": args[1], **own}
-    extra = TWINS[name].own_options if name in TWINS else ()
+    if name == VIT and len(args) != 2:
+        raise ValueError(
+            f"{where}: {VIT} takes [channels, name of a ViT in timm] and options such as {{blocks: alternate}}, got "
+            f"{len(args)} arguments."
+        )
+    extra = TWINS[name].own_options if name in TWINS else VIT_OPTIONS if name == VIT else ()
     options |= check_options(own, where, extra)
     return RoutedRow(name, args, options, where)
 
 
 def dense_row(row: list[Any], routed: RoutedRow) -> list[Any]:
     """Return the dense stand-in of a routed row."""
-    if routed.name == STAGE:
+    if routed.name in (STAGE, VIT):
         return [row[0], row[1], "Conv", [routed.args[0], 1, 1]]
     return [row[0], row[1], TWINS[routed.name].dense_type.__name__, routed.args]
 
@@ -74,6 +81,13 @@ def build_routed(dense: nn.Module, routed: RoutedRow) -> nn.Module:
         c1, c2 = convs[0].conv.in_channels, convs[0].conv.out_channels
         heads = routed.args[2] if len(routed.args) > 2 else None
         return MoDStage(c1, c2, len(convs), num_heads=heads, where=routed.where, **routed.options)
+    if routed.name == VIT:
+        from mod_vision.nn.vit import MoDViT  # timm takes seconds to import, other models do without
+
+        if isinstance(dense, nn.Sequential):
+            raise ValueError(f"{routed.where}: {VIT} cannot be repeated, write 1.")
+        c1, c2 = dense.conv.in_channels, dense.conv.out_channels
+        return MoDViT(c2, routed.args[1], c1=c1, where=routed.where, **routed.options)
     twin = TWINS[routed.name]
     if isinstance(dense, nn.Sequential):  # a block that Ultralytics repeats from the outside
         return nn.Sequential(*(twin.from_dense(block, where=routed.where, **routed.options) for block in dense))
@@ -98,6 +112,16 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         return model, save
 
     return parse
+
+
+def forget_pretrained(d: dict[str, Any]) -> None:
+    """Take the weights that a backbone started from out of a model's YAML.
+
+    Once a model is trained, it carries its own: building it again must not need the first ones.
+    """
+    for row in d.get("backbone", []):
+        if row[2] == VIT and isinstance(row[3][-1], dict) and row[3][-1].get("pretrained"):
+            row[3][-1]["pretrained"] = False
 
 
 def take_place(old: nn.Module, new: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
+from mod_vision.nn.skip import CoarseSkip
 from mod_vision.resources import find_yaml
 from mod_vision.routing import ROUTERS
 from mod_vision.yolo.loss import with_guide
@@ -17,7 +18,7 @@ from mod_vision.yolo.parse import routed_parse_model
 from mod_vision.yolo.twins import TWINS
 
 TESTED = ("8.4.190", "8.5")  # from, up to but without
-SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, *ROUTERS.values(), *TWINS.values())
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, *ROUTERS.values(), *TWINS.values())
 
 
 def register() -> None:
@@ -38,8 +39,17 @@ def register() -> None:
     data_utils.check_file = _finding_ours(data_utils.check_file)
     for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
         model_type.loss = with_guide(model_type.loss)
-    torch.serialization.add_safe_globals(list(SAFE_CLASSES))
+    torch.serialization.add_safe_globals([*SAFE_CLASSES, *_vit_classes(tasks)])
     tasks.mod_vision_registered = True
+
+
+def _vit_classes(tasks: Any) -> list[Any]:
+    """Return what checkpoints of ViT backbones hold, where Ultralytics loads them safely: timm is slow to import."""
+    if not getattr(tasks, "SAFE_LOAD", False):
+        return []
+    from mod_vision.nn import pyramid, timm_vit, vit
+
+    return [vit.MoDViT, vit.BlockGroup, vit.RoutedGroup, vit.Group, pyramid.SimplePyramid, *timm_vit.timm_classes()]
 
 
 def version_range() -> str:

@@ -1,0 +1,307 @@
+"""MoDViT: any ViT of timm as a backbone whose blocks see the routed patches only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint as run_checkpointed
+
+from mod_vision.nn.pyramid import SimplePyramid
+from mod_vision.nn.timm_vit import build_vit
+from mod_vision.nn.windows import best_slots, window_slots
+from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens
+from mod_vision.routing.layer import apply_gates
+from mod_vision.routing.plan import RoutingPlan, gate
+
+Block = Callable[[torch.Tensor, "torch.Tensor | None", "torch.Tensor | None"], torch.Tensor]
+GLOBAL_BLOCKS = 4  # blocks with global attention where the others have windows, as in ViTDet
+
+
+class Group(NamedTuple):
+    """Consecutive blocks that run on the same tokens.
+
+    Attributes:
+        first: First block.
+        last: Last block, included.
+        routed: Whether they are routed.
+        windowed: Whether their attention stays in windows.
+    """
+
+    first: int
+    last: int
+    routed: bool
+    windowed: bool
+
+
+class BlockGroup(nn.Module):
+    """Runs consecutive blocks on the same tokens: all of them, in one sequence or in windows.
+
+    With windows, each has a copy of the prefix tokens (class and registers), of which the mean is kept.
+
+    Args:
+        group: The blocks; they are given at each call, the group does not own them.
+        window: Side of a window in tokens, or None.
+    """
+
+    def __init__(self, group: Group, window: int | None) -> None:
+        super().__init__()
+        self.group, self.window = group, window if group.windowed else None
+
+    @property
+    def whole(self) -> bool:
+        """True if the blocks see all tokens in one sequence."""
+        return self.window is None
+
+    def select(self, x: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return gates (B, windows, k), or None, and indices (B, windows, k) of the patches (B, N, C) to compute."""
+        return None, window_slots(size, self.window, x.device).expand(x.shape[0], -1, -1)
+
+    def forward(
+        self, x: torch.Tensor, blocks: Sequence[Block], ropes: Sequence[torch.Tensor | None], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return tokens (B, prefix + N, C) after the blocks.
+
+        Args:
+            x: (B, prefix + N, C).
+            blocks: Callables of tokens, rotary embedding and attention mask.
+            ropes: Rotary embedding of each block, (N, D) or (heads, N, D), or None.
+            size: (H, W) of the patches, N = H * W.
+        """
+        if self.whole:
+            for block, rope in zip(blocks, ropes, strict=True):
+                x = block(x, rope, None)
+            return x
+        count = size[0] * size[1]
+        prefix = x.shape[1] - count
+        gates, indices = self.select(x[:, prefix:], size)
+        mask = self._mask(indices, prefix, size)
+        full = x if mask is None else F.pad(x, (0, 0, 0, 1))  # a token for what lies beyond the map
+        first = torch.arange(prefix, device=x.device).expand(*indices.shape[:2], -1)
+        windows = torch.cat((first, indices + prefix), dim=2)  # (B, windows, prefix + k)
+        before = gather_tokens(full, windows.flatten(1)).view(-1, windows.shape[2], x.shape[2])
+        after = before
+        for block, rope in zip(blocks, _pick(ropes, indices), strict=True):
+            after = block(after, rope, mask)
+        if gates is not None:
+            after = apply_gates(before, after, F.pad(gates.flatten(0, 1), (prefix, 0), value=1.0).unsqueeze(-1))
+        after = after.view(*windows.shape, -1)
+        values = torch.cat((after[:, :, :prefix].mean(1), after[:, :, prefix:].flatten(1, 2)), dim=1)
+        where = torch.cat((first[:, 0], (indices + prefix).flatten(1)), dim=1)
+        return scatter_tokens(full, where, values)[:, : x.shape[1]]
+
+    def _mask(self, indices: torch.Tensor, prefix: int, size: tuple[int, int]) -> torch.Tensor | None:
+        """Return which tokens can be looked at, (B * windows, 1, 1, prefix + k), or None if all lie on the map."""
+        if self.window is None or (size[0] % self.window == 0 and size[1] % self.window == 0):
+            return None
+        real = F.pad(indices.flatten(0, 1) < size[0] * size[1], (prefix, 0), value=True)
+        return real[:, None, None]
+
+
+class RoutedGroup(BlockGroup, RoutedLayer):
+    """Runs consecutive blocks on the patches that a router selects, gathered once and scattered back once.
+
+    Prefix tokens are never skipped. With windows, the best patches of each window are selected, so that all windows
+    stay equally long.
+
+    Args:
+        group: The blocks.
+        window: Side of a window in tokens, or None.
+        dim: Channels.
+        capacity: Share of tokens in (0, 1].
+        router: Name of a router.
+        where: Name of the layer in errors.
+    """
+
+    def __init__(self, group: Group, window: int | None, dim: int, capacity: Any, router: str, where: str) -> None:
+        super().__init__(group, window)
+        self.init_routing(dim, group.last - group.first + 1, capacity, router, where)
+
+    @property
+    def whole(self) -> bool:
+        """True if the blocks see all tokens in one sequence."""
+        return self.dense and self.window is None
+
+    def select(self, x: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return gates (B, windows, k), or None, and indices (B, windows, k) of the patches (B, N, C) to compute."""
+        if self.dense:
+            return super().select(x, size)
+        logits = self.router(x, size)
+        slots = window_slots(size, self.window, x.device)
+        scores, indices = best_slots(logits, slots, num_routed(slots.shape[1], self.capacities[0]))
+        gates = gate(scores).squeeze(-1) if self.router.learned else None
+        real = torch.where(indices < x.shape[1], indices, indices[..., :1])  # the first one of a window is always real
+        flat_gates = None if gates is None else gates.flatten(1).unsqueeze(-1)
+        self.plan = RoutingPlan(logits, real.flatten(1), flat_gates, size)
+        return gates, indices
+
+
+def _pick(ropes: Sequence[torch.Tensor | None], indices: torch.Tensor) -> list[torch.Tensor | None]:
+    """Return the rotary embedding of the selected tokens for each block, (B * windows, 1 or heads, k, D)."""
+
+    def pick(rope: torch.Tensor | None) -> torch.Tensor | None:
+        if rope is None:
+            return None
+        table = F.pad(rope if rope.ndim == 3 else rope[None], (0, 0, 0, 1))  # (1 or heads, N + 1, D)
+        return table.index_select(1, indices.flatten()).unflatten(1, (-1, indices.shape[2])).transpose(0, 1)
+
+    if all(rope is ropes[0] for rope in ropes):
+        return [pick(ropes[0])] * len(ropes)
+    return [pick(rope) for rope in ropes]
+
+
+def read_blocks(blocks: Any, depth: int, where: str) -> list[tuple[int, int]]:
+    """Return the routed ranges of blocks, first and last, in order.
+
+    Raises:
+        ValueError: If `blocks` is not valid for a ViT of `depth` blocks.
+    """
+    if isinstance(blocks, str) and blocks == "alternate":
+        return [(i, i) for i in range(1, depth, 2)]
+    problem = ValueError(
+        f"{where}: blocks must be alternate, or a list of block numbers from 0 to {depth - 1} and of [first, last] "
+        f"ranges that do not overlap, got {blocks!r}."
+    )
+    if not isinstance(blocks, (list, tuple)) or not blocks:
+        raise problem
+    ranges = [list(item) if isinstance(item, (list, tuple)) else [item, item] for item in blocks]
+    if not all(len(r) == 2 and all(isinstance(i, int) and not isinstance(i, bool) for i in r) for r in ranges):
+        raise problem
+    ranges.sort()
+    flat = [i for r in ranges for i in range(r[0], r[1] + 1)]
+    if any(r[0] > r[1] for r in ranges) or len(set(flat)) < len(flat) or flat[0] < 0 or flat[-1] >= depth:
+        raise problem
+    return [(first, last) for first, last in ranges]
+
+
+def make_groups(routed: Sequence[tuple[int, int]], depth: int, windowed: bool) -> list[Group]:
+    """Cut the blocks into groups that run on the same tokens.
+
+    A group ends where a routed range begins or ends, and where attention changes between windows and the whole map.
+    """
+    range_of = {i: r for r in routed for i in range(r[0], r[1] + 1)}
+    every = max(1, depth // GLOBAL_BLOCKS)
+    local = [windowed and (i + 1) % every != 0 for i in range(depth)]
+    groups: list[Group] = []
+    for i in range(depth):
+        last = groups[-1] if groups else None
+        if last and range_of.get(last.last) == range_of.get(i) and last.windowed == local[i]:
+            groups[-1] = last._replace(last=i)
+        else:
+            groups.append(Group(i, i, i in range_of, local[i]))
+    return groups
+
+
+class MoDViT(nn.Module):
+    """A ViT of timm with routed blocks and a simple feature pyramid.
+
+    Patches are 16 x 16 pixels; models trained with others are built with 16, and timm resamples their pretrained patch
+    embedding. Position embeddings are resampled to the size and shape of each image.
+
+    Args:
+        channels: Channels of P3, P4 and P5.
+        name: Name of a ViT in timm, such as `vit_small_patch16_224` or `vit_small_patch16_dinov3`.
+        capacity: Share of patches that pass the routed blocks, in (0, 1].
+        router: Name of a router.
+        blocks: Which blocks are routed: `alternate` for every second one, each by itself, or a list of block numbers
+            and of `[first, last]` ranges; the blocks of a range share one routing.
+        window: Side in patches of attention windows, None for global attention. Four evenly spread blocks stay global.
+        checkpoint: Recompute each block's activations in the backward pass, which saves memory in training.
+        pretrained: False, True to fetch timm's weights, or a file of weights.
+        c1: Channels of the image.
+        where: Name of the layer in errors.
+
+    Raises:
+        ValueError: If an argument is not valid, or weights do not fit.
+        FileNotFoundError: If the file of weights does not exist.
+        ConnectionError: If timm's weights cannot be fetched.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        name: str = "vit_small_patch16_224",
+        capacity: Any = 0.5,
+        router: str = "linear",
+        blocks: Any = "alternate",
+        window: int | None = None,
+        checkpoint: bool = False,
+        pretrained: Any = False,
+        c1: int = 3,
+        where: str = "MoDViT",
+    ) -> None:
+        super().__init__()
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 2):
+            raise ValueError(f"{where}: window must be a whole number of patches of at least 2, got {window!r}.")
+        if not isinstance(checkpoint, bool):
+            raise ValueError(f"{where}: checkpoint must be true or false, got {checkpoint!r}.")
+        self.vit = build_vit(name, pretrained, c1, where)
+        depth, dim = len(self.vit.blocks), self.vit.embed_dim
+        groups = make_groups(read_blocks(blocks, depth, where), depth, window is not None)
+        self.groups = nn.ModuleList(
+            RoutedGroup(group, window, dim, capacity, router, where) if group.routed else BlockGroup(group, window)
+            for group in groups
+        )
+        self.pyramid = SimplePyramid(dim, channels)
+        self.checkpoint = checkpoint
+        self._positions: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the cached positions out of copies and checkpoints."""
+        return {**self.__dict__, "_positions": None}
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return P3, P4 and P5, (B, channels, H / 8, W / 8) and so on, for images x (B, c1, H, W)."""
+        return self.pyramid(self.features(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalised last map (B, C, H / 16, W / 16) for images x (B, c1, H, W)."""
+        patches = self.vit.patch_embed(x)  # (B, H / 16, W / 16, C)
+        size = (patches.shape[1], patches.shape[2])
+        start, rope = self._embed_positions(patches)
+        prefix = self.vit.num_prefix_tokens
+        patches = patches.flatten(1, 2) + start[:, prefix:]
+        x = torch.cat((start[:, :prefix].expand(patches.shape[0], -1, -1), patches), dim=1)
+        x = self.vit.norm_pre(x)
+        for layer in cast("Iterable[BlockGroup]", self.groups):
+            blocks = range(layer.group.first, layer.group.last + 1)
+            x = layer(x, [self._block(i) for i in blocks], [_rope_of(rope, i) for i in blocks], size)
+        x = self.vit.norm(x)
+        return x[:, prefix:].transpose(1, 2).unflatten(2, size)
+
+    def _block(self, i: int) -> Block:
+        """Return block i as a function of tokens, rotary embedding and mask."""
+        block = self.vit.blocks[i]
+
+        def run(x: torch.Tensor, rope: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
+            extra: dict[str, Any] = {
+                name: value for name, value in (("rope", rope), ("attn_mask", mask)) if value is not None
+            }
+            if self.checkpoint and self.training:
+                return run_checkpointed(block, x, use_reentrant=False, **extra)
+            return block(x, **extra)
+
+        return run
+
+    def _embed_positions(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what timm adds to patches (B, H, W, C), (1, prefix + H * W, C) with the prefix tokens, and the rope.
+
+        At inference the last result is kept: resampling is slow, and ONNX has no operator for it.
+        """
+        weight = getattr(self.vit, "pos_embed", None)
+        version = None if weight is None or weight.is_inference() else weight._version
+        key = (patches.shape[1:], patches.dtype, patches.device, None if weight is None else weight.data_ptr(), version)
+        if not torch.is_grad_enabled() and self._positions is not None and self._positions[0] == key:
+            return self._positions[1]
+        embedded = self.vit._pos_embed(torch.zeros_like(patches[:1]))
+        found = embedded if isinstance(embedded, tuple) else (embedded, None)
+        self._positions = None if torch.is_grad_enabled() else (key, found)
+        return found
+
+
+def _rope_of(rope: torch.Tensor | None, block: int) -> torch.Tensor | None:
+    """Return the rotary embedding of a block: some ViTs have one for each."""
+    return rope[block] if rope is not None and rope.ndim == 4 else rope

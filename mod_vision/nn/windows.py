@@ -1,0 +1,44 @@
+"""Which tokens attend to each other: all of the map, or windows of it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def window_slots(size: tuple[int, int], window: int | None, device: torch.device) -> torch.Tensor:
+    """Return the tokens of each window of a map.
+
+    Args:
+        size: (H, W) of the map.
+        window: Side of a window in tokens, None for one window with the whole map.
+        device: Device of the result.
+
+    Returns:
+        (windows, slots), the index of a token in the raster of the map, or H * W for slots of windows that reach beyond
+        the map.
+    """
+    height, width = size
+    tokens = torch.arange(height * width, device=device)
+    if window is None:
+        return tokens[None]
+    grid = F.pad(tokens.view(height, width), (0, -width % window, 0, -height % window), value=height * width)
+    rows, cols = grid.shape[0] // window, grid.shape[1] // window
+    return grid.view(rows, window, cols, window).transpose(1, 2).reshape(rows * cols, window * window)
+
+
+def best_slots(logits: torch.Tensor, slots: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Select the k tokens with the highest logits in each window; slots beyond the map come last.
+
+    Args:
+        logits: (B, N).
+        slots: (windows, slots) as `window_slots` gives them.
+        k: Tokens per window.
+
+    Returns:
+        Logits and token indices (0 to N, N beyond the map), each (B, windows, k), in descending logits.
+    """
+    lowest = torch.finfo(logits.dtype).min
+    by_window = F.pad(logits, (0, 1), value=lowest)[:, slots.flatten()].view(-1, *slots.shape)
+    scores, order = by_window.topk(k, dim=2)
+    return scores, slots.expand_as(by_window).gather(2, order)
