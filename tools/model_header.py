@@ -30,11 +30,11 @@ def main() -> None:
         text = file.read_text()
         if "\nscales:" not in text:
             figures = summary(file, "")
-            print(f"{file.name:<22}   {figures}", flush=True)
+            print(f"{file.name:<28}   {figures}", flush=True)
             text = re.sub(r"^# .*parameters.*$", f"# {figures}", text, count=1, flags=re.MULTILINE)
         for scale in "nsmlx" if "\nscales:" in text else "":
             figures = summary(file, scale)
-            print(f"{file.name:<22}{scale}  {figures}", flush=True)
+            print(f"{file.name:<28}{scale}  {figures}", flush=True)
             text = re.sub(rf"^(  {scale}: \[[^\]]*\]).*$", rf"\1 # {figures}", text, flags=re.MULTILINE)
         file.write_text(text)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.models import load_state_dict
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 PATCH = 16
+SHOWN_KEYS = 5
 MODULES = ("vision_transformer", "deit", "eva")
 
 
@@ -33,38 +37,56 @@ def build_vit(name: Any, pretrained: Any, c1: int, where: str) -> Any:
     if str(name).partition(".")[0] not in known:
         similar = difflib.get_close_matches(str(name), known, n=3) or ["vit_small_patch16_224"]
         raise ValueError(f"{where}: {name!r} is no ViT of timm; similar names are {', '.join(similar)}.")
-    extra: dict[str, Any] = {"pretrained": pretrained is True}
-    if isinstance(pretrained, (str, Path)) and str(pretrained):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(f"{where}: the file of pretrained weights {pretrained} does not exist.")
-        extra = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
-    elif not isinstance(pretrained, bool):
+    if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise ValueError(f"{where}: pretrained must be true, false or a file of weights, got {pretrained!r}.")
-    vit = _create(str(name), c1, where, extra)
+    if not isinstance(pretrained, bool) and not Path(pretrained).is_file():
+        raise FileNotFoundError(f"{where}: the file of pretrained weights {pretrained} does not exist.")
+    vit = _create(str(name), pretrained is True, c1, where)
     if not isinstance(vit, (VisionTransformer, Eva)) or not hasattr(vit.patch_embed, "dynamic_feat_size"):
         raise ValueError(f"{where}: {name!r} is a {type(vit).__name__}, not a plain ViT; try vit_small_patch16_224.")
+    if not isinstance(pretrained, bool):
+        _load(vit, str(name), Path(pretrained), where)
     vit.prune_intermediate_layers(len(vit.blocks), prune_norm=False, prune_head=True)
     return vit
 
 
-def _create(name: str, c1: int, where: str, extra: dict[str, Any]) -> Any:
-    """Create the model and load its weights by timm's own loader."""
-    overlay = extra.get("pretrained_cfg_overlay")
+def _create(name: str, fetch: bool, c1: int, where: str) -> Any:
+    """Create the model, with timm's weights if they are to be fetched."""
     try:
         return timm.create_model(
-            name, in_chans=c1, num_classes=0, patch_size=PATCH, dynamic_img_size=True, scriptable=False, **extra
+            name, pretrained=fetch, in_chans=c1, num_classes=0, patch_size=PATCH, dynamic_img_size=True
         )
     except TypeError as error:
         raise ValueError(f"{where}: {name!r} cannot be built for any image size: {error}.") from error
     except Exception as error:
-        if overlay:
-            raise ValueError(f"{where}: the weights in {overlay['file']} do not fit {name}: {_short(error)}") from error
-        if extra["pretrained"]:
-            raise ConnectionError(
-                f"{where}: timm's weights of {name} cannot be fetched ({_short(error)}). Without a network, give a "
-                "file: {pretrained: /path/to/weights.safetensors}."
-            ) from error
-        raise
+        if not fetch:
+            raise
+        raise ConnectionError(
+            f"{where}: timm's weights of {name} cannot be fetched ({_short(error)}). Without a network, give a file: "
+            "{pretrained: /path/to/weights.safetensors}."
+        ) from error
+
+
+def _load(vit: Any, name: str, file: Path, where: str) -> None:
+    """Load weights from a file by timm's own functions, which know the formats and resample embeddings."""
+    module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
+    fit = getattr(module, "checkpoint_filter_fn", checkpoint_filter_fn)
+    try:
+        result = vit.load_state_dict(fit(load_state_dict(str(file)), vit), strict=False)
+    except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{where}: the weights in {file} do not fit {name}: {_short(error)}") from error
+    unexpected = [key for key in result.unexpected_keys if not key.startswith(("head.", "head_dist."))]
+    if result.missing_keys or unexpected:
+        raise ValueError(
+            f"{where}: the weights in {file} do not fit {name}: missing keys {_few(result.missing_keys)}; unexpected "
+            f"keys {_few(unexpected)}."
+        )
+
+
+def _few(keys: list[str]) -> str:
+    """List the first keys."""
+    rest = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return ", ".join(keys[:SHOWN_KEYS]) + rest if keys else "none"
 
 
 def _short(error: Exception, limit: int = 600) -> str:
@@ -80,4 +102,4 @@ def timm_classes() -> list[type]:
 
     modules = (timm.layers, eva, vision_transformer)
     found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
-    return [kind for kind in found if issubclass(kind, torch.nn.Module)]
+    return [timm.layers.Format, *(kind for kind in found if issubclass(kind, torch.nn.Module))]

@@ -293,7 +293,8 @@ class MoDViT(nn.Module):
         """
         weight = getattr(self.vit, "pos_embed", None)
         version = None if weight is None or weight.is_inference() else weight._version
-        key = (patches.shape[1:], patches.dtype, patches.device, None if weight is None else weight.data_ptr(), version)
+        size = tuple(int(side) for side in patches.shape[1:3])  # numbers, also while an exporter traces
+        key = (size, patches.dtype, patches.device, None if weight is None else weight.data_ptr(), version)
         if not torch.is_grad_enabled() and self._positions is not None and self._positions[0] == key:
             return self._positions[1]
         embedded = self.vit._pos_embed(torch.zeros_like(patches[:1]))
