@@ -24,11 +24,12 @@ from mod_vision.routing import num_routed, routed_layers
 from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
 from mod_vision.yolo.loss import object_tokens
 from mod_vision.yolo.register import register
-from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
+CONV_LAYERS = [MoDC3k2, MoDConv, MoDC3k2, MoDC2PSA, MoDC3k2, MoDC3k2, MoDC3k2]
 
 
 @functools.cache
@@ -83,6 +84,8 @@ def layers(model: nn.Module) -> list:
         ("yolo11n-mod-seg.yaml", [MoDC2PSA]),
         ("yolo12n-mod.yaml", [MoDA2C2f, MoDA2C2f]),
         ("yolo12n-mod-seg.yaml", [MoDA2C2f, MoDA2C2f]),
+        ("yolo26n-mod-conv.yaml", CONV_LAYERS),
+        ("yolo26n-mod-conv-seg.yaml", CONV_LAYERS),
     ],
 )
 def test_shipped_models_build_by_bare_name(name, kinds):

@@ -55,7 +55,8 @@ def session_with_routes(path: Path, layers: Sequence[str], threads: int | None =
         raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
     model = onnx.load(path)
     for layer in layers:
-        selections = [n for n in model.graph.node if n.op_type == "TopK" and n.name.startswith(f"/{layer}/TopK")]
+        nodes = [node for node in model.graph.node if node.op_type == "TopK"]
+        selections = [node for node in nodes if node.name.replace("/", ".").startswith(f".{layer}.TopK")]
         if not selections:
             raise ValueError(f"{path} has no TopK node for the routed layer {layer}: its routing was not exported.")
         value = onnx.helper.make_tensor_value_info(selections[0].output[1], onnx.TensorProto.INT64, None)

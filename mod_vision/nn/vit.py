@@ -289,17 +289,19 @@ class MoDViT(nn.Module):
     def _embed_positions(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return what timm adds to patches (B, H, W, C), (1, prefix + H * W, C) with the prefix tokens, and the rope.
 
-        At inference the last result is kept: resampling is slow, and ONNX has no operator for it.
+        While nothing of it is trained the last result is kept: resampling is slow, and ONNX has no operator for it.
         """
-        weight = getattr(self.vit, "pos_embed", None)
-        version = None if weight is None or weight.is_inference() else weight._version
+        names = ("pos_embed", "cls_token", "reg_token")
+        weights = [w for w in (getattr(self.vit, name, None) for name in names) if w is not None]
         size = tuple(int(side) for side in patches.shape[1:3])  # numbers, also while an exporter traces
-        key = (size, patches.dtype, patches.device, None if weight is None else weight.data_ptr(), version)
-        if not torch.is_grad_enabled() and self._positions is not None and self._positions[0] == key:
+        state = tuple((w.data_ptr(), None if w.is_inference() else w._version) for w in weights)
+        key = (size, patches.dtype, patches.device, state)
+        trained = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        if not trained and self._positions is not None and self._positions[0] == key:
             return self._positions[1]
         embedded = self.vit._pos_embed(torch.zeros_like(patches[:1]))
         found = embedded if isinstance(embedded, tuple) else (embedded, None)
-        self._positions = None if torch.is_grad_enabled() else (key, found)
+        self._positions = None if trained else (key, found)
         return found
 
 
