@@ -75,17 +75,26 @@ def bench(
     repeats: int = 15,
     rivals: Any = ("yolo26n.yaml",),
     backend: str = "eager",
+    by: str = "model",
 ) -> None:
-    """Time a routed model, its dense twin and rivals in turn."""
+    """Time a routed model, its dense twin and rivals in turn; by=layer times each routed layer within the model."""
     from mod_vision.eval.benchmark import benchmark, table
+    from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
 
     def as_list(value: Any) -> list[Any]:
         value = value.split(",") if isinstance(value, str) else value
         return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
+    if by not in ("model", "layer") or (by == "layer" and backend != "eager"):
+        raise ValueError(f"by must be model, or layer with backend=eager, got by={by} backend={backend}.")
+    capacities = [float(c) for c in as_list(capacity)]
+    print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
+    if by == "layer":
+        print(layer_table(benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)))
+        return
     rows = benchmark(
         model,
-        [float(c) for c in as_list(capacity)],
+        capacities,
         imgsz,
         batch,
         threads,
@@ -94,7 +103,6 @@ def bench(
         [r.strip() for r in as_list(rivals)],
         backend,
     )
-    print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     print(table(rows))
 
 

@@ -23,8 +23,21 @@ def writable_dir(folder: str | Path) -> Path:
     return folder
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename.
+
+    Raises:
+        OSError: If that fails; the message names the folder, and nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name, then rename."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_bytes(path, text.encode())

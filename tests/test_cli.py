@@ -91,6 +91,22 @@ def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_
     assert "3 images, COCO metrics" in capsys.readouterr().out
 
 
+def test_bench_by_layer(capsys):
+    words = ["model=yolo26n-mod-conv.yaml", "by=layer", "capacity=0.5", "imgsz=128", "repeats=1", "threads=1"]
+    assert main(["bench", *words]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("model.")]
+    assert [line[0] for line in lines] == [f"model.{i}" for i in (4, 5, 6, 10, 13, 16, 19)]
+    for line in lines:
+        assert line[1].startswith("MoD")
+        assert 1.0 < float(line[8]) < 2.0, "half of the tiles, and the way around the rest"
+        assert float(line[9]) == pytest.approx(float(line[7]) / float(line[8]), abs=0.02)
+
+
+@pytest.mark.parametrize("words", [["by=block"], ["by=layer", "backend=onnx"]])
+def test_bench_by_something_else(capsys, words):
+    assert "by must be model, or layer with backend=eager" in error(capsys, "bench", *words)
+
+
 @pytest.mark.parametrize("word", ["capacity=0.5", "backend=abacus"])
 def test_bench_refuses_what_it_cannot_measure(capsys, word):
     model = "yolo26n.yaml" if word.startswith("capacity") else "yolo26n-mod.yaml"

@@ -214,7 +214,7 @@ def test_no_image_to_read(model, tmp_path):
 def test_folder_that_cannot_be_written(model, tmp_path):
     (tmp_path / "file").write_text("a file where the folder should go")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OSError, match="cannot make the folder") as caught:
+        with pytest.raises(OSError, match="cannot write to the output folder") as caught:
             heatmap(model, PHOTOS[0], IMGSZ, out)
         assert str(out) in str(caught.value)
 

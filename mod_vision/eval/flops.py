@@ -18,6 +18,18 @@ def executed_gflops(model: nn.Module, imgsz: int = 640) -> float:
         model: Torch model that takes (1, 3, imgsz, imgsz).
         imgsz: Image size in pixels.
     """
+    return _count(model, imgsz).get_total_flops() / 1e9
+
+
+def executed_gflops_by_layer(model: nn.Module, imgsz: int = 640) -> dict[str, float]:
+    """Count the GFLOPs of each module of a model by its name, as `executed_gflops` does."""
+    root = f"{type(model).__name__}."
+    counts = _count(model, imgsz).get_flop_counts()
+    return {name.removeprefix(root): sum(by_op.values()) / 1e9 for name, by_op in counts.items()}
+
+
+def _count(model: nn.Module, imgsz: int) -> FlopCounterMode:
+    """Run a forward under torch's counter."""
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, imgsz, imgsz, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
@@ -30,4 +42,4 @@ def executed_gflops(model: nn.Module, imgsz: int = 640) -> float:
     finally:
         torch.backends.mha.set_fastpath_enabled(mha_fastpath)
         model.train(training)
-    return counter.get_total_flops() / 1e9
+    return counter

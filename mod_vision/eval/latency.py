@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 
 class Latency(NamedTuple):
@@ -42,6 +44,35 @@ def paired_latency(
             if turn >= warmup:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: Latency(*np.percentile(t, (50, 25, 75)).tolist()) for name, t in times.items()}
+
+
+def paired_part_latency(
+    networks: Sequence[tuple[nn.Module, Mapping[Any, nn.Module]]], x: torch.Tensor, repeats: int = 7
+) -> list[dict[Any, float]]:
+    """Run networks in turn on x, and return the median milliseconds of some parts of each, by the parts' keys.
+
+    Parts are timed within their network: alone, with warm caches and memory, a layer can be several times faster.
+    """
+    times: list[dict[Any, list[float]]] = [{key: [] for key in parts} for _, parts in networks]
+    device = str(x.device)
+
+    def mark(seen: list[float], begins: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            _await(device)
+            now = time.perf_counter()
+            seen.append(-now if begins else seen.pop() + now)
+
+        return hook
+
+    with torch.inference_mode(), ExitStack() as hooks:
+        for (_, parts), seen in zip(networks, times, strict=True):
+            for key, part in parts.items():
+                hooks.callback(part.register_forward_pre_hook(mark(seen[key], True)).remove)
+                hooks.callback(part.register_forward_hook(mark(seen[key], False)).remove)
+        for _ in range(1 + repeats):
+            for network, _ in networks:
+                network(x)
+    return [{key: 1e3 * float(np.median(seconds[1:])) for key, seconds in seen.items()} for seen in times]
 
 
 def _await(device: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
 from copy import deepcopy
-from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from mod_vision.eval.latency import paired_part_latency
 from mod_vision.yolo.convert import catch_inputs, routed_layer, yaml_row
 
 REPEATS = 7
@@ -52,8 +50,6 @@ class Trial(NamedTuple):
 def try_layers(net: Any, layers: dict[int, nn.Module], options: dict[int, Any], images: torch.Tensor) -> list[Trial]:
     """Route each layer alone to see what that changes, and all of them to see what each saves.
 
-    Layers are timed within the network: alone, with warm caches and memory, a layer can be several times faster.
-
     Args:
         net: Dense torch model; it is as before afterwards.
         layers: Routed layers by row.
@@ -66,7 +62,9 @@ def try_layers(net: Any, layers: dict[int, nn.Module], options: dict[int, Any], 
     routed = deepcopy(dense)
     for row in layers:
         routed.model[row] = routed_layer(dense, row, options[row]).to(memory_format=torch.channels_last)
-    dense_ms, routed_ms = _layer_times([dense, routed], images[:1])
+    image = images[:1].contiguous(memory_format=torch.channels_last)
+    networks = [(network, dict(enumerate(network.model))) for network in (dense, routed)]
+    dense_ms, routed_ms = paired_part_latency(networks, image, REPEATS)
     total = sum(dense_ms.values())
     trials = []
     for row, layer in layers.items():
@@ -75,23 +73,6 @@ def try_layers(net: Any, layers: dict[int, nn.Module], options: dict[int, Any], 
         name = yaml_row(net, row)[2]
         trials.append(Trial(row, name, dense_ms[row], routed_ms[row], saving, _shift(after, before)))
     return trials
-
-
-def _layer_times(nets: list[Any], image: torch.Tensor) -> list[dict[int, float]]:
-    """Run networks in turn and return the median milliseconds of each one's layers."""
-    image = image.contiguous(memory_format=torch.channels_last)
-    times: list[dict[int, list[float]]] = [{i: [] for i in range(len(net.model))} for net in nets]
-    with torch.inference_mode(), ExitStack() as hooks:
-        for net, seen in zip(nets, times, strict=True):
-            for i, layer in enumerate(net.model):
-                start = layer.register_forward_pre_hook(lambda *_, s=seen[i]: s.append(-time.perf_counter()))
-                stop = layer.register_forward_hook(lambda *_, s=seen[i]: s.append(s.pop() + time.perf_counter()))
-                hooks.callback(start.remove)
-                hooks.callback(stop.remove)
-        for _ in range(1 + REPEATS):
-            for net in nets:
-                net(image)
-    return [{i: 1e3 * median(seconds[1:]) for i, seconds in seen.items()} for seen in times]
 
 
 def _with(net: Any, row: int, layer: nn.Module, call: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mod_vision.files import writable_dir, write_bytes
 from mod_vision.viz.routes import RouteMap, read_image, route_maps
 from mod_vision.yolo.images import load_model
 
@@ -47,7 +47,7 @@ def heatmap(model: Any, source: str | Path, imgsz: int = 640, out: str | Path = 
         OSError: If the folder cannot be written.
     """
     files = find_images(source)
-    folder = _make_folder(Path(out))
+    folder = writable_dir(out)
     model = load_model(model)
     pictures: list[Path] = []
     skipped: dict[str, list[float]] = {}
@@ -60,7 +60,7 @@ def heatmap(model: Any, source: str | Path, imgsz: int = 640, out: str | Path = 
             continue
         maps = route_maps(model, image, imgsz)
         picture = _free_name(folder, file.stem, pictures)
-        _write(picture, draw_heatmap(image, maps))
+        write_bytes(picture, cv2.imencode(picture.suffix, draw_heatmap(image, maps))[1].tobytes())
         pictures.append(picture)
         for layer in maps:
             skipped.setdefault(layer.name, []).append(skipped_share(layer))
@@ -124,17 +124,6 @@ def _shares(skipped: dict[str, list[float]]) -> str:
     return ", ".join(f"{name} {100 * np.mean(shares):.0f}%" for name, shares in skipped.items())
 
 
-def _make_folder(folder: Path) -> Path:
-    """Make the output folder, so that one that cannot be written is known before the model runs."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot make the folder {folder}: {error.strerror}.") from None
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write to the folder {folder}: no permission.")
-    return folder
-
-
 def _free_name(folder: Path, stem: str, taken: list[Path]) -> Path:
     """Name a picture after its image; images of one name from several folders are numbered."""
     name = folder / f"{stem}-heatmap.png"
@@ -143,17 +132,6 @@ def _free_name(folder: Path, stem: str, taken: list[Path]) -> Path:
         name = folder / f"{stem}-{number}-heatmap.png"
         number += 1
     return name
-
-
-def _write(path: Path, picture: np.ndarray) -> None:
-    """Write a picture whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        temporary.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
 
 
 def _fit(image: np.ndarray) -> np.ndarray:

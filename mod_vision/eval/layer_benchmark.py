@@ -1,0 +1,100 @@
+"""Speed and FLOPs of each routed layer against its dense twin, within the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+
+from mod_vision.eval.flops import executed_gflops_by_layer
+from mod_vision.eval.latency import paired_part_latency
+from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+
+
+class LayerRow(NamedTuple):
+    """One layer at one capacity.
+
+    Attributes:
+        layer: Name of the layer.
+        kind: Its class.
+        capacity: Share of tokens that it routes.
+        dense_ms: Milliseconds of its dense twin.
+        ms: Milliseconds of the routed layer.
+        flop_ratio: FLOPs of the dense twin over executed FLOPs: the limit of the speed-up.
+    """
+
+    layer: str
+    kind: str
+    capacity: float
+    dense_ms: float
+    ms: float
+    flop_ratio: float
+
+    @property
+    def speed_up(self) -> float:
+        """Time of the dense twin over time of the routed layer."""
+        return self.dense_ms / self.ms
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the FLOP ratio that the speed-up reaches."""
+        return self.speed_up / self.flop_ratio
+
+
+def benchmark_layers(
+    model: str = "yolo26m-mod-conv.yaml",
+    capacity: Sequence[float] = (0.75, 0.5, 0.25),
+    imgsz: int = 640,
+    batch: int = 1,
+    threads: int = 2,
+    device: str = "cpu",
+    repeats: int = 7,
+) -> list[LayerRow]:
+    """Time the routed layers of a model, fused and in channels-last memory, dense and at each capacity in turn.
+
+    Args:
+        model: Routed model: checkpoint or YAML name.
+        capacity: Capacities to measure.
+        imgsz: Image size in pixels.
+        batch: Images per call.
+        threads: CPU threads; importing Ultralytics sets one, so it is set here.
+        device: Torch device.
+        repeats: Timed rounds.
+
+    Raises:
+        ValueError: If the model routes nothing.
+    """
+    torch.set_num_threads(threads)
+    device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
+    net = load_model(model).model.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+    set_capacity(net, 1.0)
+    nets = {1.0: net}
+    for c in capacity:
+        nets[c] = deepcopy(net)
+        set_capacity(nets[c], c)
+    image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
+    times = paired_part_latency([(n, dict(routed_layers(n))) for n in nets.values()], image, repeats)
+    flops = [executed_gflops_by_layer(n, imgsz) for n in nets.values()]
+    return [
+        LayerRow(name, type(layer).__name__, c, times[0][name], times[i][name], flops[0][name] / flops[i][name])
+        for name, layer in routed_layers(net)
+        for i, c in enumerate(nets)
+        if i
+    ]
+
+
+def layer_table(rows: Sequence[LayerRow]) -> str:
+    """Return the rows as text."""
+    lines = [
+        f"{'layer':<18}{'type':<18}{'capacity':>8}{'dense':>11}{'routed':>11}{'speed-up':>10}{'FLOPs':>7}{'eff.':>6}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row.layer:<18}{row.kind:<18}{row.capacity:>8g}{row.dense_ms:>8.1f} ms{row.ms:>8.1f} ms"
+            f"{row.speed_up:>10.2f}{row.flop_ratio:>7.2f}{row.efficiency:>6.2f}"
+        )
+    lines.append("FLOPs: ratio to the dense twin, the limit of the speed-up; eff.: speed-up / FLOPs")
+    return "\n".join(lines)
