@@ -11,7 +11,7 @@ from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, RepNCSPELAN4
+from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, HGBlock, RepC3, RepNCSPELAN4
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
@@ -33,6 +33,10 @@ DENSE = {
 }
 WHOLE_ONLY = {
     "C2f without shortcut": lambda: C2f(8, 12, 2, False),
+    "RepC3": lambda: RepC3(8, 12, 2, 0.5),
+    "RepC3 of one width": lambda: RepC3(8, 8, 1, 1.0),
+    "HGBlock": lambda: HGBlock(8, 4, 12, 3, 2),
+    "HGBlock, light, residual": lambda: HGBlock(8, 4, 8, 5, 2, lightconv=True, shortcut=True),
     "Conv": lambda: Conv(8, 12, 3, 1),
     "Conv of stride 2": lambda: Conv(8, 12, 3, 2),
 }
@@ -134,7 +138,7 @@ def test_skipped_tiles_cost_nothing(kind, scope):
     original = nn.functional.conv2d
 
     def spy(x, weight, *args, **kwargs):
-        if weight.shape[-1] == 3:
+        if weight.shape[-1] >= 3:
             seen.append(x.shape)
         return original(x, weight, *args, **kwargs)
 
@@ -194,6 +198,12 @@ def test_parameters_keep_their_names(kind, scope):
 def test_bad_options(options, words):
     with pytest.raises(ValueError, match=rf"^layer 3: {words}"):
         TWINS["MoDC3k2"].from_dense(C3k2(8, 8, 1), 0.5, "norm", "layer 3", **options)
+
+
+@pytest.mark.parametrize("kind", ["RepC3", "HGBlock"])
+def test_no_bottleneck_to_route(kind):
+    with pytest.raises(ValueError, match=rf"^layer 3: this {kind} has no residual to ride .*\{{scope: block\}}\.$"):
+        make_twin(make_dense(kind), 0.5, "inner")
 
 
 def test_no_residual_to_ride():

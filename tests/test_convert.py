@@ -14,10 +14,10 @@ from ultralytics.nn.tasks import DetectionModel
 import mod_vision
 from mod_vision.eval.sensitivity import MAX_SHIFT, MIN_SAVING, Trial, table
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.convert import catch_inputs, dense_rows, routing_options
+from mod_vision.yolo.convert import catch_inputs, routing_options
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import some_images
-from mod_vision.yolo.twins import MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
+from mod_vision.yolo.twins import MoDC2PSA, MoDC3k2, MoDConv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -71,10 +71,11 @@ def test_any_model_and_back(name, photos):
 
 def test_rtdetr(photos):
     model = RTDETR("rtdetr-l.yaml")
-    rows = [row for row, twin in dense_rows(model.model).items() if twin is MoDAIFI]
-    routed = mod_vision.convert(model, blocks=rows, images=photos[:1], imgsz=64)
-    assert [type(layer).__name__ for _, layer in routed_layers(routed.model)] == ["MoDAIFI"]
-    x = torch.rand(1, 3, 64, 64)
+    routed = mod_vision.convert(model, blocks="all", images=photos[:1], imgsz=128)
+    kinds = {type(layer).__name__ for _, layer in routed_layers(routed.model)}
+    assert kinds == {"MoDHGBlock", "MoDAIFI", "MoDRepC3", "MoDConv"}
+    x = torch.rand(1, 3, 128, 128)
+    assert not same(outputs(routed.model, x), outputs(model.model, x))
     mod_vision.set_capacity(routed, 1.0)
     assert same(outputs(routed.model, x), outputs(model.model, x))
 

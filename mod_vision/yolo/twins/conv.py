@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, RepNCSPELAN4
+from ultralytics.nn.modules.block import C3, Bottleneck, C2f, C3k2, HGBlock, RepC3, RepNCSPELAN4
 from ultralytics.nn.modules.conv import Conv
 
 from mod_vision.nn.skip import COARSE, CoarseSkip
@@ -69,6 +69,8 @@ def _(block: RepNCSPELAN4, x: torch.Tensor, route: RouteChain) -> torch.Tensor:
 
 def find_chains(block: nn.Module) -> list[list[Any]]:
     """Return the chains of bottlenecks of a block, in forward order, by running it on an empty batch."""
+    if not any(isinstance(part, Bottleneck) for part in block.modules()):
+        return []
     chains: list[list[Any]] = []
 
     def note(chain: Sequence[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
@@ -272,3 +274,15 @@ class MoDRepNCSPELAN4(TileTwin, RepNCSPELAN4):
     """RepNCSPELAN4 (YOLOv9) on the routed tiles only."""
 
     dense_type = RepNCSPELAN4
+
+
+class MoDRepC3(TileTwin, RepC3):
+    """RepC3 (RT-DETR's neck) on the routed tiles only; it has no bottlenecks, so its scope is `block`."""
+
+    dense_type = RepC3
+
+
+class MoDHGBlock(TileTwin, HGBlock):
+    """HGBlock (RT-DETR's backbone) on the routed tiles only; it has no bottlenecks, so its scope is `block`."""
+
+    dense_type = HGBlock

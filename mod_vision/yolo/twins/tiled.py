@@ -8,8 +8,8 @@ from functools import singledispatch
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import C3, Bottleneck, C2f, RepNCSPELAN4
-from ultralytics.nn.modules.conv import Conv, RepConv
+from ultralytics.nn.modules.block import C3, Bottleneck, C2f, HGBlock, RepC3, RepNCSPELAN4
+from ultralytics.nn.modules.conv import Conv, LightConv, RepConv
 
 from mod_vision.nn.tiles import Tiles
 
@@ -71,6 +71,27 @@ def _(block: C2f, tiles: Tiles) -> Tiles:
 @run.register
 def _(block: RepNCSPELAN4, tiles: Tiles) -> Tiles:
     return run(block.cv4, _split_and_chain(block.cv1, [block.cv2, block.cv3], tiles))
+
+
+@run.register
+def _(block: RepC3, tiles: Tiles) -> Tiles:
+    deep = run(block.m, run(block.cv1, tiles))
+    out = deep.become(deep.values + run(block.cv2, tiles.crop(deep.margin)).values)
+    return out if isinstance(block.cv3, nn.Identity) else run(block.cv3, out)
+
+
+@run.register
+def _(block: LightConv, tiles: Tiles) -> Tiles:
+    return run(block.conv2, run(block.conv1, tiles))
+
+
+@run.register
+def _(block: HGBlock, tiles: Tiles) -> Tiles:
+    steps = [tiles]
+    for part in block.m:
+        steps.append(run(part, steps[-1]))
+    out = run(block.ec, run(block.sc, _cat(steps)))
+    return out.become(out.values + tiles.crop(out.margin).values) if block.add else out
 
 
 def _split_and_chain(first: nn.Module, chain: list[nn.Module], tiles: Tiles) -> Tiles:
