@@ -260,7 +260,7 @@ class MoDViT(nn.Module):
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalised last map (B, C, H / 16, W / 16) for images x (B, c1, H, W)."""
         patches = self.vit.patch_embed(x)  # (B, H / 16, W / 16, C)
-        size = (patches.shape[1], patches.shape[2])
+        size = (int(patches.shape[1]), int(patches.shape[2]))  # numbers, also while an exporter traces
         start, rope = self._embed_positions(patches)
         prefix = self.vit.num_prefix_tokens
         patches = patches.flatten(1, 2) + start[:, prefix:]
@@ -293,9 +293,8 @@ class MoDViT(nn.Module):
         """
         names = ("pos_embed", "cls_token", "reg_token")
         weights = [w for w in (getattr(self.vit, name, None) for name in names) if w is not None]
-        size = tuple(int(side) for side in patches.shape[1:3])  # numbers, also while an exporter traces
         state = tuple((w.data_ptr(), None if w.is_inference() else w._version) for w in weights)
-        key = (size, patches.dtype, patches.device, state)
+        key = (int(patches.shape[1]), int(patches.shape[2]), patches.dtype, patches.device, state)
         trained = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
         if not trained and self._positions is not None and self._positions[0] == key:
             return self._positions[1]

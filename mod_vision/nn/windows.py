@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from mod_vision.routing.plan import ceil_div
+
 
 def window_slots(size: tuple[int, int], window: int | None, device: torch.device) -> torch.Tensor:
     """Return the tokens of each window of a map.
@@ -22,8 +24,9 @@ def window_slots(size: tuple[int, int], window: int | None, device: torch.device
     tokens = torch.arange(height * width, device=device)
     if window is None:
         return tokens[None]
-    grid = F.pad(tokens.view(height, width), (0, -width % window, 0, -height % window), value=height * width)
-    rows, cols = grid.shape[0] // window, grid.shape[1] // window
+    rows, cols = ceil_div(height, window), ceil_div(width, window)
+    beyond = (0, cols * window - width, 0, rows * window - height)
+    grid = F.pad(tokens.view(height, width), beyond, value=height * width)
     return grid.view(rows, window, cols, window).transpose(1, 2).reshape(rows * cols, window * window)
 
 
