@@ -200,12 +200,15 @@ def test_nothing_to_route(tmp_path):
 
 
 def test_a_routed_model_can_be_routed_further(photos):
-    first = mod_vision.convert(YOLO("yolo26n.yaml"), blocks=[10], images=photos[:1], imgsz=64)
+    """What was routed before keeps its capacity, and the model its losses, also when it is built again."""
+    first = YOLO("yolo11n-mod.yaml")
+    first.model.yaml["mod"] = {"capacity": 0.5, "loss": {"guide": 0.25}}
     second = mod_vision.convert(first, 0.25, blocks=[6], images=photos[:1], imgsz=64)
-    assert {name: layer.capacities for name, layer in routed_layers(second.model)} == {
-        "model.6": (0.25,),
-        "model.10": (0.5,),
-    }
+    expected = {"model.6": (0.25,), "model.10": (0.5,)}
+    again = DetectionModel(copy.deepcopy(second.model.yaml), verbose=False)
+    for model in (second.model, again):
+        assert {name: layer.capacities for name, layer in routed_layers(model)} == expected
+    assert second.model.yaml["mod"] == {"capacity": 0.5, "loss": {"guide": 0.25}}
 
 
 @pytest.mark.parametrize("value", [0, 1.5, "half"])

@@ -87,7 +87,7 @@ def convert(
             "or use a larger image or model."
         )
     dense = deepcopy(net)
-    net.yaml["mod"] = {"capacity": capacity, "router": router}
+    net.yaml["mod"] = net.yaml.get("mod") or {"capacity": capacity, "router": router}  # rows have options of their own
     for row, layer in layers.items():
         put_routed(net, row, layer, options[row])
     print(_summary(dense, net, x[:1], list(layers)))

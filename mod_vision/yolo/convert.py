@@ -92,8 +92,7 @@ def copy_model(model: YOLO) -> YOLO:
         raise ValueError("the model is fused (after predict, val or export); load the checkpoint again to convert it.")
     new = copy(model)
     new._modules = dict(model._modules)
-    new.model = deepcopy(net).float().eval()
-    new.model.yaml.setdefault("mod", {})
+    new.model = deepcopy(net).cpu().float().eval()
     new.ckpt = {"model": new.model}  # from which train() takes the weights
     new.overrides = dict(model.overrides)
     new.predictor = new.trainer = new.metrics = None
