@@ -230,6 +230,18 @@ def test_stride_that_does_not_divide_the_tile():
         make_twin(make_dense("Conv of stride 2"), 0.5, "block", tile=3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "scope"), [("C3k2 with C3k", "inner"), ("C3", "block"), ("Conv of stride 2", "block")]
+)
+@pytest.mark.parametrize("size", [(8, 12), (7, 10)])
+@torch.no_grad()
+def test_compiles_into_one_graph(kind, scope, size):
+    """No host synchronisation, no break: what CUDA graphs and torch.compile need."""
+    twin = make_twin(make_dense(kind), 0.5, scope)
+    x = torch.randn(2, 8, *size).double()
+    torch.testing.assert_close(torch.compile(twin, backend="eager", fullgraph=True)(x), twin(x))
+
+
 @pytest.mark.parametrize("name", ["yolo26n-mod-conv.yaml", "yolo26n-mod-conv-seg.yaml"])
 def test_whole_model_fuses_and_takes_dense_weights(name):
     """The published architecture is the routed one at capacity 1, and fusing Conv and BatchNorm changes neither."""

@@ -332,6 +332,16 @@ def test_onnx_export_equals_eager(photos, tmp_path):
     assert check.passed, check
 
 
+@torch.no_grad()
+def test_compiles_into_one_graph():
+    """No host synchronisation, no break: what CUDA graphs and torch.compile need."""
+    model = MoDViT(8, TINY, blocks=[1, [4, 6]], window=3).eval()
+    x = torch.rand(1, 3, 64, 96)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for a, b in zip(compiled(x), model(x), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_capacity_of_the_row_and_of_a_block():
     model = YOLO("yolo26-mod-vit-t.yaml").model
     mod_vision.set_capacity(model, {0: 0.25})

@@ -18,6 +18,7 @@ from mod_vision.routing.layer import apply_gates
 from mod_vision.routing.plan import RoutingPlan, gate
 
 Block = Callable[[torch.Tensor, "torch.Tensor | None", "torch.Tensor | None"], torch.Tensor]
+POSITIONS = ("pos_embed", "cls_token", "reg_token")
 GLOBAL_BLOCKS = 4  # blocks with global attention where the others have windows, as in ViTDet
 
 
@@ -291,17 +292,21 @@ class MoDViT(nn.Module):
 
         While nothing of it is trained the last result is kept: resampling is slow, and ONNX has no operator for it.
         """
-        names = ("pos_embed", "cls_token", "reg_token")
-        weights = [w for w in (getattr(self.vit, name, None) for name in names) if w is not None]
+        weights = [w for w in (getattr(self.vit, name, None) for name in POSITIONS) if w is not None]
+        trained = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        if trained or torch.compiler.is_compiling():
+            self._positions = None
+            return self._resample_positions(patches)
         state = tuple((w.data_ptr(), None if w.is_inference() else w._version) for w in weights)
         key = (int(patches.shape[1]), int(patches.shape[2]), patches.dtype, patches.device, state)
-        trained = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
-        if not trained and self._positions is not None and self._positions[0] == key:
-            return self._positions[1]
+        if self._positions is None or self._positions[0] != key:
+            self._positions = (key, self._resample_positions(patches))
+        return self._positions[1]
+
+    def _resample_positions(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Let timm add its positions to patches of zeros."""
         embedded = self.vit._pos_embed(torch.zeros_like(patches[:1]))
-        found = embedded if isinstance(embedded, tuple) else (embedded, None)
-        self._positions = None if trained else (key, found)
-        return found
+        return embedded if isinstance(embedded, tuple) else (embedded, None)
 
 
 def _rope_of(rope: torch.Tensor | None, block: int) -> torch.Tensor | None:
