@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
-from mod_vision.routing.plan import RoutingPlan, make_plan
+from mod_vision.routing.plan import RoutingPlan, make_plan, token_grid
 from mod_vision.routing.routers import build_router
 
 
@@ -21,12 +21,16 @@ class RoutedLayer(nn.Module):
         depth: Number of blocks that a fully routed token passes.
         router: Module that scores tokens (B, N, C) as (B, N).
         plan: The routing of the last forward, None before the first and at capacity 1.
+        tile: Side of a token in pixels of the map.
+        raster: Whether the routed tokens are in order of position instead of descending score.
     """
 
     capacities: tuple[float, ...]
     depth: int
     router: nn.Module
     plan: RoutingPlan | None
+    tile: int = 1
+    raster: ClassVar[bool] = False
 
     def init_routing(
         self, dim: int, depth: int, capacity: Any, router: str, where: str, per_block: bool = False
@@ -55,11 +59,15 @@ class RoutedLayer(nn.Module):
         return self.capacities[-1] >= 1.0
 
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
-        """Score tokens (B, N, C) on a grid of `size` (H, W), select the routed ones and remember the plan."""
-        logits = self.router(tokens, size)
-        k = num_routed(tokens.shape[1], self.capacities[0])
-        self.plan = make_plan(logits, k, size, gated=bool(self.router.learned))
+        """Score the tokens (B, N, C) of a map of `size` (H, W), select the routed ones and remember the plan."""
+        logits = self.router(tokens, token_grid(size, self.tile))
+        k = self.num_selected(tokens.shape[1])
+        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, self.tile)
         return self.plan
+
+    def num_selected(self, num_tokens: int) -> int:
+        """Return how many of `num_tokens` are routed."""
+        return num_routed(num_tokens, self.capacities[0])
 
     def depth_map(self) -> torch.Tensor | None:
         """Return how many of the layer's blocks each token of the last forward passed, (B, H, W), None at capacity 1.

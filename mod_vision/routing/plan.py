@@ -25,6 +25,11 @@ def ceil_div(size: int, step: int) -> int:
     return (size + step - 1) // step
 
 
+def token_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:
+    """Return rows and columns of tokens on a map of `size` (H, W), each a square of `tile` pixels."""
+    return ceil_div(size[0], tile), ceil_div(size[1], tile)
+
+
 class RoutingPlan(NamedTuple):
     """What a router decided for one batch.
 
@@ -45,7 +50,7 @@ class RoutingPlan(NamedTuple):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens; their product is N. Tiles of the last ones can reach beyond the map."""
-        return ceil_div(self.size[0], self.tile), ceil_div(self.size[1], self.tile)
+        return token_grid(self.size, self.tile)
 
     def to_map(self, values: torch.Tensor) -> torch.Tensor:
         """Spread values of tokens (B, N) over the feature map, (B, H, W)."""

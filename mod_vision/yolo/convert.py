@@ -26,12 +26,14 @@ TWIN_OF: dict[type, type[DenseTwin]] = {twin.dense_type: twin for twin in TWINS.
 
 def dense_rows(net: Any) -> dict[int, type[DenseTwin]]:
     """Return the rows of a model whose layer has a routed twin, with the twin's class."""
-    found = {}
-    for i, layer in enumerate(net.model):
-        kinds = {type(part) for part in (layer if isinstance(layer, nn.Sequential) else [layer])}
-        if len(kinds) == 1 and kinds <= TWIN_OF.keys():
-            found[i] = TWIN_OF[kinds.pop()]
-    return found
+    twins = ((i, twin_of(layer)) for i, layer in enumerate(net.model))
+    return {i: twin for i, twin in twins if twin is not None}
+
+
+def twin_of(layer: nn.Module) -> type[DenseTwin] | None:
+    """Return the class of a dense layer's routed twin, or None; a layer can be a block repeated from the outside."""
+    kinds = {type(part) for part in (layer if isinstance(layer, nn.Sequential) else [layer])}
+    return TWIN_OF.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def yaml_row(net: Any, i: int) -> list[Any]:
@@ -66,7 +68,7 @@ def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
         ValueError: If the layer cannot be routed; the message says why.
     """
     dense, row = net.model[i], yaml_row(net, i)
-    name = dense_rows(net)[i].__name__
+    name = f"MoD{row[2]}"
     new = take_place(dense, build_routed(dense, RoutedRow(name, list(row[3]), options, f"layer {i}, {row[2]}")))
     like = next(dense.parameters())
     return new.to(like.device, like.dtype).train(dense.training)
@@ -74,9 +76,9 @@ def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
 
 def put_routed(net: Any, i: int, layer: nn.Module, options: dict[str, Any]) -> None:
     """Put a routed layer in the place of layer i, in the model and in its YAML."""
-    name, row = dense_rows(net)[i].__name__, yaml_row(net, i)
+    row = yaml_row(net, i)
     net.model[i] = layer
-    row[2:] = [name, [*row[3], dict(options)]]
+    row[2:] = [f"MoD{row[2]}", [*row[3], dict(options)]]
 
 
 def copy_model(model: YOLO) -> YOLO:
@@ -117,8 +119,7 @@ def catch_inputs(net: Any, rows: Sequence[int], images: torch.Tensor) -> dict[in
 def calibrate(layer: nn.Module, x: torch.Tensor) -> None:
     """Fit what routing adds to a layer to the dense layer, on maps x (B, C, H, W) that it reads."""
     for twin in layer if isinstance(layer, nn.Sequential) else [layer]:
-        twin.calibrate(x)
-        x = twin.dense_type.forward(twin, x)
+        x = twin.calibrate(x)
 
 
 def save(model: YOLO, path: Path, source: str | Path) -> None:

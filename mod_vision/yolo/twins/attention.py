@@ -13,8 +13,9 @@ from torch import nn
 from ultralytics.nn.modules.block import C2PSA, A2C2f, AAttn, ABlock, Attention, PSABlock
 from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
-from mod_vision.routing import RoutingPlan, gather_tokens, make_plan, num_routed, scatter_tokens
+from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens
 from mod_vision.routing.layer import apply_gates
+from mod_vision.routing.plan import ceil_div
 from mod_vision.yolo.twins.base import DenseTwin
 
 
@@ -109,6 +110,7 @@ class MoDA2C2f(TokenTwin, A2C2f):
     """
 
     dense_type = A2C2f
+    raster = True
 
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels and number of area-attention blocks."""
@@ -128,13 +130,10 @@ class MoDA2C2f(TokenTwin, A2C2f):
                 "sides are multiples of the model's stride."
             )
 
-    def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
-        """Route a multiple of `area` tokens, in raster order."""
-        n, area = tokens.shape[1], self.m[0][0].attn.area
-        k = min(-(-num_routed(n, self.capacities[0]) // area), n // area) * area
-        logits = self.router(tokens, size)
-        self.plan = make_plan(logits, k, size, gated=bool(self.router.learned), raster=True)
-        return self.plan
+    def num_selected(self, num_tokens: int) -> int:
+        """Round the number of routed tokens up to a multiple of the areas."""
+        area = self.m[0][0].attn.area
+        return min(ceil_div(super().num_selected(num_tokens), area), num_tokens // area) * area
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""

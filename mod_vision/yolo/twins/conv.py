@@ -20,9 +20,8 @@ from ultralytics.nn.modules.conv import Conv
 
 from mod_vision.nn.skip import COARSE, CoarseSkip
 from mod_vision.nn.tiles import conv_reach, cut_tiles
-from mod_vision.routing import RoutingPlan, make_plan, num_routed
+from mod_vision.routing import RoutingPlan
 from mod_vision.routing.layer import apply_gates
-from mod_vision.routing.plan import ceil_div
 from mod_vision.routing.tiles import scatter_tiles, tile_tokens
 from mod_vision.yolo.twins.base import DenseTwin
 from mod_vision.yolo.twins.tiled import first_conv, probe, probing, run
@@ -86,8 +85,8 @@ class TileTwin(DenseTwin):
     """Base of twins that route tiles."""
 
     own_options = ("tile", "border", "scope")
+    raster = True  # neighbours in memory are gathered together
     where: str
-    tile: int
     halo: bool
     skip: CoarseSkip | None
     margin: int
@@ -137,15 +136,18 @@ class TileTwin(DenseTwin):
         return c1, 1
 
     @torch.no_grad()
-    def calibrate(self, x: torch.Tensor) -> None:
-        """Fit the skip path of a whole block to what the dense block gives for maps x (B, C, H, W)."""
+    def calibrate(self, x: torch.Tensor) -> torch.Tensor:
+        """Fit the skip path of a whole block to what the dense block gives for maps x (B, C, H, W), and return that."""
+        y = super().calibrate(x)
         if self.skip is not None:
-            self.skip.fit(x, self._forward_dense(x))
+            self.skip.fit(x, y)
+        return y
 
     def route_tiles(self, x: torch.Tensor, coarse: torch.Tensor | None = None) -> RoutingPlan:
         """Score the tiles of a map (B, C, H, W) by the mean of their features, and select the best.
 
-        Means over `coarse`, the map at 1/4 of its resolution, are the same and cheaper if tiles divide into its pixels.
+        Means over `coarse`, the map at 1/4 of its resolution, are the same, but for cells that the border cuts, and
+        cheaper where tiles divide into its pixels.
         """
         size = (x.shape[2], x.shape[3])
         if self.tile > max(size):
@@ -155,11 +157,7 @@ class TileTwin(DenseTwin):
             )
         shared = coarse is not None and self.tile % COARSE == 0
         tokens = tile_tokens(coarse, self.tile // COARSE) if shared else tile_tokens(x, self.tile)
-        grid = (ceil_div(size[0], self.tile), ceil_div(size[1], self.tile))
-        k = num_routed(tokens.shape[1], self.capacities[0])
-        logits = self.router(tokens, grid)
-        self.plan = make_plan(logits, k, size, gated=bool(self.router.learned), raster=True, tile=self.tile)
-        return self.plan
+        return self.route(tokens, size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""
