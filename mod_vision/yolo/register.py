@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from mod_vision.nn.attention import SelfAttention, TransformerBlock
 from mod_vision.nn.skip import CoarseSkip
 from mod_vision.resources import find_yaml
 from mod_vision.routing import ROUTERS
-from mod_vision.yolo.loss import with_guide
+from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
+from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
 
 TESTED = ("8.4.190", "8.5")  # from, up to but without
@@ -35,10 +37,16 @@ def register() -> None:
         raise ImportError(f"Ultralytics has no {', '.join(missing)} in nn.tasks; use ultralytics {version_range()}.")
     tasks.parse_model = routed_parse_model(tasks.parse_model)
     tasks.check_yaml = _finding_ours(tasks.check_yaml)
-    data_utils = importlib.import_module("ultralytics.data.utils")
-    data_utils.check_file = _finding_ours(data_utils.check_file)
+    checks = importlib.import_module("ultralytics.utils.checks")
+    checks.check_file = _finding_ours(checks.check_file)
+    data_utils = sys.modules.get("ultralytics.data.utils")
+    if hasattr(data_utils, "check_file"):  # else it is still to be imported, or about to take it from `checks`
+        data_utils.check_file = checks.check_file
     for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
-        model_type.loss = with_guide(model_type.loss)
+        model_type.loss = with_router_losses(model_type.loss)
+    defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
+    for event, callback in CALLBACKS.items():
+        defaults[event].append(callback)
     torch.serialization.add_safe_globals([*SAFE_CLASSES, *_vit_classes(tasks)])
     tasks.mod_vision_registered = True
 
