@@ -18,6 +18,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   val      COCO metrics, executed GFLOPs, latency and routing truth   model= data=
   heatmap  pictures of what the router skips                          model= source=
   convert  a trained dense model into a routed one                    model= data=
+  threshold  let compute follow the image, within a mean budget       model= data=
   bench    speed against the dense twin                               model=
 
 Training, prediction and export are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
@@ -133,6 +134,26 @@ def convert(
     print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
 
 
+def threshold(
+    model: str, data: str, capacity: float = 0.5, imgsz: int = 640, threads: int = 2, out: str | None = None
+) -> None:
+    """Let compute follow the image: thresholds that keep the mean share of tokens within `capacity`."""
+    import torch
+
+    from mod_vision.eval.evaluate import spread
+    from mod_vision.yolo.convert import save
+    from mod_vision.yolo.images import load_model
+    from mod_vision.yolo.threshold import calibrate_thresholds
+
+    path = Path(out or f"{Path(model).stem}-threshold.pt")
+    torch.set_num_threads(threads)
+    yolo = load_model(model)
+    for layer, shares in calibrate_thresholds(yolo, data, capacity, imgsz).items():
+        print(f"{layer:<12}routed {spread(shares)} of the tokens")
+    save(yolo, path, model)
+    print(f"saved as {path}; for its accuracy: mod-vision val model={path} data={data} imgsz={imgsz}")
+
+
 def demo(
     epochs: int = 6, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
 ) -> None:
@@ -142,7 +163,7 @@ def demo(
     run(epochs, imgsz, device, threads, out)
 
 
-VERBS: dict[str, Callable[..., None]] = {f.__name__: f for f in (demo, check, val, heatmap, convert, bench)}
+VERBS: dict[str, Callable[..., None]] = {f.__name__: f for f in (demo, check, val, heatmap, convert, threshold, bench)}
 
 
 def parse(verb: str, words: list[str]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -17,10 +19,12 @@ from mod_vision.eval.latency import Latency, paired_latency
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
-from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+from mod_vision.yolo.export import input_tensors
+from mod_vision.yolo.images import load_model, round_imgsz, some_images, torch_device
 from mod_vision.yolo.validate import Validation, validate
 
 MAX_CLASSES_SHOWN = 12
+COST_IMAGES = 8  # where the cost depends on the image
 
 
 @dataclass
@@ -44,7 +48,8 @@ class Evaluation:
         mask: The same for masks, None for a detection model.
         cost: Executed GFLOPs and latency, beside the dense twin's.
         truth: Routed share of tokens per layer and group.
-        images: Number of images scored.
+        shares: Per layer, the routed share of tokens of each image, in the order of `files`.
+        files: File names of the images that were scored.
         classes: Number of classes.
     """
 
@@ -52,23 +57,27 @@ class Evaluation:
     mask: dict[str, float] | None
     cost: Cost
     truth: RoutingTruth
-    images: int
+    shares: dict[str, list[float]]
+    files: list[str]
     classes: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain figures, for JSON."""
         return {
-            "images": self.images,
+            "images": len(self.files),
             "box": self.box,
             "mask": self.mask,
             "cost": asdict(self.cost),
             "routed_share": self.truth.shares(),
             "routed_share_random": self.truth.random(),
+            "routed_share_by_image": {
+                layer: dict(zip(self.files, shares, strict=True)) for layer, shares in self.shares.items()
+            },
         }
 
     def report(self) -> str:
         """Return the figures as text."""
-        cost, lines = self.cost, [f"{self.images} images, COCO metrics by pycocotools"]
+        cost, lines = self.cost, [f"{len(self.files)} images, COCO metrics by pycocotools"]
         for name, stats in (("box", self.box), ("mask", self.mask)):
             if stats:
                 lines.append(f"  {name:<5}" + "  ".join(f"{key} {100 * value:.1f}" for key, value in stats.items()))
@@ -81,6 +90,8 @@ class Evaluation:
             lines.append(self.truth.table() if self.classes <= MAX_CLASSES_SHOWN else self._short_truth().table())
         else:
             lines.append("routing truth: nothing was routed (capacity 1 or no routed layer).")
+        if any(min(shares) < max(shares) for shares in self.shares.values()):
+            lines += ["routed share by image", *(f"  {layer:<10}{spread(s)}" for layer, s in self.shares.items())]
         return "\n".join(lines)
 
     def _short_truth(self) -> RoutingTruth:
@@ -91,6 +102,11 @@ class Evaluation:
                 short.total[layer][group] = totals[group]
                 short.routed[layer][group] = self.truth.routed[layer][group]
         return short
+
+
+def spread(shares: list[float]) -> str:
+    """Return mean, least and most of some shares, in percent."""
+    return f"mean {100 * mean(shares):.1f} %, {100 * min(shares):.1f} to {100 * max(shares):.1f} %"
 
 
 def evaluate_model(
@@ -121,10 +137,13 @@ def evaluate_model(
         ValueError: If the JSON lacks images or shares no class with the model.
     """
     yolo = load_model(model)
-    cost = measure_cost(yolo.model, imgsz, device)
+    images = None
+    if any(layer.threshold is not None for _, layer in routed_layers(yolo.model)):
+        images = input_tensors(some_images(data, COST_IMAGES, split), round_imgsz(imgsz))
+    cost = measure_cost(yolo.model, imgsz, device, images=images)
     found = validate(yolo, data=data, imgsz=imgsz, batch=batch, device=device, split=split, **overrides)
     box, mask = score(found, Path(annotations) if annotations else found.annotations, str(yolo.task))
-    return Evaluation(box, mask, cost, found.truth, len(found.files), len(found.names))
+    return Evaluation(box, mask, cost, found.truth, found.shares, found.files, len(found.names))
 
 
 def score(found: Validation, annotations: Path | None, task: str) -> tuple[dict[str, float], dict[str, float] | None]:
@@ -144,21 +163,48 @@ def score(found: Validation, annotations: Path | None, task: str) -> tuple[dict[
     return evaluate(coco, boxes, "bbox", ids), mask
 
 
-def measure_cost(model: nn.Module, imgsz: int, device: str = "cpu", repeats: int = 11) -> Cost:
-    """Measure a model against its dense twin, the same weights at capacity 1."""
+def measure_cost(
+    model: nn.Module,
+    imgsz: int,
+    device: str = "cpu",
+    repeats: int = 11,
+    images: Sequence[torch.Tensor] | None = None,
+) -> Cost:
+    """Measure a model against its dense twin, the same weights at capacity 1.
+
+    Args:
+        model: Torch model.
+        imgsz: Image size in pixels.
+        device: As in Ultralytics.
+        repeats: Timed rounds.
+        images: Images (1, 3, imgsz, imgsz) over which the cost is averaged, for models whose cost depends on them; by
+            default one of noise.
+    """
     target, imgsz = torch_device(device), round_imgsz(imgsz)
     routed = deepcopy(model).to(target).eval()
     routed = routed.fuse(verbose=False).to(memory_format=torch.channels_last)  # type: ignore[operator]
     dense = deepcopy(routed)
     if any(routed_layers(dense)):
         set_capacity(dense, 1.0)
-    image = torch.rand(1, 3, imgsz, imgsz, device=target).to(memory_format=torch.channels_last)
+    images = images or [torch.rand(1, 3, imgsz, imgsz)]
+    inputs = [image.to(target, memory_format=torch.channels_last) for image in images]
     with torch.inference_mode():
         times = paired_latency(
-            {"routed": lambda: routed(image), "dense": lambda: dense(image)}, repeats, device=str(target)
+            {"routed": _each(routed, inputs), "dense": _each(dense, inputs)}, repeats, device=str(target)
         )
-    flops = executed_gflops(routed, imgsz), executed_gflops(dense, imgsz)
-    return Cost(*flops, times["routed"], times["dense"], torch.get_num_threads(), str(target))
+    gflops = mean(executed_gflops(routed, imgsz, image) for image in inputs), executed_gflops(dense, imgsz)
+    per_image = {name: Latency(*(t / len(inputs) for t in time)) for name, time in times.items()}
+    return Cost(*gflops, per_image["routed"], per_image["dense"], torch.get_num_threads(), str(target))
+
+
+def _each(model: nn.Module, images: Sequence[torch.Tensor]) -> Callable[[], None]:
+    """Return a function that runs a model on each image."""
+
+    def run() -> None:
+        for image in images:
+            model(image)
+
+    return run
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:

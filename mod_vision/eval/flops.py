@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def executed_gflops(model: nn.Module, imgsz: int = 640) -> float:
+def executed_gflops(model: nn.Module, imgsz: int = 640, image: torch.Tensor | None = None) -> float:
     """Count the GFLOPs (1e9 multiplications and additions) of one forward of a square image.
 
     The count follows the tensors through the forward, so skipped tokens do not count. Attention runs as plain matrix
@@ -17,8 +17,9 @@ def executed_gflops(model: nn.Module, imgsz: int = 640) -> float:
     Args:
         model: Torch model that takes (1, 3, imgsz, imgsz).
         imgsz: Image size in pixels.
+        image: (1, 3, H, W), for models whose cost depends on the image; by default a black one of `imgsz`.
     """
-    return _count(model, imgsz).get_total_flops() / 1e9
+    return _count(model, imgsz, image).get_total_flops() / 1e9
 
 
 def executed_gflops_by_layer(model: nn.Module, imgsz: int = 640) -> dict[str, float]:
@@ -28,10 +29,11 @@ def executed_gflops_by_layer(model: nn.Module, imgsz: int = 640) -> dict[str, fl
     return {name.removeprefix(root): sum(by_op.values()) / 1e9 for name, by_op in counts.items()}
 
 
-def _count(model: nn.Module, imgsz: int) -> FlopCounterMode:
+def _count(model: nn.Module, imgsz: int, image: torch.Tensor | None = None) -> FlopCounterMode:
     """Run a forward under torch's counter."""
     parameter = next(model.parameters())
-    image = torch.zeros(1, 3, imgsz, imgsz, device=parameter.device, dtype=parameter.dtype)
+    image = torch.zeros(1, 3, imgsz, imgsz) if image is None else image
+    image = image.to(parameter.device, parameter.dtype)
     counter = FlopCounterMode(display=False)
     mha_fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted

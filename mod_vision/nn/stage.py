@@ -41,6 +41,8 @@ class MoDStage(RoutedLayer):
         ValueError: If capacity or router is not valid, or the channels do not divide into heads.
     """
 
+    takes_repeats = True
+
     def __init__(
         self,
         c1: int,
@@ -77,17 +79,19 @@ class MoDStage(RoutedLayer):
         else:
             plan = self.route(tokens, size)
             routed = gather_tokens(tokens, plan.indices)
-            changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1])
+            changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1], plan.mask)
             tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
         return tokens.transpose(1, 2).unflatten(2, size)
 
-    def _run(self, tokens: torch.Tensor, rotation: Rotation, num_tokens: int) -> torch.Tensor:
+    def _run(
+        self, tokens: torch.Tensor, rotation: Rotation, num_tokens: int, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Run the blocks, each on the prefix that its capacity leaves of `num_tokens`."""
         cos, sin = rotation
         for block, capacity in zip(self.blocks, self.capacities, strict=True):
             k = num_routed(num_tokens, capacity)
-            if k >= tokens.shape[1]:
-                tokens = block(tokens, rotation)
+            if k >= tokens.shape[1] or capacity == self.capacities[0]:
+                tokens = block(tokens, rotation, mask)
             else:
                 prefix = block(tokens[:, :k], (cos[:, :k], sin[:, :k]))
                 tokens = torch.cat((prefix, tokens[:, k:]), dim=1)

@@ -132,12 +132,24 @@ class RoutedGroup(BlockGroup, RoutedLayer):
             return super().select(x, size)
         logits = self.router(x, size)
         slots = window_slots(size, self.window, x.device)
-        scores, indices = best_slots(logits, slots, num_routed(slots.shape[1], self.capacities[0]))
+        scores, indices = best_slots(logits, slots, self._slots_per_window(logits, slots.shape[1]))
         gates = gate(scores).squeeze(-1) if self.router.learned else None
         real = torch.where(indices < x.shape[1], indices, indices[..., :1])  # the first one of a window is always real
         flat_gates = None if gates is None else gates.flatten(1).unsqueeze(-1)
         self.plan = RoutingPlan(logits, real.flatten(1), flat_gates, size)
         return gates, indices
+
+    def _slots_per_window(self, logits: torch.Tensor, slots: int) -> int:
+        """Return how many tokens of a window are routed.
+
+        Raises:
+            ValueError: If the attention is windowed and the number of tokens shall follow the image.
+        """
+        if self.threshold is None or self.training:
+            return num_routed(slots, self.capacities[0])
+        if self.window is not None:
+            raise ValueError("thresholds need global attention: with `window`, all windows are equally long.")
+        return int(self._count(logits, self.threshold))
 
 
 def _pick(ropes: Sequence[torch.Tensor | None], indices: torch.Tensor) -> list[torch.Tensor | None]:

@@ -11,6 +11,7 @@ from torch import nn
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
 from mod_vision.routing.plan import RoutingPlan, make_plan, token_grid
 from mod_vision.routing.routers import build_router
+from mod_vision.routing.threshold import count_above
 
 
 class RoutedLayer(nn.Module):
@@ -23,6 +24,8 @@ class RoutedLayer(nn.Module):
         plan: The routing of the last forward, None before the first and at capacity 1.
         tile: Side of a token in pixels of the map.
         raster: Whether the routed tokens are in order of position instead of descending score.
+        threshold: Score above which tokens are routed at inference, None for a fixed number of them.
+        takes_repeats: Whether images of a batch can need different numbers of tokens.
     """
 
     capacities: tuple[float, ...]
@@ -31,6 +34,8 @@ class RoutedLayer(nn.Module):
     plan: RoutingPlan | None
     tile: int = 1
     raster: ClassVar[bool] = False
+    threshold: float | None = None
+    takes_repeats: ClassVar[bool] = False
 
     def init_routing(
         self, dim: int, depth: int, capacity: Any, router: str, where: str, per_block: bool = False
@@ -61,13 +66,33 @@ class RoutedLayer(nn.Module):
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
         """Score the tokens (B, N, C) of a map of `size` (H, W), select the routed ones and remember the plan."""
         logits = self.router(tokens, token_grid(size, self.tile))
-        k = self.num_selected(tokens.shape[1])
-        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, self.tile)
+        n = tokens.shape[1]
+        counts = None if self.threshold is None or self.training else self._count(logits, self.threshold)
+        k = self.fit_selected(num_routed(n, self.capacities[0]) if counts is None else int(counts.max()), n)
+        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, self.tile, counts)
         return self.plan
 
-    def num_selected(self, num_tokens: int) -> int:
-        """Return how many of `num_tokens` are routed."""
-        return num_routed(num_tokens, self.capacities[0])
+    def fit_selected(self, k: int, num_tokens: int) -> int:
+        """Return the number of routed tokens, of `num_tokens`, that the layer can compute where it needs k."""
+        return k
+
+    def _count(self, logits: torch.Tensor, threshold: float) -> torch.Tensor:
+        """Return the number of tokens above the threshold for each image.
+
+        Raises:
+            ValueError: If the layer cannot take a batch, or the model is exported.
+        """
+        if len(logits) > 1 and not self.takes_repeats:
+            raise ValueError(
+                f"{type(self).__name__} cannot compute images that need different numbers of tokens in one batch; use "
+                "batch=1, or set_capacity(model, ...) for a fixed number."
+            )
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise ValueError(
+                "an export has a fixed number of routed tokens; call set_capacity(model, ...) before it, which ends "
+                "threshold mode."
+            )
+        return count_above(logits, threshold)
 
     def depth_map(self) -> torch.Tensor | None:
         """Return how many of the layer's blocks each token of the last forward passed, (B, H, W), None at capacity 1.
@@ -76,7 +101,7 @@ class RoutedLayer(nn.Module):
         """
         if self.plan is None:
             return None
-        if len(self.capacities) == 1:
+        if len(set(self.capacities)) == 1:
             return self.plan.kept() * self.depth
         logits, indices = self.plan.logits, self.plan.indices
         rank = torch.arange(indices.shape[1], device=indices.device)
@@ -86,13 +111,25 @@ class RoutedLayer(nn.Module):
         return self.plan.to_map(counts.scatter(1, indices, passed.expand_as(indices)))
 
     def set_capacity(self, capacity: Any) -> None:
-        """Set the capacity, one for all blocks or a list over the depth.
+        """Set the capacity, one for all blocks or a list over the depth, and end threshold mode.
 
         Raises:
             ValueError: If a capacity is not in (0, 1] or the list increases.
         """
         self.capacities = self.check_capacity(capacity)
-        self.plan = None
+        self.plan = self.threshold = None
+
+    def set_threshold(self, threshold: float) -> None:
+        """Route the tokens that score above `threshold` at inference; training stays at the capacity.
+
+        Raises:
+            ValueError: If the scores of the router do not compare across images, or blocks have different capacities.
+        """
+        if not self.router.learned:
+            raise ValueError(f"thresholds need a learned router, {type(self.router).__name__} ranks within an image.")
+        if len(set(self.capacities)) > 1 or self.dense:
+            raise ValueError(f"thresholds need one capacity below 1 for all blocks, got {self.capacities}.")
+        self.threshold, self.plan = float(threshold), None
 
     def check_capacity(self, capacity: Any, where: str | None = None) -> tuple[float, ...]:
         """Return the capacities that `set_capacity` would set; `where` names the layer in errors."""

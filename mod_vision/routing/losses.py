@@ -1,13 +1,25 @@
-"""Supervision of the router: detection knows where the objects are, so the router can be told."""
+"""Losses of the router: detection knows where the objects are, so the router can be told."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 
+GUIDE_END = 0.2  # share of the guide loss's weight that is left at the end of a training
+
+
+def token_weights(areas: torch.Tensor) -> torch.Tensor:
+    """Return the weight of the tokens of objects with `areas` in tokens: 1 / sqrt(area), at most 1.
+
+    An object weighs as much as the root of its size: a car of 36 tokens as six signs of one, not as 36 of them.
+    """
+    return areas.clamp(min=1.0).rsqrt()
+
 
 def tokens_in_boxes(boxes: torch.Tensor, batch_idx: torch.Tensor, batch: int, size: tuple[int, int]) -> torch.Tensor:
-    """Mark the tokens that touch a ground-truth box.
+    """Weigh the tokens that touch a ground-truth box.
 
     Args:
         boxes: (M, 4) as centre x, centre y, width, height, relative to the image, in [0, 1].
@@ -16,7 +28,7 @@ def tokens_in_boxes(boxes: torch.Tensor, batch_idx: torch.Tensor, batch: int, si
         size: (H, W) of the token grid.
 
     Returns:
-        (B, H, W), 1.0 where a box touches the token's cell, 0.0 elsewhere.
+        (B, H, W), `token_weights` of the smallest box that touches the token's cell, 0 where none does.
     """
     height, width = size
     cx, cy, w, h = boxes.float().unbind(1)
@@ -27,48 +39,97 @@ def tokens_in_boxes(boxes: torch.Tensor, batch_idx: torch.Tensor, batch: int, si
         return (low[:, None] < start + 1) & (high[:, None] > start)
 
     inside = touched(cy, h, height)[:, :, None] & touched(cx, w, width)[:, None, :]
-    marks = torch.zeros(batch, height, width, device=boxes.device)
-    return marks.index_add_(0, batch_idx.long().flatten(), inside.float()).clamp_(max=1.0)
+    weights = inside * token_weights(w * h * height * width)[:, None, None]
+    return _largest_by_image(weights, batch_idx, batch)
 
 
 def tokens_in_masks(
-    masks: torch.Tensor, size: tuple[int, int], batch: int, batch_idx: torch.Tensor | None = None
+    masks: torch.Tensor, size: tuple[int, int], batch: int, batch_idx: torch.Tensor, overlap: bool = True
 ) -> torch.Tensor:
-    """Mark the tokens that touch a ground-truth mask.
+    """Weigh the tokens that touch a ground-truth mask.
 
     Args:
-        masks: (B, h, w) index maps with 0 for background; with `batch_idx`, (M, h, w), one mask per object.
+        masks: With `overlap`, (B, h, w) index maps: 0 for background, i for the i-th object of the image; else
+            (M, h, w), one mask per object.
         size: (H, W) of the token grid.
         batch: Number of images B.
-        batch_idx: (M,) image of each object's mask, None for index maps.
+        batch_idx: (M,) image of each object.
+        overlap: Which of the two forms the masks have.
 
     Returns:
-        (B, H, W), 1.0 where a mask touches the token's cell, 0.0 elsewhere.
+        (B, H, W), `token_weights` of the smallest mask that touches the token's cell, 0 where none does.
     """
-    if not len(masks):
+    if not len(masks) or not len(batch_idx):
         return torch.zeros(batch, *size, device=masks.device)
-    cells = F.adaptive_max_pool2d((masks > 0).float()[:, None], size)[:, 0]
-    if batch_idx is None:
-        return cells
-    marks = torch.zeros(batch, *size, device=masks.device)
-    return marks.index_add_(0, batch_idx.long().flatten(), cells).clamp_(max=1.0)
+    tokens_per_pixel = size[0] * size[1] / (masks.shape[1] * masks.shape[2])
+    if not overlap:
+        inside = (masks > 0).float()
+        weights = token_weights(inside.sum(dim=(1, 2)) * tokens_per_pixel)[:, None, None]
+        return _largest_by_image(F.adaptive_max_pool2d(inside[:, None], size)[:, 0] * weights, batch_idx, batch)
+    ids = masks.flatten(1).long()
+    areas = torch.zeros(batch, len(batch_idx) + 1, device=masks.device)  # an image has at most all objects
+    areas.scatter_add_(1, ids, torch.ones_like(ids, dtype=areas.dtype))
+    weights = token_weights(areas * tokens_per_pixel)
+    weights[:, 0] = 0.0  # background
+    return F.adaptive_max_pool2d(weights.gather(1, ids).view_as(masks)[:, None], size)[:, 0]
 
 
-def guide_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of router logits against object tokens, both sides with the same weight.
+def _largest_by_image(weights: torch.Tensor, batch_idx: torch.Tensor, batch: int) -> torch.Tensor:
+    """Return the largest of the objects' weights (M, H, W) at each token of their images, (B, H, W)."""
+    out = torch.zeros(batch, *weights.shape[1:], device=weights.device)
+    return out.index_reduce_(0, batch_idx.long().flatten(), weights, "amax")
+
+
+def guide_loss(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of router logits against object tokens, both sides with the same weight in each image.
 
     Objects cover a small part of most images. Without the balance, the background would decide the loss, and the
-    router would learn to send everything past the block.
+    router would learn to send everything past the block. Each image counts by itself, so that the gradient does not
+    depend on how a batch is spread over devices.
 
     Args:
         logits: (B, N) router scores.
-        targets: (B, N) or (B, H, W) with N = H * W, 1.0 for tokens that touch an object.
+        weights: (B, N) or (B, H, W) with N = H * W, above 0 for tokens that touch an object, and how much they count.
 
     Returns:
         Scalar. Zero gradient for a side without tokens, such as the objects of an empty image.
     """
-    targets = targets.flatten(1)
-    bce = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    objects = (bce * targets).sum() / targets.sum().clamp(min=1.0)
-    rest = (bce * (1.0 - targets)).sum() / (1.0 - targets).sum().clamp(min=1.0)
-    return 0.5 * (objects + rest)
+    weights = weights.flatten(1)
+    logits, is_object = logits.float(), (weights > 0).float()
+    bce = F.binary_cross_entropy_with_logits(logits, is_object, reduction="none")
+    objects = (bce * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
+    rest = (bce * (1.0 - is_object)).sum(1) / (1.0 - is_object).sum(1).clamp(min=1.0)
+    return 0.5 * (objects + rest).mean()
+
+
+def guide_anneal(progress: float) -> float:
+    """Return the share of the guide loss's weight at a share `progress` of the training, in [0, 1].
+
+    It falls from 1 to 0.2 along half a cosine: first the labels say where to look, later the task has more of a say.
+    """
+    return GUIDE_END + (1.0 - GUIDE_END) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def budget_loss(logits: torch.Tensor, capacity: float) -> torch.Tensor:
+    """Squared gap between the mean probability of a token to be routed and the capacity.
+
+    With it the logits are calibrated over all images, and a threshold at inference gives an image with much to see
+    more compute, and an empty one less (the sparsity targets of A-ViT, arXiv 2112.07658, and DynamicViT, arXiv
+    2106.02034, eq. 11).
+
+    Args:
+        logits: (B, N) router scores.
+        capacity: Share of tokens in (0, 1].
+
+    Returns:
+        Scalar.
+    """
+    return (logits.float().sigmoid().mean() - capacity).square()
+
+
+def z_loss(logits: torch.Tensor) -> torch.Tensor:
+    """Mean square of the logits (B, N), a scalar: keeps them where gates are not flat and half precision is exact.
+
+    ST-MoE's z-loss (arXiv 2202.08906, eq. 5) for routers that score each token by itself.
+    """
+    return logits.float().square().mean()

@@ -39,6 +39,8 @@ class RoutingPlan(NamedTuple):
         gates: (B, k, 1) factor on the block's change of each routed token, or None for a router without parameters.
         size: (H, W) of the feature map.
         tile: Side of a token in pixels of the map: 1 where each pixel is a token, so that N = H * W.
+        real: (B, k) False where an image that needs fewer than k tokens repeats its best one, None if none does. A
+            repeated token must not be looked at by others; it comes out as its original does, so it can be scattered.
     """
 
     logits: torch.Tensor
@@ -46,6 +48,12 @@ class RoutingPlan(NamedTuple):
     gates: torch.Tensor | None
     size: tuple[int, int]
     tile: int = 1
+    real: torch.Tensor | None = None
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """Attention mask (B, 1, 1, k), True where a token may be looked at, or None if all may."""
+        return None if self.real is None else self.real[:, None, None]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -72,7 +80,13 @@ class RoutingPlan(NamedTuple):
 
 
 def make_plan(
-    logits: torch.Tensor, k: int, size: tuple[int, int], gated: bool = True, raster: bool = False, tile: int = 1
+    logits: torch.Tensor,
+    k: int,
+    size: tuple[int, int],
+    gated: bool = True,
+    raster: bool = False,
+    tile: int = 1,
+    counts: torch.Tensor | None = None,
 ) -> RoutingPlan:
     """Select the k tokens with the highest score in each image (expert choice, arXiv 2404.02258, section 3.3).
 
@@ -80,13 +94,19 @@ def make_plan(
         logits: (B, N) router scores.
         k: Number of tokens to route per image, at most N.
         size: (H, W) of the feature map.
-        size: (H, W) of the token grid.
         gated: False for routers without parameters, which need no gradient.
         raster: Order the selected tokens by position instead of by descending score.
         tile: Side of a token in pixels of the map.
+        counts: (B,) tokens that each image needs, at most k, or None if all need k.
     """
     scores, indices = logits.topk(k, dim=1)
+    real = None
+    if counts is not None and len(counts) > 1:
+        real = torch.arange(k, device=logits.device) < counts[:, None]
+        indices = torch.where(real, indices, indices[:, :1])
     if raster:
-        indices = indices.sort(dim=1).values
+        indices, order = indices.sort(dim=1)
+        real = None if real is None else real.gather(1, order)
+    if raster or real is not None:
         scores = logits.gather(1, indices)
-    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile)
+    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile, real)

@@ -123,7 +123,7 @@ def calibrate(layer: nn.Module, x: torch.Tensor) -> None:
 
 
 def save(model: YOLO, path: Path, source: str | Path) -> None:
-    """Save a converted model under a temporary name, then rename.
+    """Save a model under a temporary name, then rename.
 
     Raises:
         ValueError: If `path` is no .pt file, or the checkpoint `source` it was made from.
@@ -132,7 +132,7 @@ def save(model: YOLO, path: Path, source: str | Path) -> None:
     if path.suffix.lower() != ".pt":
         raise ValueError(f"out={path}: a checkpoint is a .pt file.")
     if path.exists() and path.samefile(source):
-        raise ValueError(f"out={path} is the model that was converted; choose another name.")
+        raise ValueError(f"out={path} is the model it is made from; choose another name.")
     part = writable_dir(path.parent) / f".{path.stem}.part.pt"
     model.save(part)
     os.replace(part, path)

@@ -59,19 +59,20 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         raise ValueError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
 
 
-def some_images(source: Any, count: int) -> list[Path]:
+def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
     """Return up to `count` images of a source, evenly spaced.
 
     Args:
-        source: A data YAML, of which the training split is taken, or what `yolo predict` reads images from: a file, a
-            folder, a pattern, a .txt of paths, or a list of those.
+        source: A data YAML, or what `yolo predict` reads images from: a file, a folder, a pattern, a .txt of paths, or
+            a list of those.
         count: Number of images.
+        split: Split of a data YAML to take them from.
 
     Raises:
         FileNotFoundError: If the source does not exist or has no image; nothing is downloaded.
     """
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() in (".yaml", ".yml"):
-        source = check_det_dataset(str(source), autodownload=False)["train"]
+        source = check_det_dataset(str(source), autodownload=False)[split]
     loader = LoadImagesAndVideos(source)
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
     if not files:

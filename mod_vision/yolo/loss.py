@@ -1,4 +1,4 @@
-"""Guide loss in Ultralytics' training: what the router should look at is what the labels mark."""
+"""Router losses in Ultralytics' training: what the router should look at is what the labels mark."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.routing import RoutedLayer, routed_layers
-from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
+from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
+from mod_vision.routing.losses import budget_loss, guide_anneal, guide_loss, tokens_in_boxes, tokens_in_masks, z_loss
 from mod_vision.yolo.parse import forget_pretrained
-from mod_vision.yolo.settings import ModSettings
+from mod_vision.yolo.settings import LossWeights, ModSettings
 
-GUIDE = "guide_loss"
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = True) -> torch.Tensor:
-    """Return the tokens (B, H, W) that touch an object of an Ultralytics batch: its masks, else its boxes.
+    """Weigh the tokens (B, H, W) that touch an object of an Ultralytics batch: its masks, else its boxes.
 
     The labels are those after augmentation, so they fit the image that the router saw.
 
@@ -27,41 +26,72 @@ def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = 
         batch: Training or validation batch.
         size: (H, W) of the token grid.
         overlap: Whether masks are one index map per image (Ultralytics' `overlap_mask`).
+
+    Returns:
+        How much each token counts in the guide loss, 0 where no object is.
     """
     images = len(batch["img"])
     idx = batch["batch_idx"].to(batch["img"].device)
     if "masks" in batch:
-        masks = batch["masks"].to(batch["img"].device)
-        return tokens_in_masks(masks, size, images, None if overlap else idx)
+        return tokens_in_masks(batch["masks"].to(batch["img"].device), size, images, idx, overlap)
     return tokens_in_boxes(batch["bboxes"][:, :4].to(batch["img"].device), idx, images, size)
 
 
 def guided_layers(model: nn.Module) -> list[RoutedLayer]:
-    """Return the layers whose router can be guided: learned, and below capacity 1."""
+    """Return the layers whose router can be trained: learned, and below capacity 1."""
     return [layer for _, layer in routed_layers(model) if layer.router.learned and not layer.dense]
 
 
-def with_guide(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a model's `loss(batch, preds)` so that the guide loss joins it, with a column of its own in the results.
+def router_losses(
+    layers: list[RoutedLayer], weights: LossWeights, objects: Callable[[RoutingPlan], torch.Tensor], progress: float
+) -> dict[str, torch.Tensor]:
+    """Return the weighted losses that are switched on, by the name of their column, each the mean over layers.
+
+    Args:
+        layers: Routed layers after a forward; without any, all losses are 0.
+        weights: Weights of the losses.
+        objects: Gives how much each token (B, N) of a plan counts as an object.
+        progress: Share of the training that is done.
+    """
+    plans = [layer.plan for layer in layers]
+    columns = {}
+    if weights.guide:
+        guide = weights.guide * guide_anneal(progress)
+        columns["guide_loss"] = guide * _mean([guide_loss(p.logits, objects(p)) for p in plans])
+    if weights.budget:
+        gaps = [budget_loss(layer.plan.logits, layer.capacities[0]) for layer in layers]
+        columns["budget_loss"] = weights.budget * _mean(gaps)
+    if weights.z:
+        columns["z_loss"] = weights.z * _mean([z_loss(p.logits) for p in plans])
+    return columns
+
+
+def _mean(terms: list[torch.Tensor]) -> torch.Tensor:
+    """Return the mean of scalars, 0 of none."""
+    return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a model's `loss(batch, preds)` so that the router's losses join it, with columns of their own.
 
     `loss` is where detection, segmentation, RT-DETR and distillation all pass with both the batch and the criterion's
     items at hand.
     """
 
     @functools.wraps(loss)
-    def guided_loss(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
+    def loss_with_router(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
         total, items = loss(self, batch, preds)
         forget_pretrained(self.yaml)  # in training from here on, and saved with the weights
         settings = ModSettings.from_yaml(self.yaml.get("mod"))
         layers = [layer for layer in guided_layers(self) if layer.plan is not None]  # None: `preds` of another model
-        if not layers or not settings.guide or "bboxes" not in batch:
+        scheduled = self.training and not settings.schedule.constant and any(routed_layers(self))
+        if "bboxes" not in batch or not (layers or scheduled):  # a step at capacity 1 of a schedule has columns too
             return total, items
         overlap = bool(getattr(self.args, "overlap_mask", True))
-        plans = [layer.plan for layer in layers]
-        terms = [guide_loss(p.logits, p.touched(object_tokens(batch, p.size, overlap))) for p in plans]
-        guide = settings.guide * torch.stack(terms).mean()
+        progress = getattr(self, "mod_progress", 0.0)
+        own = router_losses(layers, settings.loss, lambda p: p.touched(object_tokens(batch, p.size, overlap)), progress)
         images = len(batch["img"]) if total.ndim else 1  # RT-DETR's loss is one number per batch, YOLO's are per image
-        total = torch.cat((total.reshape(-1), (guide * images).reshape(1)))
-        return total, {**items, GUIDE: guide.detach()}
+        total = torch.cat((total.reshape(-1), *(term.to(total).reshape(1) * images for term in own.values())))
+        return total, {**items, **{name: term.detach() for name, term in own.items()}}
 
-    return guided_loss
+    return loss_with_router

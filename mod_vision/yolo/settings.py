@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mod_vision.routing import ROUTERS, check_capacity
+from mod_vision.routing.schedule import CapacitySchedule
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the router's losses; 0 switches a loss off.
+
+    Attributes:
+        guide: Router logits against the tokens that touch an object.
+        budget: Mean probability of a token to be routed against the capacity, for thresholds.
+        z: Square of the logits.
+    """
+
+    guide: float = 0.5
+    budget: float = 0.0
+    z: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -15,12 +31,14 @@ class ModSettings:
     Attributes:
         capacity: Share of tokens that pass a heavy block, in (0, 1], or a list over the depth of a stage.
         router: Name of a router.
-        guide: Weight of the guide loss, 0 switches it off.
+        loss: Weights of the router's losses.
+        schedule: Capacity over the course of a training.
     """
 
     capacity: Any = 0.5
     router: str = "linear"
-    guide: float = 0.5
+    loss: LossWeights = field(default_factory=LossWeights)
+    schedule: CapacitySchedule = field(default_factory=CapacitySchedule)
 
     @classmethod
     def from_yaml(cls, section: Any) -> ModSettings:
@@ -29,14 +47,11 @@ class ModSettings:
         Raises:
             ValueError: If a key is unknown or a value is out of range.
         """
-        section = dict(_mapping(section, "mod", ("capacity", "router", "loss")))
-        loss = _mapping(section.pop("loss", None), "mod.loss", ("guide",))
-        guide = loss.get("guide", cls.guide)
-        if not isinstance(guide, (int, float)) or isinstance(guide, bool) or not guide >= 0:
-            raise ValueError(f"mod.loss.guide must be a number of at least 0, got {guide!r}; 0 switches it off.")
-        settings = cls(**section, guide=float(guide))
-        check_options({"capacity": settings.capacity, "router": settings.router}, "mod")
-        return settings
+        section = _mapping(section, "mod", ("capacity", "router", "warmup", "elastic", "loss"))
+        own = {key: section[key] for key in ("capacity", "router") if key in section}
+        check_options(own, "mod")
+        schedule = CapacitySchedule(_warmup(section.get("warmup", 0)), _elastic(section.get("elastic")))
+        return cls(**own, loss=_weights(section.get("loss")), schedule=schedule)
 
 
 def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -52,6 +67,42 @@ def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict
     if options.get("router", "linear") not in list(ROUTERS):  # a list, for values that cannot be hashed
         raise ValueError(f"{where}: unknown router {options['router']!r}, choose one of {', '.join(ROUTERS)}.")
     return dict(options)
+
+
+def _weights(section: Any) -> LossWeights:
+    """Read `mod.loss`."""
+    weights = _mapping(section, "mod.loss", tuple(f.name for f in fields(LossWeights)))
+    for name, value in weights.items():
+        if not _is_number(value) or not 0 <= value < float("inf"):
+            raise ValueError(f"mod.loss.{name} must be a number of at least 0, got {value!r}; 0 switches it off.")
+    return LossWeights(**{name: float(value) for name, value in weights.items()})
+
+
+def _warmup(value: Any) -> float:
+    """Read `mod.warmup`."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ValueError(
+            f"mod.warmup must be a number in [0, 1), got {value!r}. It is the share of the training in which the "
+            "capacity falls from 1; 0 starts at the capacity."
+        )
+    return float(value)
+
+
+def _elastic(value: Any) -> tuple[float, float] | None:
+    """Read `mod.elastic`."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"mod.elastic must be [lowest, highest] capacity, such as [0.25, 1.0], got {value!r}.")
+    low, high = (check_capacity(c, "mod.elastic") for c in value)
+    if low >= high:
+        raise ValueError(f"mod.elastic must be [lowest, highest] capacity, such as [0.25, 1.0], got {value!r}.")
+    return low, high
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value of a YAML is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _mapping(value: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Validation:
         annotations: COCO JSON that the data YAML names for the split, or None.
         names: Class names by index.
         truth: Routed share of tokens per layer and group.
+        shares: Per layer, the routed share of tokens of each image.
     """
 
     predictions: list[dict[str, Any]] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Validation:
     annotations: Path | None = None
     names: dict[int, str] = field(default_factory=dict)
     truth: RoutingTruth = field(default_factory=RoutingTruth)
+    shares: dict[str, list[float]] = field(default_factory=dict)
 
 
 class _Collect(DetectionValidator):
@@ -81,7 +83,9 @@ class _Collect(DetectionValidator):
                 groups = token_groups(batch, size, self.found.names, overlap)
                 kinds = _stuff_tokens(stuff, self.data, size, batch)
                 groups |= {kind: tokens & groups[REST] for kind, tokens in kinds.items()}
-                self.found.truth.update(name, layer.plan.kept(), groups)
+                kept = layer.plan.kept()
+                self.found.truth.update(name, kept, groups)
+                self.found.shares.setdefault(name, []).extend(kept.float().mean(dim=(1, 2)).tolist())
 
     def finalize_metrics(self) -> None:
         """Keep what was collected."""

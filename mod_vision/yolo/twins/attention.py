@@ -40,7 +40,7 @@ def psa_attention(attn: Attention, x: torch.Tensor, plan: RoutingPlan) -> torch.
     """Run Ultralytics' `Attention` on routed tokens as a map (B, C, k, 1)."""
     parts = attn.qkv(x).flatten(2).unflatten(1, (attn.num_heads, -1))  # (B, heads, 2 * key_dim + head_dim, k)
     q, k, v = (t.transpose(2, 3) for t in parts.split([attn.key_dim, attn.key_dim, attn.head_dim], dim=2))
-    out = F.scaled_dot_product_attention(q, k, v, scale=attn.scale).transpose(1, 2).flatten(2)
+    out = F.scaled_dot_product_attention(q, k, v, plan.mask, scale=attn.scale).transpose(1, 2).flatten(2)
     out = out + position_term(attn.pe, v.transpose(1, 2).flatten(2), plan)
     return attn.proj(to_map(out))
 
@@ -64,6 +64,7 @@ class MoDC2PSA(TokenTwin, C2PSA):
     """C2PSA whose attention blocks see the routed tokens only."""
 
     dense_type = C2PSA
+    takes_repeats = True
 
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels and number of attention blocks."""
@@ -130,10 +131,10 @@ class MoDA2C2f(TokenTwin, A2C2f):
                 "sides are multiples of the model's stride."
             )
 
-    def num_selected(self, num_tokens: int) -> int:
+    def fit_selected(self, k: int, num_tokens: int) -> int:
         """Round the number of routed tokens up to a multiple of the areas."""
         area = self.m[0][0].attn.area
-        return min(ceil_div(super().num_selected(num_tokens), area), num_tokens // area) * area
+        return min(ceil_div(k, area), num_tokens // area) * area
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""
@@ -157,6 +158,7 @@ class MoDAIFI(TokenTwin, AIFI):
     """AIFI (RT-DETR's encoder layer) on the routed tokens only."""
 
     dense_type = AIFI
+    takes_repeats = True
 
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels, and one block."""
@@ -171,6 +173,7 @@ class MoDAIFI(TokenTwin, AIFI):
         pos = self.build_2d_sincos_position_embedding(w, h, c, like=x).to(x.dtype)
         pos = pos[0].index_select(0, plan.indices.flatten()).view(*plan.indices.shape, c)
         routed = gather_tokens(tokens, plan.indices)
-        changed = TransformerEncoderLayer.forward(self, routed, pos=pos)
+        repeats = None if plan.real is None else ~plan.real
+        changed = TransformerEncoderLayer.forward(self, routed, src_key_padding_mask=repeats, pos=pos)
         tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
         return tokens.transpose(1, 2).unflatten(2, plan.size)

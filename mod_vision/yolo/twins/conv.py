@@ -86,6 +86,7 @@ class TileTwin(DenseTwin):
 
     own_options = ("tile", "border", "scope")
     raster = True  # neighbours in memory are gathered together
+    takes_repeats = True
     where: str
     halo: bool
     skip: CoarseSkip | None

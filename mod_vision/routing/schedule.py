@@ -1,0 +1,61 @@
+"""Capacity over the course of a training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+STEPS = 32  # drawn capacities are multiples of 1/32: compiled models and memory allocators see few shapes
+
+
+@dataclass(frozen=True)
+class CapacitySchedule:
+    """Warm-up from capacity 1, then the model's own capacity, or one drawn per step.
+
+    A schedule has no state: its capacity is a function of step and seed. So a resumed training goes on as an unbroken
+    one would, and all ranks of a distributed training agree without a word.
+
+    Attributes:
+        warmup: Share of the training, in [0, 1), in which the capacity falls from 1 in a line.
+        elastic: Lowest and highest mean capacity to draw from, or None. Of three steps, one takes the lowest, one the
+            highest and one a uniform draw (the sandwich rule of slimmable networks, arXiv 1903.05134, section 3.1,
+            spread over steps), so that one checkpoint serves every capacity in between.
+    """
+
+    warmup: float = 0.0
+    elastic: tuple[float, float] | None = None
+
+    @property
+    def constant(self) -> bool:
+        """True if every step has the model's own capacity."""
+        return not self.warmup and self.elastic is None
+
+    def capacities(
+        self, nominal: Sequence[Sequence[float]], step: int, steps: int, seed: int
+    ) -> list[tuple[float, ...]]:
+        """Return the capacities of all layers at a training step.
+
+        Args:
+            nominal: Capacities of each layer's blocks, as the model has them; blocks at 1 stay dense.
+            step: Number of batches trained on so far.
+            steps: Number of batches of the whole training.
+            seed: Seed of the training.
+        """
+        scale = 1.0
+        if self.elastic is not None:
+            routed = [c for layer in nominal for c in layer if c < 1]
+            scale = self._draw(self.elastic, step, seed) * len(routed) / sum(routed) if routed else 1.0
+        ready = min(1.0, step / (self.warmup * steps)) if self.warmup else 1.0
+
+        def at_step(c: float) -> float:
+            target = c if c == 1 else min(1.0, c * scale)
+            now = 1.0 - (1.0 - target) * ready
+            return now if now in (c, 1.0) else max(1, round(now * STEPS)) / STEPS
+
+        return [tuple(at_step(c) for c in layer) for layer in nominal]
+
+    @staticmethod
+    def _draw(between: tuple[float, float], step: int, seed: int) -> float:
+        """Return the lowest, the highest and a drawn capacity in turn."""
+        return (*between, random.Random(f"{seed} {step}").uniform(*between))[step % 3]

@@ -1,0 +1,123 @@
+"""What a training of a routed model does beside the loss: capacity schedule and a watch over the routes.
+
+Ultralytics gives every trainer a copy of its default callbacks, in the workers of a distributed training too; ours are
+among them. Trainings of dense models pass through untouched.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from mod_vision.files import write_text
+from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.statistics import RouteHealth, RouteStatistics
+from mod_vision.yolo.settings import ModSettings
+
+ROUTES_CSV = "routing.csv"
+COLUMNS = ("epoch", "layer", *RouteHealth._fields)
+
+
+class RoutedTraining:
+    """One training of a routed model.
+
+    Attributes:
+        net: The model that is trained; with distillation, the student.
+        layers: Its routed layers by name.
+        nominal: The capacities that the layers have outside of the training.
+        step: Batches trained on, those before a resume included.
+        steps: Batches of the whole training.
+    """
+
+    def __init__(self, trainer: Any, net: nn.Module) -> None:
+        self.net: Any = net
+        self.layers: dict[str, RoutedLayer] = dict(routed_layers(net))
+        self.nominal = [layer.capacities for layer in self.layers.values()]
+        self.schedule = ModSettings.from_yaml(self.net.yaml.get("mod")).schedule
+        self.seed = int(trainer.args.seed)
+        self.csv = Path(trainer.save_dir) / ROUTES_CSV
+        self.alarmed: set[str] = set()
+
+    def start_epoch(self, trainer: Any) -> None:
+        """Count batches and routes anew; a repeated epoch starts where it started before."""
+        per_epoch = len(trainer.train_loader)
+        self.step, self.steps = per_epoch * trainer.epoch, per_epoch * trainer.epochs
+        self.statistics = {name: RouteStatistics() for name in self.layers}
+
+    def start_batch(self) -> None:
+        """Set what depends on the progress of the training."""
+        self.net.mod_progress = min(1.0, self.step / self.steps)
+        if not self.schedule.constant:
+            wanted = self.schedule.capacities(self.nominal, self.step, self.steps, self.seed)
+            for layer, capacities in zip(self.layers.values(), wanted, strict=True):
+                layer.set_capacity(capacities)
+
+    def end_batch(self) -> None:
+        """Count the routes of the batch."""
+        self.step += 1
+        for name, layer in self.layers.items():
+            if layer.plan is not None:
+                self.statistics[name].update(layer.plan)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Append the epoch's figures to `routing.csv`, and warn once about a layer whose routes have collapsed."""
+        if RANK not in (-1, 0):
+            return
+        rows = self._rows_before(epoch)
+        for name, statistics in self.statistics.items():
+            health = statistics.health()
+            if health is None:
+                continue
+            rows.append([str(epoch), name, *(f"{value:.4f}" for value in health)])
+            if health.alarm and name not in self.alarmed:
+                self.alarmed.add(name)
+                LOGGER.warning(f"mod_vision: {name}, epoch {epoch}: {health.alarm}; see {self.csv}")
+        write_text(self.csv, "\n".join(",".join(row) for row in [list(COLUMNS), *rows]) + "\n")
+
+    def _rows_before(self, epoch: int) -> list[list[str]]:
+        """Return the rows of earlier epochs of this training: a resumed one repeats the epoch it was stopped in."""
+        if epoch == 1 or not self.csv.is_file():
+            return []
+        with self.csv.open(newline="") as file:
+            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < epoch]
+
+
+def _start(trainer: Any) -> None:
+    """Take over a training of a routed model."""
+    model = unwrap_model(trainer.model)
+    net = getattr(model, "student_model", model)
+    trainer.mod_training = RoutedTraining(trainer, net) if any(routed_layers(net)) else None
+
+
+def _start_epoch(trainer: Any) -> None:
+    if training := getattr(trainer, "mod_training", None):
+        training.start_epoch(trainer)
+
+
+def _start_batch(trainer: Any) -> None:
+    if training := getattr(trainer, "mod_training", None):
+        training.start_batch()
+
+
+def _end_batch(trainer: Any) -> None:
+    if training := getattr(trainer, "mod_training", None):
+        training.end_batch()
+
+
+def _end_epoch(trainer: Any) -> None:
+    if training := getattr(trainer, "mod_training", None):
+        training.end_epoch(trainer.epoch + 1)
+
+
+CALLBACKS = {
+    "on_train_start": _start,
+    "on_train_epoch_start": _start_epoch,
+    "on_train_batch_start": _start_batch,
+    "on_train_batch_end": _end_batch,
+    "on_train_epoch_end": _end_epoch,
+}
