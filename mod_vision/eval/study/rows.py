@@ -1,0 +1,143 @@
+"""The opponents of a study, each a model YAML made from the routed one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from mod_vision.eval.flops import executed_gflops
+from mod_vision.resources import find_yaml
+from mod_vision.yolo.images import load_model
+from mod_vision.yolo.parse import STAGE
+
+ModelYaml = dict[str, Any]
+CLOSE = 0.03  # relative gap in GFLOPs
+Make = Callable[[ModelYaml, str, int], ModelYaml]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One opponent: how it is made from the routed model, and the capacities at which its checkpoint is scored.
+
+    Attributes:
+        name: Name in tables and of files.
+        make: Gives the model YAML from the routed one, its file name, such as yolo26n-mod.yaml, and the image size.
+        capacities: Capacities to score at, None for the model as it was trained.
+    """
+
+    name: str
+    make: Make
+    capacities: tuple[float | None, ...] = (None,)
+
+
+def mod(**settings: Any) -> Make:
+    """Return how to make a model with other settings in its `mod:` section; `loss` is merged key by key."""
+
+    def make(d: ModelYaml, name: str, imgsz: int) -> ModelYaml:
+        section = {**(d.get("mod") or {}), **settings}
+        section["loss"] = {**((d.get("mod") or {}).get("loss") or {}), **settings.get("loss", {})}
+        return {**deepcopy(d), "mod": section}
+
+    return make
+
+
+def iso_flop(capacity: float) -> Make:
+    """Return how to make the dense model with fewer blocks that costs what the routed one does at `capacity`.
+
+    Of those that cost the same to 3 % (else of the closest), the one with the most even loss of blocks.
+    """
+
+    def make(d: ModelYaml, name: str, imgsz: int) -> ModelYaml:
+        target = gflops(mod(capacity=capacity)(d, name, imgsz), name, imgsz)
+
+        def misfit(twin: ModelYaml) -> tuple[float, float]:
+            gap = abs(gflops(twin, name, imgsz) / target - 1)
+            shares = [new / old for new, old in zip(_depths(twin), _depths(d), strict=True)]
+            return max(gap - CLOSE, 0.0), max(shares) - min(shares)
+
+        return min(_shallower(d), key=misfit)
+
+    return make
+
+
+def plain(scale: str) -> Make:
+    """Return how to find Ultralytics' own model of the same family at another scale."""
+
+    def make(d: ModelYaml, name: str, imgsz: int) -> ModelYaml:
+        found = re.match(r"(yolo\d+)[nslmx]-mod(-conv|-vit-[tsb])?(-seg)?", name)
+        if found is None:
+            raise ValueError(f"{name} is not named after a model of Ultralytics, such as yolo26n-mod.yaml.")
+        return {"model": f"{found[1]}{scale}{found[3] or ''}.yaml"}
+
+    return make
+
+
+CAPACITIES = (0.75, 0.5, 0.25)
+ELASTIC = [0.25, 0.75]
+ROWS = {
+    row.name: row
+    for row in (
+        Row("dense", mod(capacity=1.0)),
+        *(Row(f"routed-{c}", mod(capacity=c)) for c in CAPACITIES),
+        *(Row(f"isoflop-{c}", iso_flop(c)) for c in CAPACITIES),
+        *(Row(f"random-{c}", mod(capacity=c, router="random")) for c in CAPACITIES),
+        Row("elastic", mod(elastic=ELASTIC), CAPACITIES),
+        Row("yolo-n", plain("n")),
+        Row("yolo-s", plain("s")),
+        Row("no-guide-0.5", mod(capacity=0.5, loss={"guide": 0})),
+        Row("no-z-0.5", mod(capacity=0.5, loss={"z": 0})),
+        Row("warmup-0.5", mod(capacity=0.5, warmup=0.2)),
+        Row("norm-0.5", mod(capacity=0.5, router="norm")),
+        Row("contrast-0.5", mod(capacity=0.5, router="contrast")),
+        Row("grid-0.5", mod(capacity=0.5, router="grid")),
+    )
+}
+
+
+def read_model(name: str) -> ModelYaml:
+    """Return a model YAML of this package by the name with its scale letter.
+
+    Raises:
+        ValueError: If there is none, or it has no stage whose blocks the isoFLOP twin could do without.
+    """
+    file = find_yaml(name) or find_yaml(re.sub(r"^(yolo\d+)[nslmx]", r"\1", name))
+    if file is None:
+        raise ValueError(f"there is no model {name!r}; see cfg/models, and write the scale, as in yolo26n-mod.yaml.")
+    d: ModelYaml = yaml.safe_load(file.read_text())
+    if not any(row[2] == STAGE for row in d["backbone"]):
+        raise ValueError(f"{name} has no {STAGE} row; the study takes away blocks of these for its isoFLOP twins.")
+    return d
+
+
+def gflops(d: ModelYaml, name: str, imgsz: int) -> float:
+    """Return the executed GFLOPs of a model YAML; the file name gives the scale."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_text(yaml.safe_dump(d))
+        return executed_gflops(load_model(path).model.eval().fuse(verbose=False), imgsz)
+
+
+def _depths(d: ModelYaml) -> list[int]:
+    """Return the repeats of the stages, before the scale's depth."""
+    return [row[1] for row in d["backbone"] if row[2] == STAGE]
+
+
+def _shallower(d: ModelYaml) -> Iterator[ModelYaml]:
+    """Yield the dense models with any smaller number of blocks in each stage, as the smallest scales have them."""
+    stages = [i for i, row in enumerate(d["backbone"]) if row[2] == STAGE]
+    depth = min(scale[0] for scale in d["scales"].values())
+    step = round(1 / depth)
+    choices = [range(step, d["backbone"][i][1] + 1, step) for i in stages]
+    for repeats in product(*choices):
+        twin = mod(capacity=1.0)(d, "", 0)
+        for i, n in zip(stages, repeats, strict=True):
+            twin["backbone"][i][1] = n
+        yield twin

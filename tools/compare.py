@@ -1,0 +1,33 @@
+"""Train and score a routed model and its opponents under one schedule; resumable, figures in assets/results/."""
+
+import inspect
+import sys
+
+import yaml
+
+from mod_vision.eval.study.run import Schedule, study
+
+
+def compare(
+    data: str,
+    name: str,
+    rows: str = "dense,routed-0.5,isoflop-0.5,random-0.5",
+    seeds: str = "0,1,2",
+    model: str = "yolo26n-mod.yaml",
+    jobs: int = 1,
+    device: str = "cpu",
+    out: str = "assets/results",
+    **train: int,
+) -> None:
+    """Run the study `name` on a data YAML; other keys are those of `Schedule`."""
+    schedule = Schedule(model, data, name, **train)
+    study(schedule, rows.split(","), [int(seed) for seed in str(seeds).split(",")], jobs, device, out)
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(f"{__doc__}\nusage: python tools/compare.py key=value ...\nkeys: {inspect.signature(compare)}")
+        print(f"schedule: {inspect.signature(Schedule)}")
+    else:
+        compare(**{key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)})
