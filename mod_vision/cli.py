@@ -78,33 +78,25 @@ def bench(
     backend: str = "eager",
     by: str = "model",
 ) -> None:
-    """Time a routed model, its dense twin and rivals in turn; by=layer times each routed layer within the model."""
+    """Time a routed model, its dense twin and rivals in turn; by=layer times routed layers, by=step trainings."""
     from mod_vision.eval.benchmark import benchmark, table
     from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
+    from mod_vision.eval.step_benchmark import benchmark_step, step_table
 
     def as_list(value: Any) -> list[Any]:
         value = value.split(",") if isinstance(value, str) else value
         return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
-    if by not in ("model", "layer") or (by == "layer" and backend != "eager"):
-        raise ValueError(f"by must be model, or layer with backend=eager, got by={by} backend={backend}.")
-    capacities = [float(c) for c in as_list(capacity)]
+    if by not in ("model", "layer", "step") or (by != "model" and backend != "eager"):
+        raise ValueError(f"by must be model, or layer or step with backend=eager, got by={by} backend={backend}.")
+    capacities, others = [float(c) for c in as_list(capacity)], [r.strip() for r in as_list(rivals)]
     print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     if by == "layer":
         print(layer_table(benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)))
-        return
-    rows = benchmark(
-        model,
-        capacities,
-        imgsz,
-        batch,
-        threads,
-        device,
-        repeats,
-        [r.strip() for r in as_list(rivals)],
-        backend,
-    )
-    print(table(rows))
+    elif by == "step":
+        print(step_table(benchmark_step(model, capacities, imgsz, batch, threads, device, repeats, others)))
+    else:
+        print(table(benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend)))
 
 
 def convert(

@@ -5,6 +5,7 @@ import sys
 
 import yaml
 
+from mod_vision.eval.study.report import write_report
 from mod_vision.eval.study.run import Schedule, study
 
 
@@ -21,7 +22,8 @@ def compare(
 ) -> None:
     """Run the study `name` on a data YAML; other keys are those of `Schedule`."""
     schedule = Schedule(model, data, name, **train)
-    study(schedule, rows.split(","), [int(seed) for seed in str(seeds).split(",")], jobs, device, out)
+    folder = study(schedule, rows.split(","), [int(seed) for seed in str(seeds).split(",")], jobs, device, out)
+    print(write_report(folder))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def tokens_in_masks(
 def _largest_by_image(weights: torch.Tensor, batch_idx: torch.Tensor, batch: int) -> torch.Tensor:
     """Return the largest of the objects' weights (M, H, W) at each token of their images, (B, H, W)."""
     out = torch.zeros(batch, *weights.shape[1:], device=weights.device)
-    return out.index_reduce_(0, batch_idx.long().flatten(), weights, "amax")
+    return out.scatter_reduce(0, batch_idx.long().view(-1, 1, 1).expand_as(weights), weights, "amax")
 
 
 def guide_loss(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -46,12 +46,14 @@ class CapacitySchedule:
         if self.elastic is not None:
             routed = [c for layer in nominal for c in layer if c < 1]
             scale = self._draw(self.elastic, step, seed) * len(routed) / sum(routed) if routed else 1.0
-        ready = min(1.0, step / (self.warmup * steps)) if self.warmup else 1.0
+        ready = step / (self.warmup * steps) if self.warmup else 1.0
+        if ready >= 1 and self.elastic is None:
+            return [tuple(layer) for layer in nominal]
 
         def at_step(c: float) -> float:
             target = c if c == 1 else min(1.0, c * scale)
-            now = 1.0 - (1.0 - target) * ready
-            return now if now in (c, 1.0) else max(1, round(now * STEPS)) / STEPS
+            now = 1.0 - (1.0 - target) * min(1.0, ready)
+            return max(1, round(now * STEPS)) / STEPS
 
         return [tuple(at_step(c) for c in layer) for layer in nominal]
 

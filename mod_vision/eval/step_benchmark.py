@@ -1,0 +1,106 @@
+"""Time and memory of a training step, routed against dense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.routing import set_capacity
+from mod_vision.yolo.batch import training_batch, training_loss
+from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+
+
+class StepRow(NamedTuple):
+    """One model.
+
+    Attributes:
+        name: Model and capacity.
+        latency: Milliseconds of forward, loss and backward of a batch.
+        saved_mb: Megabytes (1e6 bytes) of activations that the forward keeps for the backward.
+    """
+
+    name: str
+    latency: Latency
+    saved_mb: float
+
+
+def benchmark_step(
+    model: str,
+    capacity: Sequence[float],
+    imgsz: int = 640,
+    batch: int = 8,
+    threads: int = 2,
+    device: str = "cpu",
+    repeats: int = 7,
+    rivals: Sequence[str] = (),
+) -> list[StepRow]:
+    """Measure a training step of the dense twin, of the routed model at each capacity, and of rivals, in turn.
+
+    Args:
+        model: Routed model: checkpoint or YAML name.
+        capacity: Capacities to measure.
+        imgsz: Image size in pixels.
+        batch: Images per step.
+        threads: CPU threads.
+        device: As in Ultralytics.
+        repeats: Timed rounds.
+        rivals: Other models of the same task.
+
+    Raises:
+        ValueError: If the model routes nothing.
+    """
+    torch.set_num_threads(threads)
+    target = torch_device(device)
+    nets: dict[str, Any] = {}
+    for c in (1.0, *capacity):
+        yolo = load_model(model)
+        set_capacity(yolo.model, c)
+        nets[f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"] = yolo
+    nets |= {name: load_model(name) for name in rivals}
+    data = training_batch(batch, round_imgsz(imgsz), yolo.task == "segment", target)
+    steps = {name: _step(yolo.model.to(target).train().requires_grad_(), data) for name, yolo in nets.items()}
+    times = paired_latency(steps, repeats, device=str(target))
+    return [StepRow(name, times[name], saved_megabytes(yolo.model, data)) for name, yolo in nets.items()]
+
+
+def _step(net: nn.Module, data: dict[str, Any]) -> Callable[[], None]:
+    """Return a training step without the optimiser's, which is the same for all."""
+
+    def step() -> None:
+        training_loss(net, data).backward()
+        net.zero_grad(set_to_none=True)
+
+    return step
+
+
+def saved_megabytes(net: nn.Module, data: dict[str, Any]) -> float:
+    """Return the megabytes (1e6 bytes) that a forward in training keeps for the backward, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = training_loss(net, data)
+    del loss
+    return sum(sizes.values()) / 1e6
+
+
+def step_table(rows: list[StepRow]) -> str:
+    """Return the rows as text, as ratios to the first."""
+    dense = rows[0]
+    lines = [f"{'model':<36}{'step, median (quartiles)':<30}{'speed-up':>8}{'saved MB':>10}{'ratio':>7}"]
+    for row in rows:
+        lines.append(
+            f"{row.name:<36}{row.latency!s:<30}{dense.latency.median / row.latency.median:>8.2f}"
+            f"{row.saved_mb:>10.0f}{row.saved_mb / dense.saved_mb:>7.2f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""Table and plot of a study, made from its JSON files alone."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from mod_vision.files import write_bytes, write_text
+from mod_vision.routing.truth import OBJECTS
+
+SKIPPED_STUFF = ("sky", "road")
+
+
+@dataclass
+class Line:
+    """One row of a study at one capacity, over its seeds.
+
+    Attributes:
+        name: Row, with the capacity where its checkpoint is scored at several.
+        gflops: Executed GFLOPs.
+        box: Box AP of each seed, in percent.
+        mask: Mask AP of each seed, in percent; empty for detection.
+        truth: Routed share of objects and of stuff of each seed, in percent, by layer and group.
+    """
+
+    name: str
+    gflops: float = 0.0
+    box: list[float] = field(default_factory=list)
+    mask: list[float] = field(default_factory=list)
+    truth: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def add(self, score: dict[str, Any]) -> None:
+        """Add the figures of a seed."""
+        self.gflops = score["gflops"]
+        self.box.append(100 * score["box"]["AP"])
+        if score["mask"]:
+            self.mask.append(100 * score["mask"]["AP"])
+        for layer, shares in score["routed_share"].items():
+            for group, share in shares.items():
+                self.truth[layer][group].append(100 * share)
+
+
+def read_lines(folder: Path) -> list[Line]:
+    """Return the lines of a study, in descending GFLOPs.
+
+    Raises:
+        FileNotFoundError: If there is no result.
+    """
+    lines: dict[str, Line] = {}
+    for file in sorted(folder.glob("*-seed*.json")):
+        row = file.stem.rpartition("-seed")[0]
+        for score in json.loads(file.read_text())["scores"]:
+            name = row if score["capacity"] is None else f"{row} at {score['capacity']}"
+            lines.setdefault(name, Line(name)).add(score)
+    if not lines:
+        raise FileNotFoundError(f"{folder} has no results of a study.")
+    return sorted(lines.values(), key=lambda line: (-line.gflops, line.name))
+
+
+def table(lines: list[Line]) -> str:
+    """Return the study as Markdown: mean and deviation over seeds, and what each layer routed and skipped."""
+    masks = any(line.mask for line in lines)
+    head = ["row", "GFLOPs", "box AP", *(["mask AP"] if masks else []), "seeds", "objects routed", "sky, road skipped"]
+    rows = [
+        [
+            line.name,
+            f"{line.gflops:.2f}",
+            _spread(line.box),
+            *([_spread(line.mask)] if masks else []),
+            str(len(line.box)),
+            _by_layer(line, lambda groups: _percent(groups, OBJECTS, routed=True)),
+            _by_layer(line, lambda groups: " ".join(_percent(groups, s, routed=False) for s in SKIPPED_STUFF)),
+        ]
+        for line in lines
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def plot(lines: list[Line], path: Path, title: str) -> None:
+    """Draw box AP against executed GFLOPs, one line through the capacities of each kind of row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    kinds: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        kinds[_kind(line.name)].append(line)
+    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    for kind, members in kinds.items():
+        spread = [stdev(m.box) if len(m.box) > 1 else 0.0 for m in members]
+        axes.errorbar(
+            [m.gflops for m in members], [mean(m.box) for m in members], spread, marker="o", capsize=3, label=kind
+        )
+    axes.set(xlabel="executed GFLOPs per image", ylabel="box AP (COCO, %)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    plt.close(figure)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_report(folder: Path) -> str:
+    """Write table.md and plot.png into the folder of a study, and return the table."""
+    lines = read_lines(folder)
+    text = table(lines)
+    write_text(folder / "table.md", text + "\n")
+    plot(lines, folder / "plot.png", folder.name)
+    return text
+
+
+def _kind(name: str) -> str:
+    """Return a line's kind: its name without the capacity."""
+    for separator in (" at ", "-0."):
+        name = name.partition(separator)[0]
+    return "YOLO26" if name.startswith("yolo-") else name
+
+
+def _spread(values: list[float]) -> str:
+    """Return mean ± deviation."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _by_layer(line: Line, show: Any) -> str:
+    """Return a figure for each layer."""
+    return ", ".join(show(groups) for groups in line.truth.values()) or "-"
+
+
+def _percent(groups: dict[str, list[float]], group: str, routed: bool) -> str:
+    """Return the share of a group that was routed, or skipped."""
+    if group not in groups:
+        return "-"
+    return f"{mean(groups[group] if routed else [100 - share for share in groups[group]]):.0f}"
