@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from mod_vision.routing import Routed as Routed
     from mod_vision.viz.routes import route_maps as route_maps
     from mod_vision.yolo.capacity import set_capacity as set_capacity
+    from mod_vision.yolo.threshold import calibrate_thresholds as calibrate_thresholds
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "calibrate_thresholds": "mod_vision.yolo.threshold",
     "MixtureOfDepthsBlock": "mod_vision.nn",
     "MoDStage": "mod_vision.nn",
     "convert": "mod_vision.eval.conversion",
@@ -30,7 +32,7 @@ _PUBLIC = {
     "route_maps": "mod_vision.viz.routes",
     "set_capacity": "mod_vision.yolo.capacity",
 }
-__all__ = ("MixtureOfDepthsBlock", "MoDStage", "Routed", "__version__", "convert", "route_maps", "set_capacity")
+__all__ = ("__version__", *_PUBLIC)
 
 if os.environ.get("MOD_VISION_AUTOLOAD", "1") != "0":
     _autoload.install()
