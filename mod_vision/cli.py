@@ -13,13 +13,14 @@ import yaml
 
 USAGE = """usage: mod-vision VERB key=value ...
 
-  demo     train, evaluate, draw and export a routed segmenter on embedded photos
-  check    versions, what is registered, what is missing and what to do
-  val      COCO metrics, executed GFLOPs, latency and routing truth   model= data=
-  heatmap  pictures of what the router skips                          model= source=
-  convert  a trained dense model into a routed one                    model= data=
-  threshold  let compute follow the image, within a mean budget       model= data=
-  bench    speed against the dense twin                               model=
+  demo       train, evaluate, draw and export a routed segmenter on embedded photos
+  check      versions, what is registered, what is missing and what to do
+  val        COCO metrics, executed GFLOPs, latency and routing truth   model= data=
+  heatmap    pictures of what the router skips                          model= source=
+  convert    a trained dense model into a routed one                    model= data=
+  threshold  let compute follow the image, within a mean budget         model= data=
+  bench      speed against the dense twin                               model=
+  tune       which capacity, router and stages pay: AP against latency  model= data=
 
 Training, prediction and export are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
 `mod-vision VERB help` lists the keys of a verb.
@@ -83,13 +84,9 @@ def bench(
     from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
     from mod_vision.eval.step_benchmark import benchmark_step, step_table
 
-    def as_list(value: Any) -> list[Any]:
-        value = value.split(",") if isinstance(value, str) else value
-        return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
-
     if by not in ("model", "layer", "step") or (by != "model" and backend != "eager"):
         raise ValueError(f"by must be model, or layer or step with backend=eager, got by={by} backend={backend}.")
-    capacities, others = [float(c) for c in as_list(capacity)], [r.strip() for r in as_list(rivals)]
+    capacities, others = [float(c) for c in _as_list(capacity)], _as_list(rivals)
     print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     if by == "layer":
         print(layer_table(benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)))
@@ -155,7 +152,50 @@ def demo(
     run(epochs, imgsz, device, threads, out)
 
 
-VERBS: dict[str, Callable[..., None]] = {f.__name__: f for f in (demo, check, val, heatmap, convert, threshold, bench)}
+def tune(
+    model: str,
+    data: str,
+    capacity: Any = (0.25, 0.5, 0.75),
+    router: Any = ("linear",),
+    stages: str = "all",
+    imgsz: int = 640,
+    epochs: int = 20,
+    iterations: int = 12,
+    batch: int = 16,
+    device: str = "cpu",
+    threads: int = 2,
+    use_ray: bool = False,
+    cfg: str | None = None,
+    out: str = "runs/mod-vision-tune",
+) -> None:
+    """Train variants by capacity, router and routed stages, and print the Pareto front of AP against latency."""
+    from mod_vision.eval.tune import tune as run
+    from mod_vision.viz.pareto import Mark, draw_pareto
+
+    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in _as_list(capacity)]
+    routers, rows = _as_list(router), _as_list(stages)
+    sweep = run(
+        model, data, shares, routers, rows, imgsz, epochs, iterations, batch, device, threads, use_ray, cfg, out
+    )
+    sweep.save()
+    front = sweep.front()
+    marks = [
+        Mark(*trial.point, f"{trial.candidate.capacity:g}", trial.candidate.kind, trial in front)
+        for trial in sweep.trials()
+    ]
+    draw_pareto(marks, sweep.metric(), sweep.conditions(), sweep.folder / "pareto.png")
+    print(f"\n{sweep.table()}\nfigures, picture and checkpoints in {sweep.folder}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return the values of a key that takes several, joined by commas."""
+    value = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    f.__name__: f for f in (demo, check, val, heatmap, convert, threshold, bench, tune)
+}
 
 
 def parse(verb: str, words: list[str]) -> dict[str, Any]:
@@ -176,6 +216,8 @@ def parse(verb: str, words: list[str]) -> dict[str, Any]:
         value = text if wanted.startswith("str") else yaml.safe_load(text)
         if wanted == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{key}={text}: {key} must be a whole number of at least 1.")
+        if wanted == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{key}={text}: {key} must be True or False.")
         arguments[key] = value
     missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
     if missing:

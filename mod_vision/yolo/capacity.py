@@ -9,7 +9,7 @@ from torch import nn
 from ultralytics.engine.model import Model
 
 from mod_vision import routing
-from mod_vision.yolo.parse import ROUTED_NAMES, STAGE
+from mod_vision.yolo.parse import ROUTED_NAMES, write_options
 
 
 def set_capacity(model: Any, capacity: Any) -> None:
@@ -48,13 +48,7 @@ def _write_rows(net: Any) -> None:
         found = {layer.capacities for _, layer in routing.routed_layers(net.model[i])}
         if row[2] not in ROUTED_NAMES or len(found) != 1:
             continue
-        capacity = _plain(found.pop())
-        if row[2] == STAGE and len(row[3]) > 1 and not isinstance(row[3][1], dict):
-            row[3][1] = capacity
-        elif row[3] and isinstance(row[3][-1], dict):
-            row[3][-1]["capacity"] = capacity
-        else:
-            row[3].append({"capacity": capacity})
+        write_options(row, {"capacity": _plain(found.pop())})
 
 
 def _plain(capacity: Any) -> Any:

@@ -114,6 +114,16 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
     return parse
 
 
+def write_options(row: list[Any], options: dict[str, Any]) -> None:
+    """Write options, such as capacity and router, into a routed row of a model YAML."""
+    args = row[3]
+    own = {**(args.pop() if args and isinstance(args[-1], dict) else {}), **options}
+    if row[2] == STAGE and len(args) > 1 and "capacity" in own:
+        args[1] = own.pop("capacity")
+    if own:
+        args.append(own)
+
+
 def forget_pretrained(d: dict[str, Any]) -> None:
     """Take the weights that a backbone started from out of a model's YAML.
 
