@@ -85,7 +85,7 @@ def bench(
     from mod_vision.eval.step_benchmark import benchmark_step, step_table
 
     if by not in ("model", "layer", "step") or (by != "model" and backend != "eager"):
-        raise ValueError(f"by must be model, or layer or step with backend=eager, got by={by} backend={backend}.")
+        raise ValueError(f"by must be model, layer or step, the last two with backend=eager, got by={by} backend={backend}.")
     capacities, others = [float(c) for c in _as_list(capacity)], _as_list(rivals)
     print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     if by == "layer":

@@ -102,9 +102,20 @@ def test_bench_by_layer(capsys):
         assert float(line[9]) == pytest.approx(float(line[7]) / float(line[8]), abs=0.02)
 
 
-@pytest.mark.parametrize("words", [["by=block"], ["by=layer", "backend=onnx"]])
+@pytest.mark.parametrize("model", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml"])
+def test_bench_by_step(capsys, model):
+    words = [f"model={model}", "by=step", "capacity=0.5,0.25", "imgsz=96", "batch=2", "repeats=1", "rivals="]
+    assert main(["bench", *words]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(model)]
+    saved = [float(line[-1]) for line in lines]  # relative to the dense twin
+    assert saved[0] == 1
+    assert saved == sorted(saved, reverse=True)
+    assert saved[2] < 0.95
+
+
+@pytest.mark.parametrize("words", [["by=block"], ["by=layer", "backend=onnx"], ["by=step", "backend=onnx"]])
 def test_bench_by_something_else(capsys, words):
-    assert "by must be model, or layer with backend=eager" in error(capsys, "bench", *words)
+    assert "by must be model, layer or step" in error(capsys, "bench", *words)
 
 
 @pytest.mark.parametrize("word", ["capacity=0.5", "backend=abacus"])

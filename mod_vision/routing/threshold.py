@@ -12,17 +12,12 @@ BUCKETS = 16  # numbers of routed tokens are multiples of N / 16: few shapes, so
 def count_above(logits: torch.Tensor, threshold: float) -> torch.Tensor:
     """Return how many tokens of each image are routed, (B,), for router scores (B, N).
 
-    The tokens above the threshold, rounded up to the next multiple of N / 16, and at least that.
+    The tokens above the threshold, rounded up to the next multiple of N / 16, and at least one.
     """
     tokens = logits.shape[1]
     above = (logits > threshold).sum(dim=1)
-    buckets = _ceil_div(above * BUCKETS, tokens).clamp(min=1)
-    return _ceil_div(buckets * tokens, BUCKETS)
-
-
-def _ceil_div(values: torch.Tensor, step: int) -> torch.Tensor:
-    """Return values / step, rounded up."""
-    return torch.div(values + step - 1, step, rounding_mode="floor")
+    buckets = torch.div(above * BUCKETS + tokens - 1, tokens, rounding_mode="floor").clamp(min=1)
+    return torch.div(buckets * tokens, BUCKETS, rounding_mode="floor").clamp(min=1)
 
 
 def budget_threshold(logits: Sequence[torch.Tensor], capacity: float) -> float:
