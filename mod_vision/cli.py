@@ -13,14 +13,15 @@ import yaml
 
 USAGE = """usage: mod-vision VERB key=value ...
 
-  demo       train, evaluate, draw and export a routed segmenter on embedded photos
-  check      versions, what is registered, what is missing and what to do
-  val        COCO metrics, executed GFLOPs, latency and routing truth   model= data=
-  heatmap    pictures of what the router skips                          model= source=
-  convert    a trained dense model into a routed one                    model= data=
-  threshold  let compute follow the image, within a mean budget         model= data=
-  bench      speed against the dense twin                               model=
-  tune       which capacity, router and stages pay: AP against latency  model= data=
+  demo          train, evaluate, draw and export a routed segmenter on embedded photos
+  check         versions, what is registered, what is missing and what to do
+  val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
+  heatmap       pictures of what the router skips                          model= source=
+  convert       a trained dense model into a routed one                    model= data=
+  threshold     let compute follow the image, within a mean budget         model= data=
+  bench         speed against the dense twin                               model=
+  tune          which capacity, router and stages pay: AP against latency  model= data=
+  predict-many  folders, lists and object stores on many workers           model= source=
 
 Training, prediction and export are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
 `mod-vision VERB help` lists the keys of a verb.
@@ -85,7 +86,9 @@ def bench(
     from mod_vision.eval.step_benchmark import benchmark_step, step_table
 
     if by not in ("model", "layer", "step") or (by != "model" and backend != "eager"):
-        raise ValueError(f"by must be model, layer or step, the last two with backend=eager, got by={by} backend={backend}.")
+        raise ValueError(
+            f"by must be model, layer or step, the last two with backend=eager, got by={by} backend={backend}."
+        )
     capacities, others = [float(c) for c in _as_list(capacity)], _as_list(rivals)
     print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
     if by == "layer":
@@ -187,15 +190,31 @@ def tune(
     print(f"\n{sweep.table()}\nfigures, picture and checkpoints in {sweep.folder}")
 
 
+def predict_many(
+    model: str,
+    source: str,
+    out: str = "runs/mod-vision-predict",
+    imgsz: int = 640,
+    conf: float = 0.25,
+    batch: int = 16,
+    workers: int = 2,
+    device: str = "cpu",
+    capacity: Any = None,
+) -> None:
+    """Predict a folder, a list or an object store on many workers; Parquet, resumable."""
+    from mod_vision.predict_many import predict_many as run
+
+    run(model, source, out, imgsz, conf, batch, workers, device, capacity)
+
+
 def _as_list(value: Any) -> list[Any]:
     """Return the values of a key that takes several, joined by commas."""
     value = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
-VERBS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (demo, check, val, heatmap, convert, threshold, bench, tune)
-}
+COMMANDS = (demo, check, val, heatmap, convert, threshold, bench, tune, predict_many)
+VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 
 def parse(verb: str, words: list[str]) -> dict[str, Any]:

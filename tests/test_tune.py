@@ -157,7 +157,7 @@ def test_unknown_training_arguments_are_refused(words, tmp_path, capsys):
 def test_ray_has_to_be_there(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray.tune", None)
     assert main([*words, "use_ray=True", f"out={tmp_path / 'o'}"]) == 1
-    assert 'use_ray=True needs Ray Tune: pip install "ray[tune]"' in capsys.readouterr().err
+    assert 'use_ray=True needs Ray Tune: pip install "mod-vision[ray]"' in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -24,7 +24,7 @@ def check_ray() -> None:
         importlib.import_module("ray.tune")
     except ImportError as error:
         reason = str(error).splitlines()[0]
-        raise ImportError(f'use_ray=True needs Ray Tune: pip install "ray[tune]" ({reason}).') from error
+        raise ImportError(f'use_ray=True needs Ray Tune: pip install "mod-vision[ray]" ({reason}).') from error
 
 
 @dataclass

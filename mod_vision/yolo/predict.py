@@ -1,0 +1,65 @@
+"""Prediction of images in memory, as `yolo predict` does it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ultralytics import YOLO
+
+
+class Detections(NamedTuple):
+    """What was found in one image of n objects.
+
+    Attributes:
+        cls: Class index of each object, n numbers.
+        name: Class name of each object.
+        conf: Confidence of each object.
+        box: Corners x1, y1, x2, y2 of each object in pixels of the image.
+        polygon: Outline x, y, x, y, ... of each object in pixels, None from a model without masks.
+    """
+
+    cls: list[int]
+    name: list[str]
+    conf: list[float]
+    box: list[list[float]]
+    polygon: list[list[float]] | None
+
+
+def predict_images(
+    model: YOLO, images: Sequence[np.ndarray], imgsz: int, conf: float, batch: int, device: str
+) -> list[Detections]:
+    """Predict images with Ultralytics' own predictor.
+
+    Images of one shape share a batch: padded to their own rectangle, each gets what it would get alone.
+
+    Args:
+        model: Detection or segmentation model.
+        images: (H, W, 3) uint8, BGR, of any sizes.
+        imgsz: Longer side of the model's input in pixels.
+        conf: Lowest confidence.
+        batch: Most images at a time.
+        device: As in Ultralytics.
+    """
+    by_shape: dict[Any, list[int]] = defaultdict(list)
+    for i, image in enumerate(images):
+        by_shape[image.shape].append(i)
+    found: dict[int, Detections] = {}
+    for indices in by_shape.values():
+        for start in range(0, len(indices), batch):
+            chunk = indices[start : start + batch]
+            results = model.predict(
+                [images[i] for i in chunk], imgsz=imgsz, conf=conf, batch=len(chunk), device=device, verbose=False
+            )
+            found |= {i: _read(result) for i, result in zip(chunk, results, strict=True)}
+    return [found[i] for i in range(len(images))]
+
+
+def _read(result: Any) -> Detections:
+    """Return one of Ultralytics' results as plain numbers."""
+    boxes = result.boxes.cpu().numpy()
+    cls = boxes.cls.astype(int).tolist()
+    polygons = None if result.masks is None else [outline.flatten().tolist() for outline in result.masks.xy]
+    return Detections(cls, [result.names[c] for c in cls], boxes.conf.tolist(), boxes.xyxy.tolist(), polygons)

@@ -1,0 +1,196 @@
+"""predict-many on real Ray clusters: same results as `yolo predict`, nothing lost or repeated when workers die."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import OPEN
+
+from mod_vision.cli import main
+from mod_vision.yolo.images import load_model
+
+ray = pytest.importorskip("ray")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from mod_vision.predict_many import finished, list_images, predict_many  # noqa: E402 after the check for Ray
+
+SETTINGS = {"imgsz": 96, "conf": 0.02}
+WORDS = [f"{key}={value}" for key, value in SETTINGS.items()]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """An untrained segmenter that finds something everywhere."""
+    torch.manual_seed(0)
+    model = load_model("yolo26n-mod-seg.yaml")
+    head = model.model.model[-1]
+    for branch in (*head.cv3, *head.one2one_cv3):
+        torch.nn.init.normal_(branch[-1].weight, std=0.5)
+        torch.nn.init.constant_(branch[-1].bias, -3.0)
+    path = tmp_path_factory.mktemp("weights") / "random.pt"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A local cluster for the tests that kill nothing."""
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def rows_of(folder: Path) -> dict[str, dict]:
+    """Rows by path; a path in two rows is an error."""
+    rows = [row for file in folder.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows), "an image is there twice"
+    return by_path
+
+
+@pytest.mark.usefixtures("cluster")
+def test_equals_predict_image_by_image(weights, tmp_path, capsys):
+    folder = predict_many(str(weights), str(OPEN / "images" / "val"), tmp_path / "out", batch=2, workers=2, **SETTINGS)
+    rows = rows_of(folder)
+    assert "22 images in" in capsys.readouterr().out
+    model, objects = load_model(weights), 0
+    for photo in sorted((OPEN / "images" / "val").glob("*.jpg")):
+        row, result = rows[str(photo)], model.predict(photo, verbose=False, device="cpu", **SETTINGS)[0]
+        assert (row["height"], row["width"], row["error"]) == (*result.orig_shape, None)
+        assert row["cls"] == result.boxes.cls.int().tolist()
+        assert row["name"] == [model.names[c] for c in row["cls"]]
+        torch.testing.assert_close(torch.tensor(row["conf"]), result.boxes.conf, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(row["box"]).view(-1, 4), result.boxes.xyxy.view(-1, 4), rtol=0, atol=1e-2
+        )
+        if row["cls"]:
+            assert [len(outline) for outline in row["polygon"]] == [2 * len(xy) for xy in result.masks.xy]
+        objects += len(row["cls"])
+    assert objects > 22
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_cannot_be_read_is_reported(weights, tmp_path, capsys):
+    photos = sorted((OPEN / "images" / "val").glob("*.jpg"))
+    for name, photo in (("a/same.jpg", photos[0]), ("b/same.jpg", photos[1])):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(photo, tmp_path / name)
+    (tmp_path / "b" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "list.txt").write_text(f"a/same.jpg\n{tmp_path}/b/same.jpg\nb/broken.png\n\na/gone.jpg\n")
+    predict_many(str(weights), str(tmp_path / "list.txt"), tmp_path / "out", **SETTINGS)
+    printed = capsys.readouterr().out
+    assert f"unreadable: {tmp_path}/b/broken.png" in printed
+    assert f"unreadable: {tmp_path}/a/gone.jpg" in printed
+    rows = rows_of(tmp_path / "out")
+    assert {path: row["error"] is None for path, row in rows.items()} == {
+        str(tmp_path / name): name.endswith("same.jpg")
+        for name in ("a/same.jpg", "b/same.jpg", "b/broken.png", "a/gone.jpg")
+    }
+    assert rows[str(tmp_path / "b/broken.png")]["cls"] == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_goes_on_with_new_images_and_refuses_other_settings(weights, tmp_path, capsys):
+    photos = sorted((OPEN / "images" / "val").glob("*.jpg"))[:3]
+    (tmp_path / "in").mkdir()
+    for photo in photos[:2]:
+        shutil.copy(photo, tmp_path / "in")
+    words = ["predict-many", f"model={weights}", f"source=file://{tmp_path}/in", f"out={tmp_path}/out"]
+    assert main([*words, *WORDS]) == 0, capsys.readouterr().err
+    first = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+    shutil.copy(photos[2], tmp_path / "in")
+    assert main([*words, *WORDS]) == 0
+    assert "3 images, 2 of them done before" in capsys.readouterr().out
+    assert set(rows_of(tmp_path / "out")) == {f"file://{tmp_path}/in/{photo.name}" for photo in photos}
+    assert all(file.stat().st_mtime_ns == time for file, time in first.items()), "finished parts are left alone"
+    assert main([*words, "imgsz=64", "conf=0.02"]) == 1
+    assert "holds results of other settings (imgsz 96 is now 64)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def running(weights, tmp_path):
+    """A run of all photos in a process of its own, with a cluster of its own, once its first part is done."""
+    words = [f"model={weights}", f"source={OPEN / 'images'}", f"out={tmp_path}", "batch=1", "workers=2", *WORDS]
+    command = [str(Path(sys.executable).with_name("mod-vision")), "predict-many", *words]
+    started = []
+
+    def start() -> subprocess.Popen:
+        env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for_part(folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("part-*.parquet")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_loses_nothing(running, tmp_path):
+    process = running()
+    wait_for_part(tmp_path, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "MapWorker" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[0].send_signal(signal.SIGKILL)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert set(rows_of(tmp_path)) == set(list_images(str(OPEN / "images")))
+
+
+def test_a_killed_run_goes_on(running, tmp_path):
+    process = running()
+    wait_for_part(tmp_path, process)
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in tree:
+        member.kill()
+    psutil.wait_procs(tree)
+    parts = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in tmp_path.glob("part-*.parquet")}
+    done, every = finished(tmp_path), set(list_images(str(OPEN / "images")))
+    assert 0 < len(done) < len(every)
+    printed, _ = running().communicate(timeout=240)
+    assert f"{len(every)} images, {len(done)} of them done before" in printed
+    assert set(rows_of(tmp_path)) == every
+    assert all((file.stat().st_mtime_ns, file.read_bytes()) == before for file, before in parts.items())
+
+
+def test_sources(tmp_path):
+    for name in ("b.JPG", "a.png", "below/c.webp", "notes.txt", "x.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    everything = [str(tmp_path / name) for name in ("a.png", "b.JPG", "below/c.webp")]
+    assert list_images(str(tmp_path)) == everything
+    assert list_images(f"{tmp_path}/*.png") == everything[:1]
+    assert list_images(f"file://{tmp_path}") == [f"file://{path}" for path in everything]
+    assert list_images(str(tmp_path / "b.JPG")) == everything[1:2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=none.pt", "source=."], "no such checkpoint"),
+        (["model={weights}", "source=nowhere"], "no image there"),
+        (["model={weights}", "source=.", "conf=2"], "conf must be in [0, 1], got 2"),
+    ],
+)
+def test_bad_input(weights, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict-many", *(word.format(weights=weights) for word in words)]) == 1
+    assert message in capsys.readouterr().err
