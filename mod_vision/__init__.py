@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mod_vision.routing import Routed as Routed
     from mod_vision.viz.routes import route_maps as route_maps
     from mod_vision.yolo.capacity import set_capacity as set_capacity
+    from mod_vision.yolo.fit import fit_routing as fit_routing
     from mod_vision.yolo.threshold import calibrate_thresholds as calibrate_thresholds
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ _PUBLIC = {
     "calibrate_thresholds": "mod_vision.yolo.threshold",
     "MixtureOfDepthsBlock": "mod_vision.nn",
     "MoDStage": "mod_vision.nn",
+    "fit_routing": "mod_vision.yolo.fit",
     "convert": "mod_vision.eval.conversion",
     "Routed": "mod_vision.routing",
     "route_maps": "mod_vision.viz.routes",

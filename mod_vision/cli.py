@@ -18,6 +18,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
   heatmap       pictures of what the router skips                          model= source=
   convert       a trained dense model into a routed one                    model= data=
+  fit           routers and ways around for a model trained dense          model= data=
   threshold     let compute follow the image, within a mean budget         model= data=
   bench         speed against the dense twin                               model=
   tune          which capacity, router and stages pay: AP against latency  model= data=
@@ -126,6 +127,21 @@ def convert(
     print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
 
 
+def fit(
+    model: str, data: str, capacity: float = 0.5, imgsz: int = 640, threads: int = 2, out: str | None = None
+) -> None:
+    """Route a model that was trained dense: fit its routers and the ways around, and keep all other weights."""
+    import torch
+
+    from mod_vision.yolo.convert import save
+    from mod_vision.yolo.fit import fit_routing
+
+    path = Path(out or f"{Path(model).stem}-fit.pt")
+    torch.set_num_threads(threads)
+    save(fit_routing(model, data, capacity, imgsz), path, model)
+    print(f"saved as {path} at capacity {capacity}; for its accuracy: mod-vision val model={path} data={data}")
+
+
 def threshold(
     model: str, data: str, capacity: float = 0.5, imgsz: int = 640, threads: int = 2, out: str | None = None
 ) -> None:
@@ -213,7 +229,7 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
-COMMANDS = (demo, check, val, heatmap, convert, threshold, bench, tune, predict_many)
+COMMANDS = (demo, check, val, heatmap, convert, fit, threshold, bench, tune, predict_many)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 

@@ -140,7 +140,7 @@ def test_trained_dense_saved_loaded_and_trained_on(tiny_data, tmp_path, run_cli)
 
     again = run_cli("mod-vision", "convert", *words, f"out={weights}", "blocks=10", cwd=tmp_path)
     assert again.returncode == 1
-    assert "is the model that was converted; choose another name" in again.stderr
+    assert "is the model it is made from; choose another name" in again.stderr
 
 
 def test_a_converted_object_trains_from_its_weights(tiny_data, tmp_path, photos):

@@ -9,9 +9,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mod_vision.nn import MixtureOfDepthsBlock, MoDStage, TransformerBlock
 from mod_vision.nn.attention import SelfAttention, rotary_table, rotate
+from mod_vision.nn.skip import LinearSkip
 from mod_vision.nn.stage import default_heads
 from mod_vision.routing import make_plan, num_routed
 
@@ -23,7 +25,7 @@ ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of the
 class CountingBlock(nn.Module):
     """Adds 1 to every token it is given, with the signature of a transformer block."""
 
-    def forward(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotation: tuple, mask: torch.Tensor | None = None) -> torch.Tensor:
         assert rotation[0].shape[1] == x.shape[1]
         return x + 1
 
@@ -87,14 +89,28 @@ def test_any_size_and_shape(size, capacity):
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
-def test_skipped_tokens_keep_the_dense_part_only():
+@pytest.mark.parametrize("trained", [False, True])
+def test_skipped_tokens_take_the_linear_map(trained):
     stage = randomise(MoDStage(8, 16, 2, 0.3))
+    if not trained:
+        stage.skip = LinearSkip(16)
     x = torch.randn(2, 8, 6, 7)
     out, before = stage(x), stage.proj(x)
     before = before + stage.pos(before)
+    skipped = before + F.conv2d(before, stage.skip.weight[:, :, None, None], stage.skip.bias)
     kept = stage.plan.kept()[:, None].expand_as(out)
-    assert torch.equal(out[~kept], before[~kept])
+    torch.testing.assert_close(out[~kept], skipped[~kept])
+    assert trained or torch.equal(out[~kept], before[~kept]), "a new stage starts with the residual"
     assert (out[kept] != before[kept]).float().mean() > 0.99
+
+
+def test_linear_skip_is_fitted_in_closed_form():
+    tokens, mix = torch.randn(3, 50, 8), torch.randn(8, 8)
+    wanted = tokens + tokens @ mix + 3.0
+    skip = LinearSkip(8)
+    assert torch.equal(skip(tokens), tokens)
+    skip.fit(tokens, wanted)
+    assert (skip(tokens) - wanted).norm() < 0.02 * (tokens - wanted).norm(), "up to the ridge"
 
 
 @pytest.mark.parametrize("capacity", [0.5, [0.75, 0.5, 0.25], [0.9, 0.1], [1.0, 0.5], [1.0, 1.0, 0.2]])

@@ -1,9 +1,7 @@
-"""The Ultralytics plugin: registration, YAML rows and their errors, capacity, checkpoints and the guide loss."""
+"""The Ultralytics plugin: registration, YAML rows and their errors, capacity and checkpoints."""
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 import subprocess
 import sys
@@ -12,17 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import build, build_yaml, layers, shipped
 from torch import nn
-from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
-from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.nn import MoDStage
-from mod_vision.resources import find_yaml
-from mod_vision.routing import num_routed, routed_layers
-from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
-from mod_vision.yolo.loss import object_tokens
+from mod_vision.routing import num_routed
 from mod_vision.yolo.register import register
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
 
@@ -30,29 +25,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
 CONV_LAYERS = [MoDC3k2, MoDConv, MoDC3k2, MoDC2PSA, MoDC3k2, MoDC3k2, MoDC3k2]
-
-
-@functools.cache
-def _built(name: str) -> nn.Module:
-    kind = SegmentationModel if "seg" in name else DetectionModel
-    model = kind(name, nc=3, verbose=False)
-    model.args = get_cfg()
-    return model
-
-
-def build(name: str) -> nn.Module:
-    """Return a copy of a model that is built once."""
-    return copy.deepcopy(_built(name))
-
-
-def shipped(name: str = "yolo26-mod.yaml") -> dict:
-    return yaml.safe_load(find_yaml(name).read_text())
-
-
-def build_yaml(tmp_path: Path, d: dict, name: str = "yolo26n-x.yaml") -> nn.Module:
-    """Write a model YAML under a name with a scale and build it."""
-    (tmp_path / name).write_text(yaml.safe_dump(d))
-    return DetectionModel(str(tmp_path / name), verbose=False)
 
 
 def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
@@ -66,10 +38,6 @@ def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
         text=True,
         timeout=300,
     )
-
-
-def layers(model: nn.Module) -> list:
-    return [layer for _, layer in routed_layers(model)]
 
 
 # ------------------------------------------------------------------------------------------------------ registration
@@ -268,12 +236,22 @@ def test_a2c2f_row_without_attention(tmp_path):
         ({"capacity": None}, ["mod:", "(0, 1]", "got None."]),
         ({"capacity": [0.5, 2]}, ["mod:", "(0, 1]", "got 2."]),
         ({"router": "best"}, ["mod:", "unknown router 'best'", "linear, norm, contrast, random, grid"]),
-        ({"capcity": 0.5}, ["mod:", "unknown key capcity", "known are capacity, router, loss"]),
-        ({"loss": {"gide": 1}}, ["mod.loss:", "unknown key gide", "known are guide"]),
+        ({"capcity": 0.5}, ["mod:", "unknown key capcity", "known are capacity, router, warmup, elastic, loss"]),
+        ({"loss": {"gide": 1}}, ["mod.loss:", "unknown key gide", "known are guide, budget, z"]),
         ({"loss": {"guide": -1}}, ["mod.loss.guide", "at least 0", "got -1"]),
         ({"loss": {"guide": "much"}}, ["mod.loss.guide", "at least 0", "got 'much'"]),
         ({"loss": {"guide": float("nan")}}, ["mod.loss.guide", "at least 0", "got nan"]),
-        (0.5, ["mod must be a mapping of capacity, router, loss", "got 0.5"]),
+        ({"loss": {"budget": -0.1}}, ["mod.loss.budget", "at least 0", "got -0.1"]),
+        ({"loss": {"z": True}}, ["mod.loss.z", "at least 0", "got True"]),
+        ({"loss": [0.5]}, ["mod.loss must be a mapping of guide, budget, z", "got [0.5]"]),
+        ({"warmup": 1}, ["mod.warmup", "in [0, 1)", "got 1."]),
+        ({"warmup": -0.1}, ["mod.warmup", "in [0, 1)", "got -0.1."]),
+        ({"warmup": None}, ["mod.warmup", "in [0, 1)", "got None."]),
+        ({"elastic": 0.5}, ["mod.elastic", "[lowest, highest]", "got 0.5."]),
+        ({"elastic": [0.5]}, ["mod.elastic", "[lowest, highest]", "got [0.5]."]),
+        ({"elastic": [0.5, 0.25]}, ["mod.elastic", "[lowest, highest]", "got [0.5, 0.25]."]),
+        ({"elastic": [0, 0.5]}, ["mod.elastic", "(0, 1]", "got 0."]),
+        (0.5, ["mod must be a mapping of capacity, router, warmup, elastic, loss", "got 0.5"]),
     ],
 )
 def test_bad_mod_section(tmp_path, section, words):
@@ -362,141 +340,3 @@ def test_image_below_one_patch():
         with pytest.raises(RuntimeError, match=r"Sizes of tensors must match"):  # the neck's Concat, as when dense
             model(x)
         assert all(layer.plan.indices.tolist() == [[0]] for layer in layers(model))
-
-
-# -------------------------------------------------------------------------------------------------------- guide loss
-
-
-def make_batch(images: int = 2, size: int = 64, overlap: bool = True) -> dict:
-    """One object in the first image, two in the last, as Ultralytics' data loader gives them."""
-    boxes = torch.tensor([[0.25, 0.25, 0.3, 0.3], [0.5, 0.5, 0.4, 0.8], [0.8, 0.2, 0.2, 0.2]])
-    idx = torch.tensor([0.0, images - 1.0, images - 1.0])
-    side = size // 4
-    masks = torch.zeros(3, side, side)
-    for mask, (cx, cy, w, h) in zip(masks, (boxes * side).round().int().tolist(), strict=True):
-        mask[cy - h // 2 : cy + h // 2, cx - w // 2 : cx + w // 2] = 1
-    joined = torch.zeros(images, side, side)
-    number = [0] * images
-    for image, mask in zip(idx.int().tolist(), masks, strict=True):
-        number[image] += 1
-        joined[image][mask > 0] = number[image]
-    return {
-        "img": torch.rand(images, 3, size, size),
-        "batch_idx": idx,
-        "cls": torch.tensor([[0.0], [1.0], [2.0]]),
-        "bboxes": boxes,
-        "masks": joined if overlap else masks,
-        "sem_masks": torch.zeros(images, side, side),
-    }
-
-
-def router_gradient(model: nn.Module) -> list[float]:
-    return [float(layer.router.proj.weight.grad.abs().max()) for layer in layers(model)]
-
-
-@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo12n-mod.yaml", "yolo11n-mod.yaml"])
-def test_guide_loss_in_detection(name):
-    model = build(name).train()
-    batch = make_batch()
-    del batch["masks"], batch["sem_masks"]
-    total, items = model.loss(batch)
-    expected = [
-        guide_loss(layer.plan.logits, tokens_in_boxes(batch["bboxes"], batch["batch_idx"], 2, layer.plan.size))
-        for layer in layers(model)
-    ]
-    assert items["guide_loss"].item() == pytest.approx(0.5 * sum(expected).item() / len(expected))
-    assert list(items)[-1] == "guide_loss"
-    assert not items["guide_loss"].requires_grad
-    assert total[-1].item() == pytest.approx(2 * items["guide_loss"].item()), "times the batch, like the other losses"
-    total[-1].backward()  # the guide loss alone
-    assert min(router_gradient(model)) > 0
-    assert model.model[-1].cv2[0][-1].weight.grad.abs().max() == 0
-
-
-@pytest.mark.parametrize("overlap", [True, False])
-def test_guide_loss_in_segmentation(overlap):
-    model = build("yolo26n-mod-seg.yaml").train()
-    model.args.overlap_mask = overlap
-    batch = make_batch(3, overlap=overlap)  # the image in the middle is empty
-    total, items = model.loss(batch)
-    expected = []
-    for layer in layers(model):
-        idx = None if overlap else batch["batch_idx"]
-        targets = tokens_in_masks(batch["masks"], layer.plan.size, 3, idx)
-        assert torch.equal(object_tokens(batch, layer.plan.size, overlap), targets)
-        assert targets.flatten(1).any(dim=1).tolist() == [True, False, True]
-        expected.append(guide_loss(layer.plan.logits, targets))
-    assert items["guide_loss"].item() == pytest.approx(0.5 * sum(expected).item() / len(expected))
-    total.sum().backward()
-    assert min(router_gradient(model)) > 0
-
-
-def test_guide_loss_trains_the_router():
-    model = build("yolo26n-mod.yaml").eval()
-    batch = make_batch()
-    batch["img"] = tokens_in_boxes(batch["bboxes"], batch["batch_idx"], 2, (64, 64))[:, None].expand(-1, 3, -1, -1)
-    model.requires_grad_(False)
-    routers = [parameter.requires_grad_() for layer in layers(model) for parameter in layer.router.parameters()]
-    optimiser = torch.optim.Adam(routers, lr=0.02)
-    losses = []
-    for _ in range(8):
-        total, items = model.loss(batch)
-        optimiser.zero_grad()
-        total[-1].backward()
-        optimiser.step()
-        losses.append(items["guide_loss"].item())
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_guide_loss_without_labels_is_finite():
-    model = build("yolo26n-mod.yaml").train()
-    batch = make_batch()
-    batch |= {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
-    del batch["masks"], batch["sem_masks"]
-    total, items = model.loss(batch)
-    assert items["guide_loss"].isfinite()
-    total.sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_training_gradient_is_finite_on_the_smallest_image():
-    model = build("yolo26n-mod.yaml").train()
-    batch = make_batch(size=32)  # the second stage sees one token per image
-    total, _ = model.loss(batch)
-    total.sum().backward()
-    bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    assert bad == []
-
-
-def test_no_guide_loss_where_it_has_no_meaning():
-    batch = make_batch()
-    del batch["masks"], batch["sem_masks"]
-
-    dense = build("yolo26n-mod.yaml").train()
-    mod_vision.set_capacity(dense, 1.0)
-    assert "guide_loss" not in dense.loss(batch)[1]
-
-    off = build("yolo26n-mod.yaml").train()
-    off.yaml["mod"]["loss"]["guide"] = 0
-    total, items = off.loss(batch)
-    assert "guide_loss" not in items
-    assert len(total) == 3
-    total.sum().backward()
-    assert min(router_gradient(off)) > 0, "the gates alone train the router"
-
-    unlearned = copy.deepcopy(shipped())
-    unlearned["mod"]["router"] = "norm"
-    unlearned["scale"] = "n"
-    model = DetectionModel(unlearned, nc=3, verbose=False).train()
-    model.args = get_cfg()
-    assert "guide_loss" not in model.loss(batch)[1]
-
-
-def test_guide_loss_needs_a_forward_of_this_model():
-    """Predictions can come from elsewhere, such as a copy; then there is no routing to guide."""
-    model = build("yolo26n-mod.yaml").train()
-    batch = make_batch()
-    del batch["masks"], batch["sem_masks"]
-    predictions = model(batch["img"])
-    assert "guide_loss" in model.loss(batch, predictions)[1]
-    assert "guide_loss" not in copy.deepcopy(model).loss(batch, predictions)[1]

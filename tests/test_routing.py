@@ -1,4 +1,4 @@
-"""The routing core: capacity, plan, gather and scatter, the wrapper, the routers and their supervision."""
+"""The routing core: capacity, plan, gather and scatter, the wrapper and the routers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from mod_vision.routing import (
     scatter_tokens,
     set_capacity,
 )
-from mod_vision.routing.losses import guide_loss, tokens_in_boxes, tokens_in_masks
 from mod_vision.routing.plan import gate
 
 FEW = settings(max_examples=30, deadline=None)
@@ -385,98 +384,3 @@ def test_set_capacity_is_all_or_nothing():
 def test_set_capacity_needs_a_routed_layer():
     with pytest.raises(ValueError, match=r"no routed layer"):
         set_capacity(nn.Linear(2, 2), 0.5)
-
-
-# ------------------------------------------------------------------------------------------------------------ losses
-
-UNIT = 64  # boxes have edges at multiples of 1/64 of the image, which floats hold exactly
-
-
-@st.composite
-def labelled_boxes(draw):
-    """Boxes per image as integer edges (x0, y0, x1, y1) in units of 1/64."""
-    span = st.tuples(st.integers(0, UNIT - 1), st.integers(1, UNIT)).map(lambda t: (t[0], min(t[0] + t[1], UNIT)))
-    box = st.tuples(span, span).map(lambda t: (t[0][0], t[1][0], t[0][1], t[1][1]))
-    return draw(st.lists(st.lists(box, max_size=3), min_size=1, max_size=4))
-
-
-def cells_of(low: int, high: int, cells: int, unit: int) -> set[int]:
-    """Cells that the pixels or units low..high of `unit` touch, counted on a grid fine enough for both."""
-    return {fine // unit for fine in range(low * cells, high * cells)}
-
-
-@FEW
-@given(images=labelled_boxes(), height=st.integers(1, 9), width=st.integers(1, 9), order=st.randoms())
-def test_tokens_in_boxes_equals_a_loop(images, height, width, order):
-    expected = torch.zeros(len(images), height, width)
-    labels = []
-    for image, boxes in enumerate(images):
-        for x0, y0, x1, y1 in boxes:
-            labels.append((image, [(x0 + x1) / 2 / UNIT, (y0 + y1) / 2 / UNIT, (x1 - x0) / UNIT, (y1 - y0) / UNIT]))
-            for row in cells_of(y0, y1, height, UNIT):
-                for col in cells_of(x0, x1, width, UNIT):
-                    expected[image, row, col] = 1.0
-    order.shuffle(labels)  # labels need not come sorted by image
-    boxes = torch.tensor([box for _, box in labels]).reshape(-1, 4)
-    idx = torch.tensor([float(image) for image, _ in labels])
-    assert torch.equal(tokens_in_boxes(boxes, idx, len(images), (height, width)), expected)
-    assert torch.equal(tokens_in_boxes(boxes, idx[:, None], len(images), (height, width)), expected)
-
-
-@FEW
-@given(
-    per_image=st.lists(st.integers(0, 3), min_size=1, max_size=4),
-    mask_size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    seed=SEEDS,
-)
-def test_tokens_in_masks_equals_a_loop(per_image, mask_size, size, seed):
-    images, (h, w) = len(per_image), mask_size
-    idx = torch.tensor([i for i, count in enumerate(per_image) for _ in range(count)], dtype=torch.float32)
-    masks = (torch.rand(len(idx), h, w, generator=torch.Generator().manual_seed(seed)) < 0.1).to(torch.uint8)
-    overlap = torch.zeros(images, h, w, dtype=torch.uint8)  # index map, later objects over earlier ones
-    expected = torch.zeros(images, *size)
-    for number, (image, mask) in enumerate(zip(idx.long().tolist(), masks, strict=True)):
-        overlap[image][mask > 0] = number + 1
-        for row, col in mask.nonzero().tolist():
-            for i in cells_of(row, row + 1, size[0], h):
-                for j in cells_of(col, col + 1, size[1], w):
-                    expected[image, i, j] = 1.0
-    assert torch.equal(tokens_in_masks(overlap, size, images), expected)
-    assert torch.equal(tokens_in_masks(masks, size, images, idx), expected)
-    assert torch.equal(tokens_in_masks(masks.float(), size, images, idx[:, None]), expected)
-
-
-def test_guide_loss_falls_as_logits_match():
-    targets = tokens_in_boxes(torch.tensor([[0.25, 0.25, 0.5, 0.5]]), torch.zeros(1), 2, (4, 4))
-    signs = targets.flatten(1) * 2 - 1
-    losses = [guide_loss(scale * signs, targets).item() for scale in (-4.0, -1.0, 0.0, 1.0, 4.0)]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[2] == pytest.approx(math.log(2))
-    assert losses[-1] < 0.05
-
-
-def test_guide_loss_weighs_objects_and_background_alike():
-    targets = torch.zeros(1, 10, 10)
-    targets[0, 3, 3] = 1.0  # one object token against 99
-    logits = torch.zeros(1, 100, requires_grad=True)
-    guide_loss(logits, targets).backward()
-    on_object = targets.flatten(1) > 0
-    assert logits.grad[on_object].sum().item() == pytest.approx(-0.25)
-    assert logits.grad[~on_object].sum().item() == pytest.approx(0.25)
-
-
-@pytest.mark.parametrize("fill", [0.0, 1.0])
-def test_guide_loss_is_finite_with_one_side_only(fill):
-    logits = normal(0, 2, 12).requires_grad_()
-    loss = guide_loss(logits, torch.full((2, 3, 4), fill))
-    loss.backward()
-    assert loss.isfinite()
-    assert logits.grad.isfinite().all()
-    assert (logits.grad.sign() == (1 if fill == 0 else -1)).all()
-
-
-def test_no_label_marks_no_token():
-    assert not tokens_in_boxes(torch.zeros(0, 4), torch.zeros(0), 2, (3, 4)).any()
-    assert tokens_in_masks(torch.zeros(0, 8, 8), (3, 4), 2, torch.zeros(0)).shape == (2, 3, 4)
-    assert not tokens_in_masks(torch.zeros(2, 8, 8), (3, 4), 2).any()

@@ -1,4 +1,4 @@
-"""The way around a block that has no residual of its own."""
+"""The way around a heavy block: what a skipped token or tile gets instead."""
 
 from __future__ import annotations
 
@@ -11,6 +11,34 @@ from mod_vision.routing.tiles import tile_means
 
 COARSE = 4
 RIDGE = 1e-2
+
+
+class LinearSkip(nn.Linear):
+    """The residual and a linear map of it: what a skipped token gets instead of a stage of transformer blocks.
+
+    A trained stage changes its tokens by several times their size, and a linear map explains nearly all of that. A
+    token that rides the residual alone arrives where everything after the stage expects changed ones. The map starts at
+    zero, so that a new stage starts with the residual.
+
+    Args:
+        dim: Channels.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return tokens (B, N, C)."""
+        return tokens + super().forward(tokens)
+
+    @torch.no_grad()
+    def fit(self, tokens: torch.Tensor, wanted: torch.Tensor) -> None:
+        """Set the weights so that the output comes closest to `wanted` in least squares, both (B, N, C)."""
+        weight, bias = ridge(tokens.flatten(0, 1), (wanted - tokens).flatten(0, 1))
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
 
 
 class CoarseSkip(nn.Module):
@@ -45,19 +73,31 @@ class CoarseSkip(nn.Module):
     def fit(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Set the weights so that the output comes closest to y in least squares.
 
-        A little ridge keeps them small where there are fewer pixels than channels.
-
         Args:
             x: (B, c1, H, W), what the block reads.
             y: (B, c2, H / stride, W / stride), what it gives.
         """
         wanted = tile_means(y, COARSE // self.stride)
-        pixels, targets = (m.double().permute(0, 2, 3, 1).flatten(0, 2) for m in (self.pool(x), wanted))
-        mean, level = pixels.mean(0), targets.mean(0)
-        pixels = pixels - mean
-        gram = pixels.T @ pixels
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
-        weight = torch.linalg.solve(gram, pixels.T @ (targets - level)).T
+        pixels, targets = (m.permute(0, 2, 3, 1).flatten(0, 2) for m in (self.pool(x), wanted))
+        weight, bias = ridge(pixels, targets)
         self.conv.weight.copy_(weight[:, :, None, None])
         assert self.conv.bias is not None
-        self.conv.bias.copy_(level - weight @ mean)
+        self.conv.bias.copy_(bias)
+
+
+def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weight (c2, c1) and the bias (c2,) of the linear map that takes rows of x closest to those of y.
+
+    A little ridge keeps them small where there are fewer rows than channels.
+
+    Args:
+        x: (M, c1).
+        y: (M, c2).
+    """
+    x, y = x.double(), y.double()
+    mean, level = x.mean(0), y.mean(0)
+    centred = x - mean
+    gram = centred.T @ centred
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
+    weight = torch.linalg.solve(gram, centred.T @ (y - level)).T
+    return weight, level - weight @ mean

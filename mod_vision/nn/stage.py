@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mod_vision.nn.attention import Rotation, TransformerBlock, rotary_table
+from mod_vision.nn.skip import LinearSkip
 from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens
 from mod_vision.routing.layer import apply_gates
 
@@ -25,8 +26,9 @@ class MoDStage(RoutedLayer):
 
     A 1x1 convolution (if the channels change) and a depthwise 3x3 position term are dense and carry context between
     routed and skipped tokens. Then the routed tokens are gathered once, pass all blocks as a short sequence with the
-    rotary embedding of their own grid positions, and are scattered back once. With capacities that fall over the
-    depth, deeper blocks work on a prefix: the plan is in descending score, so that is a slice.
+    rotary embedding of their own grid positions, and are scattered back once; the skipped ones take a linear map. With
+    capacities that fall over the depth, deeper blocks work on a prefix: the plan is in descending score, so that is a
+    slice.
 
     Args:
         c1: Input channels.
@@ -65,23 +67,42 @@ class MoDStage(RoutedLayer):
         self.proj = nn.Identity() if c1 == c2 else nn.Conv2d(c1, c2, 1)
         self.pos = nn.Conv2d(c2, c2, 3, padding=1, groups=c2)
         self.blocks = nn.ModuleList(TransformerBlock(c2, heads) for _ in range(n))
+        self.skip = LinearSkip(c2)
         self.init_routing(c2, n, capacity, router, where, per_block=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, c2, H, W) for x (B, c1, H, W)."""
-        x = self.proj(x)
-        x = x + self.pos(x)
-        size = (x.shape[2], x.shape[3])
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens, size = self._tokens(x)
         rotation = rotary_table(size, self.head_dim, tokens)
         if self.dense:
-            tokens = self._run(tokens, rotation, x.shape[2] * x.shape[3])
+            tokens = self._run(tokens, rotation, tokens.shape[1])
         else:
             plan = self.route(tokens, size)
             routed = gather_tokens(tokens, plan.indices)
             changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1], plan.mask)
-            tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
+            tokens = scatter_tokens(self.skip(tokens), plan.indices, apply_gates(routed, changed, plan.gates))
         return tokens.transpose(1, 2).unflatten(2, size)
+
+    @torch.no_grad()
+    def calibrate(self, x: torch.Tensor) -> torch.Tensor:
+        """Fit the linear map of the skipped tokens to the blocks, which were trained dense, on maps x (B, c1, H, W).
+
+        Returns:
+            What the dense stage gives for x.
+        """
+        tokens, size = self._tokens(x)
+        wanted = tokens
+        rotation = rotary_table(size, self.head_dim, tokens)
+        for block in self.blocks:
+            wanted = block(wanted, rotation)
+        self.skip.fit(tokens, wanted)
+        return wanted.transpose(1, 2).unflatten(2, size)
+
+    def _tokens(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Return tokens (B, H * W, c2) after the dense part, and (H, W)."""
+        x = self.proj(x)
+        x = x + self.pos(x)
+        return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
 
     def _run(
         self, tokens: torch.Tensor, rotation: Rotation, num_tokens: int, mask: torch.Tensor | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-STEPS = 32  # drawn capacities are multiples of 1/32: compiled models and memory allocators see few shapes
+STEPS = 32  # drawn capacities are rounded up to multiples of 1/32: compiled models and memory allocators see few shapes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class CapacitySchedule:
         warmup: Share of the training, in [0, 1), in which the capacity falls from 1 in a line.
         elastic: Lowest and highest mean capacity to draw from, or None. Of three steps, one takes the lowest, one the
             highest and one a uniform draw (the sandwich rule of slimmable networks, arXiv 1903.05134, section 3.1,
-            spread over steps), so that one checkpoint serves every capacity in between.
+            spread over steps), so that one checkpoint serves every capacity in between. Below their mean, capacities
+            shrink in proportion; above it, what each lacks of 1 does.
     """
 
     warmup: float = 0.0
@@ -42,18 +44,19 @@ class CapacitySchedule:
             steps: Number of batches of the whole training.
             seed: Seed of the training.
         """
-        scale = 1.0
-        if self.elastic is not None:
-            routed = [c for layer in nominal for c in layer if c < 1]
-            scale = self._draw(self.elastic, step, seed) * len(routed) / sum(routed) if routed else 1.0
         ready = step / (self.warmup * steps) if self.warmup else 1.0
-        if ready >= 1 and self.elastic is None:
+        routed = [c for layer in nominal for c in layer if c < 1]
+        if not routed or (ready >= 1 and self.elastic is None):
             return [tuple(layer) for layer in nominal]
+        mean = sum(routed) / len(routed)
+        drawn = mean if self.elastic is None else self._draw(self.elastic, step, seed)
 
         def at_step(c: float) -> float:
-            target = c if c == 1 else min(1.0, c * scale)
+            if c == 1:
+                return 1.0
+            target = c * drawn / mean if drawn <= mean else 1.0 - (1.0 - c) * (1.0 - drawn) / (1.0 - mean)
             now = 1.0 - (1.0 - target) * min(1.0, ready)
-            return max(1, round(now * STEPS)) / STEPS
+            return min(1.0, math.ceil(now * STEPS - 1e-6) / STEPS)
 
         return [tuple(at_step(c) for c in layer) for layer in nominal]
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
 
 from mod_vision.routing.plan import RoutingPlan
 
-SAME_ROUTES = 0.05  # least healthy variance; what a trained router has on street scenes is 0.3 and more
+Key = tuple[tuple[int, int], int]  # grid, and number of routed tokens
+SAME_ROUTES = 0.05  # least healthy variance; routers trained on street scenes have 0.3 and more
+FEW_IMAGES = 8  # too few to tell
 
 
 class RouteHealth(NamedTuple):
-    """Figures of one layer over many images, each in [0, 1].
+    """Figures of one layer over many images; all but the first are in [0, 1].
 
     Attributes:
+        images: Number of images.
         routed: Share of tokens that were routed.
         entropy: Entropy of the positions of routed tokens over log(N): 1 if all positions are routed equally often.
         variance: Variance of a position's selection across images, over that of independent draws, c (1 - c): 0 if all
@@ -23,6 +27,7 @@ class RouteHealth(NamedTuple):
         never: Share of positions that no image routed.
     """
 
+    images: int
     routed: float
     entropy: float
     variance: float
@@ -31,7 +36,7 @@ class RouteHealth(NamedTuple):
     @property
     def alarm(self) -> str | None:
         """What is wrong, or None."""
-        if self.variance < SAME_ROUTES and self.routed < 1:
+        if self.images >= FEW_IMAGES and self.variance < SAME_ROUTES and self.routed < 1:
             return (
                 f"routes are the same for all images (variance {self.variance:.3f} of 1, {100 * self.never:.0f} % of "
                 "the positions never routed)"
@@ -40,35 +45,62 @@ class RouteHealth(NamedTuple):
 
 
 class RouteStatistics:
-    """Count on the device, without synchronisation, how often each position is routed."""
+    """Count on the device, without synchronisation, how often each position is routed.
+
+    Grids of different sizes are counted apart, and so are numbers of routed tokens: where the capacity changes between
+    steps, that alone would look like routes that differ.
+    """
 
     def __init__(self) -> None:
-        self.counts: dict[tuple[int, int], torch.Tensor] = {}
-        self.images: dict[tuple[int, int], int] = {}
+        self.counts: dict[Key, torch.Tensor] = {}
+        self.images: dict[Key, int] = {}
 
     def update(self, plan: RoutingPlan) -> None:
-        """Count the routed tokens of a batch; grids of different sizes are counted apart."""
-        grid, logits = plan.grid, plan.logits
-        if grid not in self.counts:
-            self.counts[grid] = torch.zeros(logits.shape[1], device=logits.device)
-            self.images[grid] = 0
-        indices = plan.indices.flatten()
-        self.counts[grid].index_add_(0, indices, torch.ones(len(indices), device=logits.device))
-        self.images[grid] += len(logits)
+        """Count the routed tokens of a batch."""
+        indices, logits = plan.indices, plan.logits
+        key = (plan.grid, indices.shape[1])
+        if key not in self.counts:
+            self.counts[key] = torch.zeros(logits.shape[1], device=logits.device)
+            self.images[key] = 0
+        self.counts[key].index_add_(0, indices.flatten(), torch.ones(indices.numel(), device=logits.device))
+        self.images[key] += len(logits)
 
     def health(self) -> RouteHealth | None:
-        """Return the figures, the mean over grids by images, or None if nothing was counted."""
-        total = sum(self.images.values())
-        if not total:
+        """Return the figures, means over grids and numbers of tokens by images, or None if nothing was counted."""
+        images = sum(self.images.values())
+        if not images:
             return None
-        parts = [(self.images[grid] / total, self._of_grid(grid)) for grid in self.counts]
-        return RouteHealth(*(sum(weight * part[i] for weight, part in parts) for i in range(4)))
+        grids: dict[tuple[int, int], list[Key]] = defaultdict(list)
+        for key in self.counts:
+            grids[key[0]].append(key)
+        share = {grid: self._routed(keys) for grid, keys in grids.items()}
+        weight = {grid: sum(self.images[key] for key in keys) / images for grid, keys in grids.items()}
+        return RouteHealth(
+            images,
+            sum(weight[grid] * float(share[grid].mean()) for grid in grids),
+            sum(weight[grid] * _entropy(share[grid]) for grid in grids),
+            self._variance(),
+            sum(weight[grid] * float((share[grid] == 0).double().mean()) for grid in grids),
+        )
 
-    def _of_grid(self, grid: tuple[int, int]) -> RouteHealth:
-        """Return the figures of one size of grid."""
-        share = (self.counts[grid] / self.images[grid]).double()
-        c = float(share.mean())
-        places = share / share.sum()
-        entropy = float(-torch.xlogy(places, places).sum()) / max(math.log(len(share)), 1e-12)
-        variance = float((share * (1 - share)).mean()) / max(c * (1 - c), 1e-12)
-        return RouteHealth(c, entropy, variance, float((share == 0).double().mean()))
+    def _routed(self, keys: list[Key]) -> torch.Tensor:
+        """Return the share of images that routed each position."""
+        counts = torch.stack([self.counts[key].double() for key in keys])
+        return counts.sum(0) / sum(self.images[key] for key in keys)
+
+    def _variance(self) -> float:
+        """Return the relative variance, unbiased for few images; 1, as of independent draws, where there is one."""
+        total, images = 0.0, 0
+        for key, n in self.images.items():
+            share = self._routed([key])
+            c = float(share.mean())
+            if n > 1 and c < 1:
+                total += n * float((share * (1 - share)).mean()) / (c * (1 - c)) * n / (n - 1)
+                images += n
+        return min(1.0, total / images) if images else 1.0
+
+
+def _entropy(share: torch.Tensor) -> float:
+    """Return the entropy of the positions over that of equal shares."""
+    places = share / share.sum()
+    return float(-torch.xlogy(places, places).sum()) / max(math.log(len(share)), 1e-12)

@@ -11,7 +11,7 @@ import torch
 
 from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
-from mod_vision.nn.skip import CoarseSkip
+from mod_vision.nn.skip import CoarseSkip, LinearSkip
 from mod_vision.resources import find_yaml
 from mod_vision.routing import ROUTERS
 from mod_vision.yolo.loss import with_router_losses
@@ -20,7 +20,7 @@ from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
 
 TESTED = ("8.4.190", "8.5")  # from, up to but without
-SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, *ROUTERS.values(), *TWINS.values())
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
 
 
 def register() -> None:

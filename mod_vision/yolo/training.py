@@ -73,7 +73,7 @@ class RoutedTraining:
             health = statistics.health()
             if health is None:
                 continue
-            rows.append([str(epoch), name, *(f"{value:.4f}" for value in health)])
+            rows.append([str(epoch), name, str(health.images), *(f"{value:.4f}" for value in health[1:])])
             if health.alarm and name not in self.alarmed:
                 self.alarmed.add(name)
                 LOGGER.warning(f"mod_vision: {name}, epoch {epoch}: {health.alarm}; see {self.csv}")
@@ -112,6 +112,8 @@ def _end_batch(trainer: Any) -> None:
 def _end_epoch(trainer: Any) -> None:
     if training := getattr(trainer, "mod_training", None):
         training.end_epoch(trainer.epoch + 1)
+        if trainer.ema:  # it is validated next; its losses shall have the weights of this epoch's
+            trainer.ema.ema.mod_progress = training.net.mod_progress
 
 
 CALLBACKS = {

@@ -1,0 +1,115 @@
+"""Routing for a model that was trained dense: what routing adds is fitted, and all other weights stay."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.data import build_dataloader, build_yolo_dataset
+from ultralytics.data.utils import check_det_dataset
+
+from mod_vision.routing import check_capacity
+from mod_vision.routing.losses import guide_loss
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.convert import calibrate, catch_inputs
+from mod_vision.yolo.images import load_model, round_imgsz
+from mod_vision.yolo.loss import guided_layers, object_tokens
+
+STEPS, BATCH, LEARNING_RATE = 80, 8, 0.02
+CALIBRATION_BATCHES = 4
+
+
+def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgsz: int = 640) -> YOLO:
+    """Fit the ways around routed layers to the dense layers, and the routers to the labels.
+
+    A linear map explains most of what a trained stage does to a token of the background, so it is fitted in closed form
+    and stands in for the stage where that is skipped. Then each router learns from the labels of the training split
+    which tokens touch an object, by the guide loss on features that stay as they are.
+
+    Args:
+        model: A `YOLO` object or checkpoint with routed layers, trained at capacity 1 or converted; changed in place.
+        data: Data YAML of a labelled data set.
+        capacity: Share of tokens, in (0, 1), at which the routers are fitted and the model is left.
+        imgsz: Image size in pixels.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the model routes nothing, or has no learned router, or the capacity is out of range.
+        FileNotFoundError: If model or data are missing.
+    """
+    if check_capacity(capacity) == 1:
+        raise ValueError("capacity 1 routes nothing; fit at the capacity that the model shall run at.")
+    yolo = load_model(model)
+    batches = Batches(yolo, data, round_imgsz(imgsz))
+    set_capacity(yolo, 1.0)
+    net: Any = yolo.model.eval()
+    images = torch.cat([batches.next()["img"] for _ in range(CALIBRATION_BATCHES)])
+    rows = [i for i, layer in enumerate(net.model) if any(hasattr(part, "calibrate") for part in _parts(layer))]
+    for row, x in catch_inputs(net, rows, images).items():
+        calibrate(net.model[row], x)
+    set_capacity(yolo, capacity)
+    if not guided_layers(net):
+        raise ValueError("this model has no learned router to fit; use `router: linear`.")
+    fit_routers(net, batches)
+    return yolo
+
+
+def _parts(layer: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a layer that Ultralytics repeats from the outside."""
+    return list(layer) if isinstance(layer, nn.Sequential) else [layer]
+
+
+class Batches:
+    """Labelled images of the training split without augmentation, as often as needed."""
+
+    def __init__(self, yolo: YOLO, data: str, imgsz: int) -> None:
+        described = check_det_dataset(data, autodownload=False)
+        args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
+        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
+        self.loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)
+        self.iterator = iter(self.loader)
+        self.device = next(yolo.model.parameters()).device
+
+    def next(self) -> dict[str, Any]:
+        """Return a batch with images in [0, 1]."""
+        try:
+            batch = next(self.iterator)
+        except StopIteration:
+            self.iterator = iter(self.loader)
+            batch = next(self.iterator)
+        return {**batch, "img": batch["img"].to(self.device).float() / 255}
+
+
+def fit_routers(net: nn.Module, batches: Batches) -> None:
+    """Train the routers alone by the guide loss; the features that they read get no gradient."""
+    layers = guided_layers(net)
+    read: dict[nn.Module, Any] = {}
+    hooks = [layer.router.register_forward_pre_hook(read.__setitem__) for layer in layers]
+    weights = [p.requires_grad_() for layer in layers for p in layer.router.parameters()]  # loaded ones are frozen
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / STEPS)))
+    try:
+        for _ in range(STEPS):
+            batch = batches.next()
+            with torch.no_grad():
+                net(batch["img"])
+            loss = torch.stack([_loss(layer, read[layer.router], batch) for layer in layers]).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _loss(layer: Any, read: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Return the guide loss of a router on what it read."""
+    return guide_loss(layer.router(*read), layer.plan.touched(object_tokens(batch, layer.plan.size)))

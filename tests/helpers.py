@@ -1,0 +1,87 @@
+"""Models from our YAMLs, as they are or changed, and what a training leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import functools
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+from mod_vision.resources import find_yaml
+from mod_vision.routing import routed_layers
+
+
+@functools.cache
+def _built(name: str) -> nn.Module:
+    kind = SegmentationModel if "seg" in name else DetectionModel
+    model = kind(name, nc=3, verbose=False)
+    model.args = get_cfg()
+    return model
+
+
+def build(name: str) -> nn.Module:
+    """Return a copy of a model that is built once."""
+    return copy.deepcopy(_built(name))
+
+
+def shipped(name: str = "yolo26-mod.yaml") -> dict:
+    return yaml.safe_load(find_yaml(name).read_text())
+
+
+def build_yaml(tmp_path: Path, d: dict, name: str = "yolo26n-x.yaml") -> nn.Module:
+    """Write a model YAML under a name with a scale and build it."""
+    (tmp_path / name).write_text(yaml.safe_dump(d))
+    return DetectionModel(str(tmp_path / name), verbose=False)
+
+
+def write_mod_yaml(folder: Path, mod: dict, name: str = "yolo26n-mod-x.yaml", base: str = "yolo26-mod.yaml") -> Path:
+    """Write a shipped YAML with keys of its `mod:` section changed, under a name with a scale."""
+    d = shipped(base)
+    d["mod"] |= mod
+    (folder / name).write_text(yaml.safe_dump(d))
+    return folder / name
+
+
+def layers(model: nn.Module) -> list:
+    return [layer for _, layer in routed_layers(model)]
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    with file.open() as lines:
+        return [{k.strip(): v.strip() for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def make_batch(images: int = 2, size: int = 64, overlap: bool = True) -> dict:
+    """One object in the first image, two in the last, as Ultralytics' data loader gives them."""
+    boxes = torch.tensor([[0.25, 0.25, 0.3, 0.3], [0.5, 0.5, 0.4, 0.8], [0.8, 0.2, 0.2, 0.2]])
+    idx = torch.tensor([0.0, images - 1.0, images - 1.0])
+    side = size // 4
+    masks = torch.zeros(3, side, side)
+    for mask, (cx, cy, w, h) in zip(masks, (boxes * side).round().int().tolist(), strict=True):
+        mask[cy - h // 2 : cy + h // 2, cx - w // 2 : cx + w // 2] = 1
+    joined = torch.zeros(images, side, side)
+    number = [0] * images
+    for image, mask in zip(idx.int().tolist(), masks, strict=True):
+        number[image] += 1
+        joined[image][mask > 0] = number[image]
+    return {
+        "img": torch.rand(images, 3, size, size),
+        "batch_idx": idx,
+        "cls": torch.tensor([[0.0], [1.0], [2.0]]),
+        "bboxes": boxes,
+        "masks": joined if overlap else masks,
+        "sem_masks": torch.zeros(images, side, side),
+    }
+
+
+def make_box_batch(images: int = 2, size: int = 64) -> dict:
+    """The same without masks, as for detection."""
+    batch = make_batch(images, size)
+    del batch["masks"], batch["sem_masks"]
+    return batch

@@ -1,0 +1,105 @@
+"""Routing fitted to a model that was trained dense: ways around in closed form, routers by the labels."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import randomise
+from torch import nn
+
+import mod_vision
+from mod_vision.cli import main
+from mod_vision.nn import MoDStage
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.images import load_model
+from mod_vision.yolo.validate import validate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_calibrated_stage_comes_closer_to_the_dense_one():
+    stage = randomise(MoDStage(8, 16, 3)).double().eval()
+    x = torch.randn(4, 8, 12, 12, dtype=torch.double)
+    with torch.no_grad():
+        stage.set_capacity(1.0)
+        dense = stage(x)
+        stage.set_capacity(0.25)
+        nn.init.zeros_(stage.skip.weight)
+        nn.init.zeros_(stage.skip.bias)
+        residual = (stage(x) - dense).norm()
+        returned = stage.calibrate(x)
+        fitted = (stage(x) - dense).norm()
+    torch.testing.assert_close(returned, dense)
+    assert fitted < 0.8 * residual
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml", "yolo26n-mod-conv.yaml"])
+def test_only_what_routing_adds_is_changed(name, tiny_data):
+    model = load_model(name)
+    before = copy.deepcopy(model.model.state_dict())
+    assert mod_vision.fit_routing(model, str(tiny_data), capacity=0.25, imgsz=96) is model
+    after = model.model.state_dict()
+    changed = {key for key in after if not torch.equal(after[key], before[key])}
+    assert {key for key in changed if "router" not in key and "skip" not in key} == set()
+    for prefix, layer in routed_layers(model.model):
+        assert layer.capacities[0] == 0.25
+        assert f"{prefix}.router.proj.weight" in changed
+        if hasattr(layer, "skip") and layer.skip is not None:
+            assert any(key.startswith(f"{prefix}.skip") for key in changed)
+
+
+@pytest.fixture
+def squares(tmp_path) -> Path:
+    """Photos of noise with a red square each, which even an untrained network's features tell apart."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for i in range(16):
+        image = rng.integers(90, 160, (160, 160, 3), dtype=np.uint8)
+        x, y = rng.integers(0, 112, 2)
+        image[y : y + 48, x : x + 48] = (20, 20, 250)
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), image)
+        (tmp_path / "labels" / f"{i}.txt").write_text(f"0 {(x + 24) / 160} {(y + 24) / 160} 0.3 0.3\n")
+    names = {i: f"class{i}" for i in range(80)}
+    data = {"path": str(tmp_path), "train": "images", "val": "images", "names": names}
+    (tmp_path / "squares.yaml").write_text(yaml.safe_dump(data))
+    return tmp_path / "squares.yaml"
+
+
+def test_routers_learn_the_objects(squares):
+    """Linear maps of an untrained network's features can do only so much."""
+    model = load_model("yolo26n-mod.yaml")
+    mod_vision.set_capacity(model, 0.25)
+
+    def gaps() -> list[float]:
+        truth = validate(copy.deepcopy(model), data=str(squares), imgsz=160, device="cpu").truth.shares()
+        return [shares["objects"] - shares["rest"] for shares in truth.values()]
+
+    before = gaps()
+    mod_vision.fit_routing(model, str(squares), capacity=0.25, imgsz=160)
+    for old, new in zip(before, gaps(), strict=True):
+        assert new > max(0.2, old + 0.1)
+
+
+def test_bad_input(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match=r"capacity 1 routes nothing"):
+        mod_vision.fit_routing("yolo26n-mod.yaml", str(tiny_data), 1.0)
+    with pytest.raises(ValueError, match=r"no routed layer"):
+        mod_vision.fit_routing("yolo26n.yaml", str(tiny_data), imgsz=64)
+    with pytest.raises(FileNotFoundError):
+        mod_vision.fit_routing("yolo26n-mod.yaml", str(tmp_path / "none.yaml"))
+
+
+def test_the_command_saves_a_model(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    load_model("yolo26n-mod.yaml").save("dense.pt")
+    assert main(["fit", "model=dense.pt", f"data={tiny_data}", "imgsz=64", "capacity=0.5"]) == 0, capsys.readouterr()
+    assert "saved as dense-fit.pt at capacity 0.5" in capsys.readouterr().out
+    stage = next(layer for _, layer in routed_layers(load_model("dense-fit.pt").model))
+    assert stage.skip.weight.abs().max() > 0
