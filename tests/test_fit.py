@@ -56,14 +56,14 @@ def test_only_what_routing_adds_is_changed(name, tiny_data):
 
 @pytest.fixture
 def squares(tmp_path) -> Path:
-    """Photos of noise with a red square each, which even an untrained network's features tell apart."""
+    """Photos of noise with a plain square each, which even an untrained network tells apart, but the prior does not."""
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for i in range(16):
         image = rng.integers(90, 160, (160, 160, 3), dtype=np.uint8)
         x, y = rng.integers(0, 112, 2)
-        image[y : y + 48, x : x + 48] = (20, 20, 250)
+        image[y : y + 48, x : x + 48] = 125
         cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), image)
         (tmp_path / "labels" / f"{i}.txt").write_text(f"0 {(x + 24) / 160} {(y + 24) / 160} 0.3 0.3\n")
     names = {i: f"class{i}" for i in range(80)}
@@ -73,8 +73,8 @@ def squares(tmp_path) -> Path:
 
 
 def test_routers_learn_the_objects(squares):
-    """Linear maps of an untrained network's features can do only so much."""
     model = load_model("yolo26n-mod.yaml")
+    randomise(model.model)  # at the first weights, features hardly differ between tokens
     mod_vision.set_capacity(model, 0.25)
 
     def gaps() -> list[float]:
@@ -84,7 +84,7 @@ def test_routers_learn_the_objects(squares):
     before = gaps()
     mod_vision.fit_routing(model, str(squares), capacity=0.25, imgsz=160)
     for old, new in zip(before, gaps(), strict=True):
-        assert new > max(0.2, old + 0.1)
+        assert new > max(0.0, old) + 0.1
 
 
 def test_bad_input(tiny_data, tmp_path):
