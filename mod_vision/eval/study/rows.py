@@ -31,11 +31,13 @@ class Row:
         name: Name in tables and of files.
         make: Gives the model YAML from the routed one, its file name, such as yolo26n-mod.yaml, and the image size.
         capacities: Capacities to score at, None for the model as it was trained.
+        fitted_to: Row whose training is taken over, with the routing fitted to it, instead of a training of its own.
     """
 
     name: str
     make: Make
     capacities: tuple[float | None, ...] = (None,)
+    fitted_to: str | None = None
 
 
 def mod(**settings: Any) -> Make:
@@ -90,6 +92,7 @@ ROWS = {
         *(Row(f"isoflop-{c}", iso_flop(c)) for c in CAPACITIES),
         *(Row(f"random-{c}", mod(capacity=c, router="random")) for c in CAPACITIES),
         Row("elastic", mod(elastic=ELASTIC), CAPACITIES),
+        Row("fitted", mod(capacity=1.0), CAPACITIES, fitted_to="dense"),
         Row("yolo-n", plain("n")),
         Row("yolo-s", plain("s")),
         Row("no-guide-0.5", mod(capacity=0.5, loss={"guide": 0})),

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import torch
 import yaml
 
 from mod_vision.eval.evaluate import score
@@ -20,11 +21,12 @@ from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.study.rows import ROWS, Row, read_model
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.fit import fit_routing
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.validate import validate
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
-SCORING = Lock()  # Ultralytics' validation is not made for several at a time in one process
+ONE_AT_A_TIME = Lock()  # Ultralytics' validation is not made for several at a time in one process
 PACKAGES = ("ultralytics", "torch", "torchvision")
 
 
@@ -68,9 +70,10 @@ def study(schedule: Schedule, rows: list[str], seeds: list[int], jobs: int, devi
     runs = [Run(ROWS[name], seed, schedule, folder, device) for seed in seeds for name in rows]
     missing = [run for run in runs if not run.done()]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        for run in pool.map(lambda run: run.train_and_score(base), missing):
-            print(run, flush=True)
+    for group in ([run for run in missing if not run.row.fitted_to], [run for run in missing if run.row.fitted_to]):
+        with ThreadPoolExecutor(jobs) as pool:
+            for run in pool.map(lambda run: run.train_and_score(base), group):
+                print(run, flush=True)
     return folder
 
 
@@ -116,17 +119,32 @@ class Run:
         return True
 
     def train_and_score(self, base: dict[str, Any]) -> Run:
-        """Train in a process of its own, going on with what is there, then score the last weights."""
+        """Train, going on with what is there, and score the last weights."""
         d = self.row.make(base, self.schedule.model, self.schedule.imgsz)
+        weights = self._fit(base) if self.row.fitted_to else self._train(d)
+        with ONE_AT_A_TIME:
+            figures = {"config": self._config(d), "versions": _versions(), "scores": self._scores(weights)}
+        write_text(self.result, json.dumps(figures, indent=1) + "\n")
+        return self
+
+    def _train(self, d: dict[str, Any]) -> Path:
+        """Train in a process of its own, and return the last weights."""
         last = self.work / "weights" / "last.pt"
         if not last.is_file():
             self._yolo(self._train_words(d))
         elif load_model(last).ckpt["epoch"] >= 0:  # Ultralytics writes -1 when it has finished
             self._yolo([f"model={last}", "resume=True"])
-        with SCORING:
-            figures = {"config": self._config(d), "versions": _versions(), "scores": self._scores(last)}
-        write_text(self.result, json.dumps(figures, indent=1) + "\n")
-        return self
+        return last
+
+    def _fit(self, base: dict[str, Any]) -> Path:
+        """Fit the routing to the weights of another row with the same seed, and return the file."""
+        other = replace(self, row=ROWS[str(self.row.fitted_to)])
+        weights = other._train(other.row.make(base, self.schedule.model, self.schedule.imgsz))
+        fitted = writable_dir(self.work) / "fitted.pt"
+        with ONE_AT_A_TIME:
+            torch.manual_seed(self.seed)
+            fit_routing(weights, self.schedule.data, imgsz=self.schedule.imgsz).save(fitted)
+        return fitted
 
     def _train_words(self, d: dict[str, Any]) -> list[str]:
         """Return the arguments of `yolo train` for a new training."""

@@ -1,0 +1,107 @@
+"""A study: its opponents, its runs and its report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mod_vision.eval.study.report import read_lines, table, write_report
+from mod_vision.eval.study.rows import ROWS, gflops, iso_flop, mod, read_model
+from mod_vision.eval.study.run import Schedule, study
+
+NAME = "yolo26n-mod.yaml"
+
+
+@pytest.mark.parametrize("capacity", [0.75, 0.25])
+def test_isoflop_twin_costs_what_the_routed_model_does(capacity):
+    d = read_model(NAME)
+    twin = iso_flop(capacity)(d, NAME, 320)
+    assert twin["mod"]["capacity"] == 1.0
+    target = gflops(mod(capacity=capacity)(d, NAME, 320), NAME, 320)
+    assert gflops(twin, NAME, 320) == pytest.approx(target, rel=0.03)
+    assert d == read_model(NAME), "the model it is made from stays as it is"
+
+
+def test_rows_differ_in_what_their_name_says():
+    d = read_model(NAME)
+    made = {
+        name: ROWS[name].make(d, NAME, 64) for name in ("dense", "random-0.25", "no-guide-0.5", "elastic", "yolo-s")
+    }
+    assert made["dense"]["mod"] == {**d["mod"], "capacity": 1.0}
+    assert made["random-0.25"]["mod"] == {**d["mod"], "capacity": 0.25, "router": "random"}
+    assert made["no-guide-0.5"]["mod"] == {**d["mod"], "capacity": 0.5, "loss": {"guide": 0}}
+    assert made["elastic"]["mod"] == {**d["mod"], "elastic": [0.25, 0.75]}
+    assert made["yolo-s"] == {"model": "yolo26s.yaml"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data, tmp_path_factory):
+    """Two rows trained for an epoch, and the schedule they had."""
+    root = tmp_path_factory.mktemp("study")
+    schedule = Schedule("yolo26n-mod-seg.yaml", str(tiny_data), "tiny", imgsz=64, epochs=1, batch=4, nbs=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        folder = study(schedule, ["fitted", "routed-0.5", "dense"], [3], 1, "cpu", root / "results")
+    return schedule, folder
+
+
+def test_each_run_leaves_config_and_figures(finished):
+    schedule, folder = finished
+    found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+    assert set(found) == {"fitted-seed3", "routed-0.5-seed3", "dense-seed3"}
+    for figures in found.values():
+        assert figures["config"]["seed"] == 3
+        assert figures["config"]["train"] == schedule.train_args()
+        assert figures["config"]["data"] == "tiny.yaml", "no path of this machine"
+        assert set(figures["versions"]) == {"date", "ultralytics", "torch", "torchvision"}
+    assert [s["capacity"] for s in found["fitted-seed3"]["scores"]] == [0.75, 0.5, 0.25]
+    (dense,), (routed,) = (found[name]["scores"] for name in ("dense-seed3", "routed-0.5-seed3"))
+    assert routed["gflops"] < dense["gflops"]
+    assert dense["routed_share"] == {}
+    assert set(routed["routed_share"]) == {"model.6", "model.8"}
+    assert 0 <= routed["mask"]["AP"] <= 1
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
+    schedule, folder = finished
+    monkeypatch.chdir(folder.parent.parent)
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+    study(schedule, ["dense", "fitted"], [3], 2, "cpu", folder.parent)
+    assert "2 of 2 runs are done" in capsys.readouterr().out
+    assert before == {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
+    (folder / "fitted-seed3.json").unlink()
+    study(schedule, ["dense", "fitted"], [3], 1, "cpu", folder.parent)
+    assert "1 of 2 runs are done" in capsys.readouterr().out
+    assert (folder / "fitted-seed3.json").is_file(), "from the training that is there"
+
+
+def test_another_schedule_or_row_is_refused(finished, monkeypatch):
+    schedule, folder = finished
+    monkeypatch.chdir(folder.parent.parent)
+    other = Schedule(schedule.model, schedule.data, schedule.name, imgsz=64, epochs=2, batch=4, nbs=4)
+    with pytest.raises(ValueError, match=r"dense-seed3.json was made under another schedule"):
+        study(other, ["dense"], [3], 1, "cpu", folder.parent)
+    with pytest.raises(ValueError, match=r"unknown row dence; known are dense"):
+        study(schedule, ["dence"], [3], 1, "cpu", folder.parent)
+    with pytest.raises(ValueError, match=r"yolo26n-mod-conv.yaml has no MoDStage row"):
+        read_model("yolo26n-mod-conv.yaml")
+
+
+def test_report(finished):
+    _, folder = finished
+    text = write_report(folder)
+    names = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
+    assert names[0] == "dense"
+    assert set(names) == {"dense", "routed-0.5", "fitted at 0.75", "fitted at 0.5", "fitted at 0.25"}
+    assert text == (folder / "table.md").read_text().strip()
+    assert (folder / "plot.png").stat().st_size > 10_000
+
+
+def test_report_has_mean_and_deviation(tmp_path):
+    for seed, ap in enumerate((0.1, 0.2, 0.3)):
+        score = {"capacity": None, "gflops": 1.5, "box": {"AP": ap}, "mask": None, "routed_share": {}}
+        (tmp_path / f"routed-0.5-seed{seed}.json").write_text(json.dumps({"scores": [score]}))
+    assert "| routed-0.5 | 1.50 | 20.0 ± 10.0 | 3 |" in table(read_lines(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"has no results"):
+        read_lines(tmp_path / "none")
