@@ -77,9 +77,10 @@ def test_two_ranks_have_the_routes_and_gradients_of_one(steps, capacity):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_data) -> tuple[Path, list[dict]]:
-    """Two epochs of two steps with elastic capacity and all losses."""
+    """Two epochs of two steps, the first one dense, the second with fitted routing, elastic capacity and all losses."""
     folder = tmp_path_factory.mktemp("ranks")
-    model = write_mod_yaml(folder, {"elastic": [0.25, 1.0], "loss": {"guide": 0.5, "budget": 1.0, "z": 0.001}})
+    loss = {"guide": 0.5, "budget": 1.0, "z": 0.001}
+    model = write_mod_yaml(folder, {"warmup": 0.5, "elastic": [0.25, 1.0], "loss": loss})
     torchrun("train.py", folder, model, tiny_data, cwd=folder)
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
@@ -88,7 +89,9 @@ def test_all_ranks_draw_the_same_capacities(trained):
     first, second = trained[1]
     nominal = [(0.5,) * 6, (0.5,) * 4]
     schedule = CapacitySchedule(elastic=(0.25, 1.0))
-    assert first["used"] == second["used"] == [schedule.capacities(nominal, step, 4, 0) for step in range(4)]
+    dense = [[(1.0,) * 6, (1.0,) * 4]] * 2
+    drawn = [schedule.capacities(nominal, step, 0) for step in (2, 3)]
+    assert first["used"] == second["used"] == dense + drawn
     assert first["ema"] == second["ema"] == nominal
 
 
@@ -104,8 +107,11 @@ def test_ranks_end_with_the_same_weights(trained):
 def test_one_rank_writes_the_figures(trained):
     folder, _ = trained
     rows = read_csv(folder / "rank0" / "run" / "routing.csv")
-    assert [(row["epoch"], row["layer"]) for row in rows] == [(e, n) for e in "12" for n in ("model.6", "model.8")]
+    assert [(row["epoch"], row["layer"]) for row in rows] == [(e, n) for e in "2" for n in ("model.6", "model.8")]
     (first, second) = read_csv(folder / "rank0" / "run" / "results.csv")
     for name in ("guide_loss", "budget_loss", "z_loss"):
-        assert all(float(row[f"{kind}/{name}"]) > 0 for row in (first, second) for kind in ("train", "val"))
+        assert float(first[f"train/{name}"]) == 0, "dense"
+        assert all(
+            float(figure) > 0 for figure in (second[f"train/{name}"], first[f"val/{name}"], second[f"val/{name}"])
+        )
     assert not list(folder.glob("rank1/**/*.csv"))

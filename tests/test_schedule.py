@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +15,6 @@ GRAIN = 1 / 32  # drawn capacities are multiples of it
 CAPACITIES = st.integers(1, 100).map(lambda percent: percent / 100)
 LAYER = st.lists(CAPACITIES, min_size=1, max_size=4).map(lambda layer: tuple(sorted(layer, reverse=True)))
 LAYERS = st.lists(LAYER, min_size=1, max_size=3)
-WARMUPS = st.sampled_from([0.1, 0.3, 0.5, 0.99])
 RANGES = st.tuples(CAPACITIES, CAPACITIES).filter(lambda t: t[0] < t[1])
 
 
@@ -27,7 +24,7 @@ def flat(nominal: list[tuple[float, ...]]) -> list[float]:
 
 def run(schedule: CapacitySchedule, nominal: list[tuple[float, ...]], steps: int, seed: int = 0) -> list[list[float]]:
     """Return the capacities of all blocks at each step."""
-    return [flat(schedule.capacities(nominal, step, steps, seed)) for step in range(steps)]
+    return [flat(schedule.capacities(nominal, step, seed)) for step in range(steps)]
 
 
 def equal_layers(capacity: float) -> list[tuple[float, ...]]:
@@ -42,7 +39,7 @@ def equal_layers(capacity: float) -> list[tuple[float, ...]]:
 def test_without_warmup_and_range_the_model_keeps_its_capacity(nominal, step, seed):
     schedule = CapacitySchedule()
     assert schedule.constant
-    assert schedule.capacities(nominal, step, 50, seed) == nominal
+    assert schedule.capacities(nominal, step, seed) == nominal
 
 
 def test_constant_only_without_both():
@@ -54,37 +51,11 @@ def test_constant_only_without_both():
 
 
 @FEW
-@given(nominal=LAYERS, warmup=WARMUPS, steps=st.integers(1, 300))
-def test_warmup_begins_at_one_and_ends_at_the_capacity_of_the_model(nominal, warmup, steps):
-    schedule = CapacitySchedule(warmup=warmup)
-    assert flat(schedule.capacities(nominal, 0, steps, 0)) == [1.0] * len(flat(nominal))
-    for step in range(steps + 1):
-        if step >= warmup * steps:
-            assert schedule.capacities(nominal, step, steps, 0) == nominal
-
-
-@FEW
-@given(nominal=LAYERS, warmup=WARMUPS, steps=st.integers(1, 300))
-def test_warmup_never_increases(nominal, warmup, steps):
-    for earlier, later in pairwise(run(CapacitySchedule(warmup=warmup), nominal, steps)):
-        assert all(b <= a for a, b in zip(earlier, later, strict=True))
-
-
-@FEW
-@given(nominal=LAYERS, warmup=WARMUPS, steps=st.integers(20, 300))
-def test_warmup_falls_in_a_line(nominal, warmup, steps):
-    for step, capacities in enumerate(run(CapacitySchedule(warmup=warmup), nominal, steps)):
-        done = min(1.0, step / (warmup * steps))
-        for own, now in zip(flat(nominal), capacities, strict=True):
-            assert now == pytest.approx(1 - (1 - own) * done, abs=GRAIN)
-
-
-@FEW
-@given(nominal=LAYERS, warmup=WARMUPS, steps=st.integers(1, 100))
-def test_warmup_of_one_step_to_many_takes_few_shapes(nominal, warmup, steps):
-    own = set(flat(nominal))
-    for capacities in run(CapacitySchedule(warmup=warmup), nominal, steps):
-        assert all(c in own or (c / GRAIN).is_integer() for c in capacities)
+@given(warmup=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.99]), epochs=st.integers(1, 300))
+def test_the_warmup_is_a_share_of_the_epochs_and_the_last_one_is_routed(warmup, epochs):
+    first = CapacitySchedule(warmup=warmup).first_routed(epochs)
+    assert 0 <= first <= epochs - 1
+    assert first == pytest.approx(warmup * epochs, abs=0.5) or first == epochs - 1
 
 
 # ------------------------------------------------------------------------------------------------------------ elastic
@@ -103,7 +74,7 @@ def test_draws_stay_within_the_range(capacity, elastic, seed):
 @given(capacity=CAPACITIES.filter(lambda c: c < 1), elastic=RANGES, start=st.integers(0, 1000), seed=SEEDS)
 def test_three_steps_hold_the_lowest_and_the_highest(capacity, elastic, start, seed):
     schedule = CapacitySchedule(elastic=elastic)
-    drawn = [schedule.capacities(equal_layers(capacity), start + i, 2000, seed)[0][0] for i in range(3)]
+    drawn = [schedule.capacities(equal_layers(capacity), start + i, seed)[0][0] for i in range(3)]
     for end in elastic:
         assert any(end - 1e-6 <= c < end + GRAIN for c in drawn)
 
@@ -134,7 +105,7 @@ def test_unequal_layers_share_what_is_drawn(nominal, drawn):
     """Below the model's own mean its capacities shrink in proportion, above it what each lacks of 1 does."""
     own = [c for c in flat(nominal) if c < 1]
     mean = sum(own) / len(own)
-    now = flat(CapacitySchedule(elastic=(drawn / 2, drawn)).capacities(nominal, 1, 99, 0))  # step 1 takes the highest
+    now = flat(CapacitySchedule(elastic=(drawn / 2, drawn)).capacities(nominal, 1, 0))  # step 1 takes the highest
     routed = [new for new, old in zip(now, flat(nominal), strict=True) if old < 1]
     for old, new in zip(own, routed, strict=True):
         expected = old * drawn / mean if drawn <= mean else 1 - (1 - old) * (1 - drawn) / (1 - mean)
@@ -153,7 +124,7 @@ ANY = st.builds(CapacitySchedule, warmup=st.sampled_from([0.0, 0.1, 0.5]), elast
 def test_all_capacities_can_be_set(schedule, nominal, seed):
     """In (0, 1] and not increasing over the blocks of a layer, and blocks at 1 stay at 1."""
     for step in range(40):
-        for own, layer in zip(nominal, schedule.capacities(nominal, step, 40, seed), strict=True):
+        for own, layer in zip(nominal, schedule.capacities(nominal, step, seed), strict=True):
             assert capacity_per_depth(layer, len(own)) == layer
             assert all(now == 1 for c, now in zip(own, layer, strict=True) if c == 1)
 
@@ -162,11 +133,11 @@ def test_all_capacities_can_be_set(schedule, nominal, seed):
 @given(schedule=ANY, nominal=LAYERS, step=st.integers(0, 100), seed=SEEDS)
 def test_a_step_needs_no_history(schedule, nominal, step, seed):
     """A resumed training and another rank see what an unbroken training on one device sees."""
-    at_once = schedule.capacities(nominal, step, 100, seed)
+    at_once = schedule.capacities(nominal, step, seed)
     run(schedule, nominal, step, seed)
     again = CapacitySchedule(schedule.warmup, schedule.elastic)
-    assert schedule.capacities(nominal, step, 100, seed) == at_once
-    assert again.capacities(list(nominal), step, 100, seed) == at_once
+    assert schedule.capacities(nominal, step, seed) == at_once
+    assert again.capacities(list(nominal), step, seed) == at_once
 
 
 def test_the_draw_is_the_same_in_every_process(run_cli, tmp_path):
@@ -174,7 +145,7 @@ def test_the_draw_is_the_same_in_every_process(run_cli, tmp_path):
     schedule = CapacitySchedule(elastic=(0.1, 1.0))
     code = (
         "from mod_vision.routing.schedule import CapacitySchedule as C;"
-        "print([C(elastic=(0.1, 1.0)).capacities([(0.5,)], step, 30, 7)[0][0] for step in range(30)])"
+        "print([C(elastic=(0.1, 1.0)).capacities([(0.5,)], step, 7)[0][0] for step in range(30)])"
     )
     done = run_cli("python", "-c", code, cwd=tmp_path, PYTHONHASHSEED="1", MOD_VISION_AUTOLOAD="0")
     assert done.returncode == 0, done.stderr

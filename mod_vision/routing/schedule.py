@@ -12,13 +12,13 @@ STEPS = 32  # drawn capacities are rounded up to multiples of 1/32: compiled mod
 
 @dataclass(frozen=True)
 class CapacitySchedule:
-    """Warm-up from capacity 1, then the model's own capacity, or one drawn per step.
+    """A dense warm-up, then the model's own capacity, or one drawn per step.
 
-    A schedule has no state: its capacity is a function of step and seed. So a resumed training goes on as an unbroken
-    one would, and all ranks of a distributed training agree without a word.
+    A schedule has no state: its capacity is a function of epoch, step and seed. So a resumed training goes on as an
+    unbroken one would, and all ranks of a distributed training agree without a word.
 
     Attributes:
-        warmup: Share of the training, in [0, 1), in which the capacity falls from 1 in a line.
+        warmup: Share of the training, in [0, 1), at capacity 1, rounded to epochs.
         elastic: Lowest and highest mean capacity to draw from, or None. Of three steps, one takes the lowest, one the
             highest and one a uniform draw (the sandwich rule of slimmable networks, arXiv 1903.05134, section 3.1,
             spread over steps), so that one checkpoint serves every capacity in between. Below their mean, capacities
@@ -33,29 +33,27 @@ class CapacitySchedule:
         """True if every step has the model's own capacity."""
         return not self.warmup and self.elastic is None
 
-    def capacities(
-        self, nominal: Sequence[Sequence[float]], step: int, steps: int, seed: int
-    ) -> list[tuple[float, ...]]:
-        """Return the capacities of all layers at a training step.
+    def first_routed(self, epochs: int) -> int:
+        """Return the first epoch of a training that is routed; the last one always is."""
+        return min(round(self.warmup * epochs), epochs - 1)
+
+    def capacities(self, nominal: Sequence[Sequence[float]], step: int, seed: int) -> list[tuple[float, ...]]:
+        """Return the capacities of all layers at a training step after the warm-up.
 
         Args:
             nominal: Capacities of each layer's blocks, as the model has them; blocks at 1 stay dense.
             step: Number of batches trained on so far.
-            steps: Number of batches of the whole training.
             seed: Seed of the training.
         """
-        ready = step / (self.warmup * steps) if self.warmup else 1.0
         routed = [c for layer in nominal for c in layer if c < 1]
-        if not routed or (ready >= 1 and self.elastic is None):
+        if not routed or self.elastic is None:
             return [tuple(layer) for layer in nominal]
-        mean = sum(routed) / len(routed)
-        drawn = mean if self.elastic is None else self._draw(self.elastic, step, seed)
+        mean, drawn = sum(routed) / len(routed), self._draw(self.elastic, step, seed)
 
         def at_step(c: float) -> float:
             if c == 1:
                 return 1.0
-            target = c * drawn / mean if drawn <= mean else 1.0 - (1.0 - c) * (1.0 - drawn) / (1.0 - mean)
-            now = 1.0 - (1.0 - target) * min(1.0, ready)
+            now = c * drawn / mean if drawn <= mean else 1.0 - (1.0 - c) * (1.0 - drawn) / (1.0 - mean)
             return min(1.0, math.ceil(now * STEPS - 1e-6) / STEPS)
 
         return [tuple(at_step(c) for c in layer) for layer in nominal]

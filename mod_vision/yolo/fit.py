@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 
-from mod_vision.routing import check_capacity
+from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import calibrate, catch_inputs
@@ -48,17 +49,36 @@ def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgs
         raise ValueError("capacity 1 routes nothing; fit at the capacity that the model shall run at.")
     yolo = load_model(model)
     batches = Batches(yolo, data, round_imgsz(imgsz))
-    set_capacity(yolo, 1.0)
-    net: Any = yolo.model.eval()
-    images = torch.cat([batches.next()["img"] for _ in range(CALIBRATION_BATCHES)])
+    set_capacity(yolo, capacity)
+    fit_net(yolo.model, batches.next)
+    return yolo
+
+
+def fit_net(net: Any, next_batch: Callable[[], dict[str, Any]]) -> None:
+    """Fit what routing adds to a torch model that was trained dense, at the capacities it has.
+
+    Args:
+        net: Torch model of Ultralytics; it is as before afterwards but for ways around and routers.
+        next_batch: Gives labelled batches with images in [0, 1] on the model's device.
+
+    Raises:
+        ValueError: If the model has no learned router below capacity 1.
+    """
+    if not guided_layers(net):
+        raise ValueError("this model has no learned router to fit; use `router: linear` and a capacity below 1.")
+    layers = [layer for _, layer in routed_layers(net)]
+    capacities, training = [layer.capacities for layer in layers], net.training
+    net.eval()
+    for layer in layers:
+        layer.set_capacity(1.0)
+    images = torch.cat([next_batch()["img"] for _ in range(CALIBRATION_BATCHES)])
     rows = [i for i, layer in enumerate(net.model) if any(hasattr(part, "calibrate") for part in _parts(layer))]
     for row, x in catch_inputs(net, rows, images).items():
         calibrate(net.model[row], x)
-    set_capacity(yolo, capacity)
-    if not guided_layers(net):
-        raise ValueError("this model has no learned router to fit; use `router: linear`.")
-    fit_routers(net, batches)
-    return yolo
+    for layer, capacity in zip(layers, capacities, strict=True):
+        layer.set_capacity(capacity)
+    fit_routers(net, next_batch)
+    net.train(training)
 
 
 def _parts(layer: nn.Module) -> list[nn.Module]:
@@ -87,7 +107,7 @@ class Batches:
         return {**batch, "img": batch["img"].to(self.device).float() / 255}
 
 
-def fit_routers(net: nn.Module, batches: Batches) -> None:
+def fit_routers(net: nn.Module, next_batch: Callable[[], dict[str, Any]]) -> None:
     """Train the routers alone by the guide loss; the features that they read get no gradient."""
     layers = guided_layers(net)
     read: dict[nn.Module, Any] = {}
@@ -97,7 +117,7 @@ def fit_routers(net: nn.Module, batches: Batches) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / STEPS)))
     try:
         for _ in range(STEPS):
-            batch = batches.next()
+            batch = next_batch()
             with torch.no_grad():
                 net(batch["img"])
             loss = torch.stack([_loss(layer, read[layer.router], batch) for layer in layers]).mean()
@@ -108,6 +128,7 @@ def fit_routers(net: nn.Module, batches: Batches) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+        optimiser.zero_grad()
 
 
 def _loss(layer: Any, read: Any, batch: dict[str, Any]) -> torch.Tensor:

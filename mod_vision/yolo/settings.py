@@ -82,8 +82,8 @@ def _warmup(value: Any) -> float:
     """Read `mod.warmup`."""
     if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(
-            f"mod.warmup must be a number in [0, 1), got {value!r}. It is the share of the training in which the "
-            "capacity falls from 1; 0 starts at the capacity."
+            f"mod.warmup must be a number in [0, 1), got {value!r}. It is the share of the training at capacity 1, "
+            "before the routing is fitted to it; 0 routes from the start."
         )
     return float(value)
 

@@ -7,9 +7,12 @@ among them. Trainings of dense models pass through untouched.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from torch import distributed as dist
 from torch import nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
@@ -17,6 +20,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from mod_vision.files import write_text
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
+from mod_vision.yolo.loss import guided_layers
 from mod_vision.yolo.settings import ModSettings
 
 ROUTES_CSV = "routing.csv"
@@ -48,14 +52,43 @@ class RoutedTraining:
         per_epoch = len(trainer.train_loader)
         self.step, self.steps = per_epoch * trainer.epoch, per_epoch * trainer.epochs
         self.statistics = {name: RouteStatistics() for name in self.layers}
+        first = self.schedule.first_routed(trainer.epochs)
+        self.warm = trainer.epoch < first
+        if self.schedule.warmup and trainer.epoch == first:
+            self._fit(trainer)
 
     def start_batch(self) -> None:
         """Set what depends on the progress of the training."""
         self.net.mod_progress = min(1.0, self.step / self.steps)
         if not self.schedule.constant:
-            wanted = self.schedule.capacities(self.nominal, self.step, self.steps, self.seed)
-            for layer, capacities in zip(self.layers.values(), wanted, strict=True):
-                layer.set_capacity(capacities)
+            self._set(
+                [(1.0,) * len(c) for c in self.nominal]
+                if self.warm
+                else self.schedule.capacities(self.nominal, self.step, self.seed)
+            )
+
+    def _set(self, wanted: Sequence[Sequence[float]]) -> None:
+        """Set the capacities of all layers."""
+        for layer, capacities in zip(self.layers.values(), wanted, strict=True):
+            layer.set_capacity(capacities)
+
+    def _fit(self, trainer: Any) -> None:
+        """Fit routers and ways around to what the warm-up has trained, alike on all ranks and in the moving average."""
+        from mod_vision.yolo.fit import fit_net  # needs all of Ultralytics, which is being imported when this module is
+
+        self._set(self.nominal)
+        if not guided_layers(self.net):
+            return
+        LOGGER.info("mod_vision: the dense warm-up is over, the routing is fitted")
+        batches = (batch for _ in count() for batch in trainer.train_loader)
+        fit_net(self.net, lambda: trainer.preprocess_batch(next(batches)))
+        own = {name: tensor for name, tensor in self.net.state_dict().items() if "router" in name or "skip" in name}
+        if dist.is_available() and dist.is_initialized():
+            for tensor in own.values():
+                dist.broadcast(tensor, src=0)
+        if trainer.ema:
+            average = unwrap_model(trainer.ema.ema)
+            getattr(average, "student_model", average).load_state_dict(own, strict=False)
 
     def end_batch(self) -> None:
         """Count the routes of the batch."""

@@ -97,7 +97,7 @@ ROWS = {
         Row("yolo-s", plain("s")),
         Row("no-guide-0.5", mod(capacity=0.5, loss={"guide": 0})),
         Row("no-z-0.5", mod(capacity=0.5, loss={"z": 0})),
-        Row("warmup-0.5", mod(capacity=0.5, warmup=0.2)),
+        *(Row(f"warmup-{c}", mod(capacity=c, warmup=0.75)) for c in CAPACITIES),
         Row("norm-0.5", mod(capacity=0.5, router="norm")),
         Row("contrast-0.5", mod(capacity=0.5, router="contrast")),
         Row("grid-0.5", mod(capacity=0.5, router="grid")),
