@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 
 def writable_dir(folder: str | Path) -> Path:
@@ -36,6 +38,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure as PNG under a temporary name, then rename."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    write_bytes(path, png.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -86,7 +86,7 @@ def predict_many(
     print(f"{len(paths)} images, {len(paths) - len(left)} of them done before", flush=True)
     if left:
         run_parts(content, left, folder, settings, batch, workers, device)
-    unreadable = finished(folder, unreadable=True)
+    unreadable = {path for path, error in finished(folder).items() if error}
     for path in sorted(unreadable & set(left)):
         print(f"unreadable: {path}")
     seconds = time.perf_counter() - start
@@ -139,15 +139,12 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{folder} holds results of other settings ({'; '.join(changed)}); choose another out=.")
 
 
-def finished(folder: Path, unreadable: bool = False) -> set[str]:
-    """Return the images in the finished parts, or those of them that could not be read."""
+def finished(folder: Path) -> dict[str, str | None]:
+    """Return the images in the finished parts, each with why it could not be read, or None."""
     import pyarrow.parquet as pq
 
-    done: set[str] = set()
-    for file in folder.glob("part-*.parquet"):
-        rows = pq.read_table(file, columns=["path", "error"]).to_pylist()
-        done |= {row["path"] for row in rows if row["error"] or not unreadable}
-    return done
+    tables = [pq.read_table(file, columns=["path", "error"]) for file in folder.glob("part-*.parquet")]
+    return {row["path"]: row["error"] for table in tables for row in table.to_pylist()}
 
 
 def run_parts(

@@ -1,4 +1,4 @@
-"""Shared data: a few of the embedded photos as a data set of their own."""
+"""What many tests share: a small data set of embedded photos, numbers, weights, and the command line."""
 
 import os
 import shutil
@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch import nn
 
 from mod_vision.resources import resource_dir
 
 OPEN = resource_dir("assets") / "open"
+FEW = settings(max_examples=30, deadline=None)
+SEEDS = st.integers(0, 2**16)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,6 +37,11 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def normal(seed: int, *shape: int, **kwargs) -> torch.Tensor:
+    """Return the same normal numbers for a seed, whatever was drawn before."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **kwargs)
 
 
 def randomise(module: nn.Module) -> nn.Module:

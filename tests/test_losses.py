@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import FEW, SEEDS, normal
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mod_vision.routing.losses import (
@@ -19,13 +20,7 @@ from mod_vision.routing.losses import (
     z_loss,
 )
 
-FEW = settings(max_examples=30, deadline=None)
-SEEDS = st.integers(0, 2**16)
 UNIT = 64  # boxes have edges at multiples of 1/64 of the image, which floats hold exactly
-
-
-def normal(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @st.composite

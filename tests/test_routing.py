@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import FEW, SEEDS, normal
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -26,8 +27,6 @@ from mod_vision.routing import (
 )
 from mod_vision.routing.plan import gate
 
-FEW = settings(max_examples=30, deadline=None)
-SEEDS = st.integers(0, 2**16)
 REPEATABLE = sorted(set(ROUTERS) - {"random"})
 
 
@@ -54,10 +53,6 @@ def random_router(layer: nn.Module) -> nn.Module:
     nn.init.normal_(layer.router.proj.weight)
     nn.init.normal_(layer.router.proj.bias)
     return layer
-
-
-def normal(seed: int, *shape: int, **kwargs) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **kwargs)
 
 
 # ---------------------------------------------------------------------------------------------------- capacity and k

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from conftest import randomise
-from hypothesis import given, settings
+from conftest import FEW, randomise
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from ultralytics import YOLO
@@ -23,7 +23,6 @@ from mod_vision.yolo.images import load_model
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FEW = settings(max_examples=30, deadline=None)
 
 
 @FEW

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.latency import Latency, as_deployed, paired_latency
 from mod_vision.eval.onnx_check import session_with_routes
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.images import load_model, round_imgsz, torch_device
@@ -55,14 +55,7 @@ def benchmark(
         raise ValueError(f"backend must be eager or onnx, got {backend!r}.")
     torch.set_num_threads(threads)
     device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
-    models: dict[str, Any] = {}
-    for c in (1.0, *capacity):
-        name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"
-        models[name] = load_model(model)
-        if not any(routed_layers(models[name])):
-            raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
-        set_capacity(models[name], c)
-    models |= {name: load_model(name) for name in rivals}
+    models = load_models(model, capacity, rivals)
     with tempfile.TemporaryDirectory() as folder:
         if backend == "onnx":
             calls = {
@@ -79,10 +72,26 @@ def benchmark(
     return [Row(name, gflops[name], times[name]) for name in models]
 
 
+def load_models(model: str, capacity: Sequence[float], rivals: Sequence[str]) -> dict[str, Any]:
+    """Return by name, as `YOLO` objects, the dense twin, the model at each capacity, and the rivals.
+
+    Raises:
+        ValueError: If the model routes nothing.
+    """
+    models: dict[str, Any] = {}
+    for c in (1.0, *capacity):
+        name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"
+        models[name] = load_model(model)
+        if not any(routed_layers(models[name])):
+            raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
+        set_capacity(models[name], c)
+    return models | {name: load_model(name) for name in rivals}
+
+
 def _eager_call(net: Any, imgsz: int, batch: int, device: str) -> Callable[[], object]:
     """Return a forward of the fused model."""
     image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
-    net = net.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+    net = as_deployed(net, device)
     return lambda: net(image)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import paired_latency
+from mod_vision.eval.latency import as_deployed, paired_latency
 from mod_vision.eval.sensitivity import REPEATS, Trial, table, try_layers
 from mod_vision.resources import resource_dir
 from mod_vision.routing import check_capacity
@@ -139,10 +139,7 @@ def _reasons(trials: list[Trial]) -> str:
 
 def _summary(dense: Any, routed: Any, image: torch.Tensor, rows: list[int]) -> str:
     """Return what the conversion saves."""
-    nets = {
-        name: deepcopy(net).fuse(verbose=False).to(memory_format=torch.channels_last)
-        for name, net in (("dense", dense), ("routed", routed))
-    }
+    nets = {name: as_deployed(deepcopy(net)) for name, net in (("dense", dense), ("routed", routed))}
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         times = paired_latency({name: partial(net, image) for name, net in nets.items()}, REPEATS)

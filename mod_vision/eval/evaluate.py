@@ -15,7 +15,7 @@ from torch import nn
 
 from mod_vision.eval.coco import evaluate, ground_truth_from_labels, load_ground_truth, match_categories, match_images
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.latency import Latency, as_deployed, paired_latency
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
@@ -181,8 +181,7 @@ def measure_cost(
             default one of noise.
     """
     target, imgsz = torch_device(device), round_imgsz(imgsz)
-    routed = deepcopy(model).to(target).eval()
-    routed = routed.fuse(verbose=False).to(memory_format=torch.channels_last)  # type: ignore[operator]
+    routed = as_deployed(deepcopy(model), target)
     dense = deepcopy(routed)
     if any(routed_layers(dense)):
         set_capacity(dense, 1.0)

@@ -23,6 +23,11 @@ class Latency(NamedTuple):
         return f"{self.median:.1f} ms ({self.low:.1f}-{self.high:.1f})"
 
 
+def as_deployed(net: Any, device: Any = "cpu") -> Any:
+    """Bring an Ultralytics model into the form it is deployed in: for inference, fused, in channels-last memory."""
+    return net.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+
+
 def paired_latency(
     candidates: Mapping[str, Callable[[], object]], repeats: int = 15, warmup: int = 2, device: str = "cpu"
 ) -> dict[str, Latency]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mod_vision.eval.flops import executed_gflops_by_layer
-from mod_vision.eval.latency import paired_part_latency
+from mod_vision.eval.latency import as_deployed, paired_part_latency
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
@@ -69,7 +69,7 @@ def benchmark_layers(
     """
     torch.set_num_threads(threads)
     device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
-    net = load_model(model).model.to(device).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+    net = as_deployed(load_model(model).model, device)
     set_capacity(net, 1.0)
     nets = {1.0: net}
     for c in capacity:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mod_vision.eval.latency import paired_part_latency
+from mod_vision.eval.latency import as_deployed, paired_part_latency
 from mod_vision.yolo.convert import catch_inputs, routed_layer, yaml_row
 
 REPEATS = 7
@@ -58,7 +58,7 @@ def try_layers(net: Any, layers: dict[int, nn.Module], options: dict[int, Any], 
     """
     head = len(net.model) - 1
     before = catch_inputs(net, [head], images)[head]
-    dense = deepcopy(net).fuse(verbose=False).to(memory_format=torch.channels_last)
+    dense = as_deployed(deepcopy(net))
     routed = deepcopy(dense)
     for row in layers:
         routed.model[row] = routed_layer(dense, row, options[row]).to(memory_format=torch.channels_last)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from mod_vision.eval.benchmark import load_models
 from mod_vision.eval.latency import Latency, paired_latency
-from mod_vision.routing import set_capacity
 from mod_vision.yolo.batch import training_batch, training_loss
-from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+from mod_vision.yolo.images import round_imgsz, torch_device
 
 
 class StepRow(NamedTuple):
@@ -55,16 +55,12 @@ def benchmark_step(
     """
     torch.set_num_threads(threads)
     target = torch_device(device)
-    nets: dict[str, Any] = {}
-    for c in (1.0, *capacity):
-        yolo = load_model(model)
-        set_capacity(yolo.model, c)
-        nets[f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"] = yolo
-    nets |= {name: load_model(name) for name in rivals}
-    data = training_batch(batch, round_imgsz(imgsz), yolo.task == "segment", target)
-    steps = {name: _step(yolo.model.to(target).train().requires_grad_(), data) for name, yolo in nets.items()}
-    times = paired_latency(steps, repeats, device=str(target))
-    return [StepRow(name, times[name], saved_megabytes(yolo.model, data)) for name, yolo in nets.items()]
+    models = load_models(model, capacity, rivals)
+    segment = next(iter(models.values())).task == "segment"
+    data = training_batch(batch, round_imgsz(imgsz), segment, target)
+    nets = {name: yolo.model.to(target).train().requires_grad_() for name, yolo in models.items()}
+    times = paired_latency({name: _step(net, data) for name, net in nets.items()}, repeats, device=str(target))
+    return [StepRow(name, times[name], saved_megabytes(net, data)) for name, net in nets.items()]
 
 
 def _step(net: nn.Module, data: dict[str, Any]) -> Callable[[], None]:

@@ -16,7 +16,7 @@ import torch
 
 from mod_vision.eval.evaluate import evaluate_model, save_evaluation
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.latency import Latency, as_deployed, paired_latency
 from mod_vision.eval.pareto import dominators, pareto_front
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.convert import save
@@ -315,8 +315,7 @@ def time_candidates(
     fused: dict[str, Any] = {}
     for candidate in candidates:
         if candidate.router not in fused:
-            net = routed_variant(model, candidate, classes).model.to(target).eval()
-            fused[candidate.router] = net.fuse(verbose=False).to(memory_format=torch.channels_last)
+            fused[candidate.router] = as_deployed(routed_variant(model, candidate, classes).model, target)
     nets = {candidate: share_weights(fused[candidate.router], candidate) for candidate in candidates}
     image = torch.rand(1, 3, imgsz, imgsz, device=target).to(memory_format=torch.channels_last)
     calls = {str(candidate): partial(net, image) for candidate, net in nets.items()}

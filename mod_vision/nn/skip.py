@@ -26,9 +26,8 @@ class LinearSkip(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(
-            torch.zeros(dim, dim)
-        )  # no random numbers: a seed gives the weights of the dense twin
+        # no random numbers are drawn, so that a seed gives the weights of the dense twin
+        self.weight = nn.Parameter(torch.zeros(dim, dim))
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -145,11 +145,11 @@ class RoutedGroup(BlockGroup, RoutedLayer):
         Raises:
             ValueError: If the attention is windowed and the number of tokens shall follow the image.
         """
-        if self.threshold is None or self.training:
+        if not self.follows_image:
             return num_routed(slots, self.capacities[0])
         if self.window is not None:
             raise ValueError("thresholds need global attention: with `window`, all windows are equally long.")
-        return int(self._count(logits, self.threshold))
+        return int(self._count(logits))
 
 
 def _pick(ropes: Sequence[torch.Tensor | None], indices: torch.Tensor) -> list[torch.Tensor | None]:

@@ -67,7 +67,7 @@ class RoutedLayer(nn.Module):
         """Score the tokens (B, N, C) of a map of `size` (H, W), select the routed ones and remember the plan."""
         logits = self.router(tokens, token_grid(size, self.tile))
         n = tokens.shape[1]
-        counts = None if self.threshold is None or self.training else self._count(logits, self.threshold)
+        counts = self._count(logits) if self.follows_image else None
         k = self.fit_selected(num_routed(n, self.capacities[0]) if counts is None else int(counts.max()), n)
         self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, self.tile, counts)
         return self.plan
@@ -76,12 +76,18 @@ class RoutedLayer(nn.Module):
         """Return the number of routed tokens, of `num_tokens`, that the layer can compute where it needs k."""
         return k
 
-    def _count(self, logits: torch.Tensor, threshold: float) -> torch.Tensor:
+    @property
+    def follows_image(self) -> bool:
+        """True if the number of routed tokens is the image's own: in threshold mode, at inference."""
+        return self.threshold is not None and not self.training
+
+    def _count(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the number of tokens above the threshold for each image.
 
         Raises:
             ValueError: If the layer cannot take a batch, or the model is exported.
         """
+        assert self.threshold is not None
         if len(logits) > 1 and not self.takes_repeats:
             raise ValueError(
                 f"{type(self).__name__} cannot compute images that need different numbers of tokens in one batch; use "
@@ -92,7 +98,7 @@ class RoutedLayer(nn.Module):
                 "an export has a fixed number of routed tokens; call set_capacity(model, ...) before it, which ends "
                 "threshold mode."
             )
-        return count_above(logits, threshold)
+        return count_above(logits, self.threshold)
 
     def depth_map(self) -> torch.Tensor | None:
         """Return how many of the layer's blocks each token of the last forward passed, (B, H, W), None at capacity 1.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from mod_vision.files import write_bytes
+from mod_vision.files import write_figure
 
 SHAPES = "osD^vP<X>*"
 COLOURS = 10  # of matplotlib's cycle
@@ -68,6 +67,4 @@ def draw_pareto(marks: Sequence[Mark], metric: str, conditions: str, path: Path)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, title="numbers: capacity")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
-    write_bytes(path, png.getvalue())
+    write_figure(path, figure)

@@ -30,9 +30,14 @@ def dense_rows(net: Any) -> dict[int, type[DenseTwin]]:
     return {i: twin for i, twin in twins if twin is not None}
 
 
+def blocks_of(layer: nn.Module) -> list[Any]:
+    """Return the block of a layer, or the blocks where Ultralytics repeats it from the outside."""
+    return list(layer) if isinstance(layer, nn.Sequential) else [layer]
+
+
 def twin_of(layer: nn.Module) -> type[DenseTwin] | None:
     """Return the class of a dense layer's routed twin, or None; a layer can be a block repeated from the outside."""
-    kinds = {type(part) for part in (layer if isinstance(layer, nn.Sequential) else [layer])}
+    kinds = {type(block) for block in blocks_of(layer)}
     return TWIN_OF.get(kinds.pop()) if len(kinds) == 1 else None
 
 
@@ -118,7 +123,7 @@ def catch_inputs(net: Any, rows: Sequence[int], images: torch.Tensor) -> dict[in
 
 def calibrate(layer: nn.Module, x: torch.Tensor) -> None:
     """Fit what routing adds to a layer to the dense layer, on maps x (B, C, H, W) that it reads."""
-    for twin in layer if isinstance(layer, nn.Sequential) else [layer]:
+    for twin in blocks_of(layer):
         x = twin.calibrate(x)
 
 

@@ -92,12 +92,11 @@ def _elastic(value: Any) -> tuple[float, float] | None:
     """Read `mod.elastic`."""
     if value is None:
         return None
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
+    pair = value if isinstance(value, (list, tuple)) and len(value) == 2 else ()
+    ends = [check_capacity(c, "mod.elastic") for c in pair]
+    if not ends or ends[0] >= ends[1]:
         raise ValueError(f"mod.elastic must be [lowest, highest] capacity, such as [0.25, 1.0], got {value!r}.")
-    low, high = (check_capacity(c, "mod.elastic") for c in value)
-    if low >= high:
-        raise ValueError(f"mod.elastic must be [lowest, highest] capacity, such as [0.25, 1.0], got {value!r}.")
-    return low, high
+    return ends[0], ends[1]
 
 
 def _is_number(value: Any) -> bool:

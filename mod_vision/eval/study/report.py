@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mod_vision.files import write_bytes, write_text
+from matplotlib.figure import Figure
+
+from mod_vision.files import write_figure, write_text
 from mod_vision.routing.truth import OBJECTS
 
 SKIPPED_STUFF = ("sky", "road")
@@ -83,15 +84,11 @@ def table(lines: list[Line]) -> str:
 
 def plot(lines: list[Line], path: Path, title: str) -> None:
     """Draw box AP against executed GFLOPs, one line through the capacities of each kind of row."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     kinds: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         kinds[_kind(line.name)].append(line)
-    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
     for kind, members in kinds.items():
         spread = [stdev(m.box) if len(m.box) > 1 else 0.0 for m in members]
         axes.errorbar(
@@ -100,10 +97,7 @@ def plot(lines: list[Line], path: Path, title: str) -> None:
     axes.set(xlabel="executed GFLOPs per image", ylabel="box AP (COCO, %)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    plt.close(figure)
-    write_bytes(path, buffer.getvalue())
+    write_figure(path, figure)
 
 
 def write_report(folder: Path) -> str:
