@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 
 import pytest
+import torch
 
 from mod_vision.eval.study.report import read_lines, table, write_report
 from mod_vision.eval.study.rows import ROWS, gflops, iso_flop, mod, read_model
 from mod_vision.eval.study.run import Schedule, study
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.images import load_model
 
 NAME = "yolo26n-mod.yaml"
 
@@ -37,43 +43,86 @@ def test_rows_differ_in_what_their_name_says():
 
 @pytest.fixture(scope="module")
 def finished(tiny_data, tmp_path_factory):
-    """Two rows trained for an epoch, and the schedule they had."""
+    """Rows of each kind, trained for an epoch and tuned for one, and the schedule they had."""
     root = tmp_path_factory.mktemp("study")
-    schedule = Schedule("yolo26n-mod-seg.yaml", str(tiny_data), "tiny", imgsz=64, epochs=1, batch=4, nbs=4)
+    schedule = Schedule("yolo26n-mod-seg.yaml", str(tiny_data), "tiny", imgsz=64, epochs=1, batch=4, nbs=4, tuning=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        folder = study(schedule, ["fitted", "routed-0.5", "dense"], [3], 1, "cpu", root / "results")
+        rows = ["fitted-untuned", "routed-0.25", "norm-0.5", "dense"]
+        folder = study(schedule, rows, [3], 1, "cpu", root / "results")
     return schedule, folder
 
 
 def test_each_run_leaves_config_and_figures(finished):
     schedule, folder = finished
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
-    assert set(found) == {"fitted-seed3", "routed-0.5-seed3", "dense-seed3"}
-    for figures in found.values():
+    assert set(found) == {"fitted-untuned-seed3", "routed-0.25-seed3", "norm-0.5-seed3", "dense-seed3"}
+    for name, figures in found.items():
+        trainings = {"train": schedule.train_args(), "tune": schedule.tune_args()}
+        if name == "fitted-untuned-seed3":
+            del trainings["tune"]
+        assert figures["config"]["train"] == trainings
         assert figures["config"]["seed"] == 3
-        assert figures["config"]["train"] == schedule.train_args()
         assert figures["config"]["data"] == "tiny.yaml", "no path of this machine"
         assert set(figures["versions"]) == {"date", "ultralytics", "torch", "torchvision"}
-    assert [s["capacity"] for s in found["fitted-seed3"]["scores"]] == [0.75, 0.5, 0.25]
-    (dense,), (routed,) = (found[name]["scores"] for name in ("dense-seed3", "routed-0.5-seed3"))
+    assert [s["capacity"] for s in found["fitted-untuned-seed3"]["scores"]] == [0.75, 0.5, 0.25]
+    (dense,), (routed,) = (found[name]["scores"] for name in ("dense-seed3", "routed-0.25-seed3"))
     assert routed["gflops"] < dense["gflops"]
     assert dense["routed_share"] == {}
     assert set(routed["routed_share"]) == {"model.6", "model.8"}
     assert 0 <= routed["mask"]["AP"] <= 1
 
 
+def test_routed_rows_go_on_from_the_dense_training(finished):
+    _, folder = finished
+    runs = folder.parent.parent / "runs" / "study" / "tiny"
+    assert {run.parent.name for run in runs.glob("*/train")} == {"dense-seed3"}
+    dense, norm = (
+        load_model(runs / file).model for file in ("dense-seed3/train/weights/last.pt", "norm-0.5-seed3/start.pt")
+    )
+    weights = norm.state_dict()
+    own = {
+        key for key, value in dense.state_dict().items() if not torch.equal(weights.get(key, torch.zeros(())), value)
+    }
+    assert {key.split(".")[2] for key in own} == {"router", "skip"}
+    assert norm.yaml["mod"]["router"] == "norm"
+    assert [(type(layer.router).__name__, layer.capacities[0]) for _, layer in routed_layers(norm)] == [
+        ("NormRouter", 0.5)
+    ] * 2
+    assert all(layer.skip.weight.any() for _, layer in routed_layers(norm)), "the way around is fitted for it too"
+    tuned = load_model(runs / "routed-0.25-seed3" / "tune" / "weights" / "last.pt").model
+    assert {layer.capacities[0] for _, layer in routed_layers(tuned)} == {0.25}
+
+
 def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
     schedule, folder = finished
     monkeypatch.chdir(folder.parent.parent)
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
-    study(schedule, ["dense", "fitted"], [3], 2, "cpu", folder.parent)
+    study(schedule, ["dense", "fitted-untuned"], [3], 2, "cpu", folder.parent)
     assert "2 of 2 runs are done" in capsys.readouterr().out
     assert before == {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
-    (folder / "fitted-seed3.json").unlink()
-    study(schedule, ["dense", "fitted"], [3], 1, "cpu", folder.parent)
+    (folder / "dense-seed3.json").unlink()
+    study(schedule, ["dense", "fitted-untuned"], [3], 1, "cpu", folder.parent)
     assert "1 of 2 runs are done" in capsys.readouterr().out
-    assert (folder / "fitted-seed3.json").is_file(), "from the training that is there"
+    assert (folder / "dense-seed3.json").is_file(), "from the trainings that are there"
+
+
+def test_trainings_on_the_cpu_compute_in_bfloat16_and_channels_last(tiny_data, tmp_path):
+    script = """
+        import torch
+        from ultralytics.utils.callbacks.base import default_callbacks
+        from mod_vision.yolo import cpu_training
+
+        def watch(module, args, output):
+            print("saw", output.dtype, output.is_contiguous(memory_format=torch.channels_last))
+
+        default_callbacks["on_train_start"].append(lambda t: t.model.model[3].register_forward_hook(watch))
+        cpu_training.main()
+    """
+    words = f"train model=yolo26n-mod.yaml data={tiny_data} imgsz=64 epochs=1 batch=4 device=cpu val=False plots=False"
+    command = [sys.executable, "-c", textwrap.dedent(script), *words.split(), "workers=0", f"project={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "saw torch.bfloat16 True" in done.stdout, done.stderr[-2000:]
 
 
 def test_another_schedule_or_row_is_refused(finished, monkeypatch):
@@ -93,7 +142,8 @@ def test_report(finished):
     text = write_report(folder)
     names = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
     assert names[0] == "dense"
-    assert set(names) == {"dense", "routed-0.5", "fitted at 0.75", "fitted at 0.5", "fitted at 0.25"}
+    fitted = {f"fitted-untuned at {c}" for c in (0.75, 0.5, 0.25)}
+    assert set(names) == {"dense", "routed-0.25", "norm-0.5", *fitted}
     assert text == (folder / "table.md").read_text().strip()
     assert (folder / "plot.png").stat().st_size > 10_000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from ultralytics.data.utils import check_det_dataset
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.convert import calibrate, catch_inputs
+from mod_vision.yolo.convert import blocks_of, calibrate, catch_inputs
 from mod_vision.yolo.images import load_model, round_imgsz
 from mod_vision.yolo.loss import guided_layers, object_tokens
+from mod_vision.yolo.settings import ModSettings
 
 STEPS, BATCH, LEARNING_RATE = 80, 8, 0.02
 CALIBRATION_BATCHES = 4
@@ -42,72 +43,60 @@ def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgs
         The model.
 
     Raises:
-        ValueError: If the model routes nothing, or has no learned router, or the capacity is out of range.
+        ValueError: If the model routes nothing, or the capacity is out of range.
         FileNotFoundError: If model or data are missing.
     """
     if check_capacity(capacity) == 1:
         raise ValueError("capacity 1 routes nothing; fit at the capacity that the model shall run at.")
     yolo = load_model(model)
-    batches = Batches(yolo, data, round_imgsz(imgsz))
+    batches = labelled_batches(yolo, data, round_imgsz(imgsz))
     set_capacity(yolo, capacity)
-    fit_net(yolo.model, batches.next)
+    fit_net(yolo.model, batches)
     return yolo
 
 
-def fit_net(net: Any, next_batch: Callable[[], dict[str, Any]]) -> None:
+def fit_net(net: Any, batches: Iterator[dict[str, Any]]) -> None:
     """Fit what routing adds to a torch model that was trained dense, at the capacities it has.
+
+    Routers without parameters need no fit, and without a guide loss (`loss: {guide: 0}`) none is made.
 
     Args:
         net: Torch model of Ultralytics; it is as before afterwards but for ways around and routers.
-        next_batch: Gives labelled batches with images in [0, 1] on the model's device.
-
-    Raises:
-        ValueError: If the model has no learned router below capacity 1.
+        batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
     """
-    if not guided_layers(net):
-        raise ValueError("this model has no learned router to fit; use `router: linear` and a capacity below 1.")
     layers = [layer for _, layer in routed_layers(net)]
     capacities, training = [layer.capacities for layer in layers], net.training
     net.eval()
     for layer in layers:
         layer.set_capacity(1.0)
-    images = torch.cat([next_batch()["img"] for _ in range(CALIBRATION_BATCHES)])
-    rows = [i for i, layer in enumerate(net.model) if any(hasattr(part, "calibrate") for part in _parts(layer))]
+    images = torch.cat([next(batches)["img"] for _ in range(CALIBRATION_BATCHES)])
+    rows = [i for i, layer in enumerate(net.model) if any(hasattr(part, "calibrate") for part in blocks_of(layer))]
     for row, x in catch_inputs(net, rows, images).items():
         calibrate(net.model[row], x)
     for layer, capacity in zip(layers, capacities, strict=True):
         layer.set_capacity(capacity)
-    fit_routers(net, next_batch)
+    if guided_layers(net) and ModSettings.from_yaml(net.yaml.get("mod")).loss.guide:
+        fit_routers(net, batches)
     net.train(training)
 
 
-def _parts(layer: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a layer that Ultralytics repeats from the outside."""
-    return list(layer) if isinstance(layer, nn.Sequential) else [layer]
+def endless(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a loader again and again."""
+    while True:
+        yield from loader
 
 
-class Batches:
-    """Labelled images of the training split without augmentation, as often as needed."""
-
-    def __init__(self, yolo: YOLO, data: str, imgsz: int) -> None:
-        described = check_det_dataset(data, autodownload=False)
-        args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
-        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
-        self.loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)
-        self.iterator = iter(self.loader)
-        self.device = next(yolo.model.parameters()).device
-
-    def next(self) -> dict[str, Any]:
-        """Return a batch with images in [0, 1]."""
-        try:
-            batch = next(self.iterator)
-        except StopIteration:
-            self.iterator = iter(self.loader)
-            batch = next(self.iterator)
-        return {**batch, "img": batch["img"].to(self.device).float() / 255}
+def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, Any]]:
+    """Return batches of the training split without augmentation, without end, with images in [0, 1]."""
+    described = check_det_dataset(data, autodownload=False)
+    args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
+    dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
+    loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)
+    device = next(yolo.model.parameters()).device
+    return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in endless(loader))
 
 
-def fit_routers(net: nn.Module, next_batch: Callable[[], dict[str, Any]]) -> None:
+def fit_routers(net: nn.Module, batches: Iterator[dict[str, Any]]) -> None:
     """Train the routers alone by the guide loss; the features that they read get no gradient."""
     layers = guided_layers(net)
     read: dict[nn.Module, Any] = {}
@@ -117,7 +106,7 @@ def fit_routers(net: nn.Module, next_batch: Callable[[], dict[str, Any]]) -> Non
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / STEPS)))
     try:
         for _ in range(STEPS):
-            batch = next_batch()
+            batch = next(batches)
             with torch.no_grad():
                 net(batch["img"])
             loss = torch.stack([_loss(layer, read[layer.router], batch) for layer in layers]).mean()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from ultralytics.utils.torch_utils import unwrap_model
 from mod_vision.files import write_text
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
-from mod_vision.yolo.loss import guided_layers
 from mod_vision.yolo.settings import ModSettings
 
 ROUTES_CSV = "routing.csv"
@@ -74,21 +72,18 @@ class RoutedTraining:
 
     def _fit(self, trainer: Any) -> None:
         """Fit routers and ways around to what the warm-up has trained, alike on all ranks and in the moving average."""
-        from mod_vision.yolo.fit import fit_net  # needs all of Ultralytics, which is being imported when this module is
+        from mod_vision.yolo.fit import endless, fit_net  # need all of Ultralytics, which is being imported here
 
         self._set(self.nominal)
-        if not guided_layers(self.net):
-            return
         LOGGER.info("mod_vision: the dense warm-up is over, the routing is fitted")
-        batches = (batch for _ in count() for batch in trainer.train_loader)
-        fit_net(self.net, lambda: trainer.preprocess_batch(next(batches)))
-        own = {name: tensor for name, tensor in self.net.state_dict().items() if "router" in name or "skip" in name}
+        fit_net(self.net, (trainer.preprocess_batch(batch) for batch in endless(trainer.train_loader)))
+        prefixes = tuple(f"{name}.{part}." for name in self.layers for part in ("router", "skip"))
+        own = {name: tensor for name, tensor in self.net.state_dict().items() if name.startswith(prefixes)}
         if dist.is_available() and dist.is_initialized():
             for tensor in own.values():
                 dist.broadcast(tensor, src=0)
         if trainer.ema:
-            average = unwrap_model(trainer.ema.ema)
-            getattr(average, "student_model", average).load_state_dict(own, strict=False)
+            _student(trainer.ema.ema).load_state_dict(own, strict=False)
 
     def end_batch(self) -> None:
         """Count the routes of the batch."""
@@ -120,10 +115,15 @@ class RoutedTraining:
             return [row for row in list(csv.reader(file))[1:] if int(row[0]) < epoch]
 
 
+def _student(model: Any) -> Any:
+    """Return the model that is trained: with distillation, the student."""
+    model = unwrap_model(model)
+    return getattr(model, "student_model", model)
+
+
 def _start(trainer: Any) -> None:
     """Take over a training of a routed model."""
-    model = unwrap_model(trainer.model)
-    net = getattr(model, "student_model", model)
+    net = _student(trainer.model)
     trainer.mod_training = RoutedTraining(trainer, net) if any(routed_layers(net)) else None
 
 

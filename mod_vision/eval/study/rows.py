@@ -31,13 +31,15 @@ class Row:
         name: Name in tables and of files.
         make: Gives the model YAML from the routed one, its file name, such as yolo26n-mod.yaml, and the image size.
         capacities: Capacities to score at, None for the model as it was trained.
-        fitted_to: Row whose training is taken over, with the routing fitted to it, instead of a training of its own.
+        start: Row whose training it takes over, with its own routing fitted to it, instead of a training of its own.
+        tuned: Whether it is trained on for a few epochs after that.
     """
 
     name: str
     make: Make
     capacities: tuple[float | None, ...] = (None,)
-    fitted_to: str | None = None
+    start: str | None = None
+    tuned: bool = True
 
 
 def mod(**settings: Any) -> Make:
@@ -84,23 +86,32 @@ def plain(scale: str) -> Make:
 
 CAPACITIES = (0.75, 0.5, 0.25)
 ELASTIC = [0.25, 0.75]
+
+
+def _from_dense(name: str, *capacities: float, **settings: Any) -> Row:
+    """Return a row that is trained dense first, then routed."""
+    return Row(name, mod(**settings), capacities or (None,), start="dense")
+
+
 ROWS = {
     row.name: row
     for row in (
         Row("dense", mod(capacity=1.0)),
-        *(Row(f"routed-{c}", mod(capacity=c)) for c in CAPACITIES),
+        Row("dense-untuned", mod(capacity=1.0), start="dense", tuned=False),
+        Row("fitted-untuned", mod(), CAPACITIES, start="dense", tuned=False),
+        *(_from_dense(f"routed-{c}", capacity=c) for c in CAPACITIES),
+        _from_dense("elastic", *CAPACITIES, elastic=ELASTIC),
+        *(_from_dense(f"random-{c}", capacity=c, router="random") for c in CAPACITIES),
+        _from_dense("norm-0.5", capacity=0.5, router="norm"),
+        _from_dense("contrast-0.5", capacity=0.5, router="contrast"),
+        _from_dense("grid-0.5", capacity=0.5, router="grid"),
+        _from_dense("no-guide-0.5", capacity=0.5, loss={"guide": 0}),
+        _from_dense("no-z-0.5", capacity=0.5, loss={"z": 0}),
+        Row("never-dense-0.5", mod(capacity=0.5)),
+        Row("warmup-0.5", mod(capacity=0.5, warmup=0.75)),
         *(Row(f"isoflop-{c}", iso_flop(c)) for c in CAPACITIES),
-        *(Row(f"random-{c}", mod(capacity=c, router="random")) for c in CAPACITIES),
-        Row("elastic", mod(elastic=ELASTIC), CAPACITIES),
-        Row("fitted", mod(capacity=1.0), CAPACITIES, fitted_to="dense"),
         Row("yolo-n", plain("n")),
         Row("yolo-s", plain("s")),
-        Row("no-guide-0.5", mod(capacity=0.5, loss={"guide": 0})),
-        Row("no-z-0.5", mod(capacity=0.5, loss={"z": 0})),
-        *(Row(f"warmup-{c}", mod(capacity=c, warmup=0.75)) for c in CAPACITIES),
-        Row("norm-0.5", mod(capacity=0.5, router="norm")),
-        Row("contrast-0.5", mod(capacity=0.5, router="contrast")),
-        Row("grid-0.5", mod(capacity=0.5, router="grid")),
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -21,18 +22,32 @@ from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.study.rows import ROWS, Row, read_model
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.convert import save
 from mod_vision.yolo.fit import fit_routing
 from mod_vision.yolo.images import load_model
+from mod_vision.yolo.search import ALL, Candidate, routed_variant
+from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.validate import validate
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
+TUNE = {"close_mosaic": 0, "mosaic": 0, "warmup_epochs": 0, "optimizer": "AdamW", "lr0": 0.0005}
+FIT_CAPACITY = 0.5  # one fit serves all capacities
 ONE_AT_A_TIME = Lock()  # Ultralytics' validation is not made for several at a time in one process
 PACKAGES = ("ultralytics", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What all rows of a study share; every field but the first three is an argument of `yolo train`."""
+    """What all rows of a study share: a training, and a short one after it.
+
+    Attributes:
+        model: Name of the routed model's YAML.
+        data: Data YAML.
+        name: Name of the study.
+        tuning: Epochs of the second training: without mosaic, by AdamW at a small learning rate.
+
+    The others are arguments of `yolo train`.
+    """
 
     model: str
     data: str
@@ -42,10 +57,15 @@ class Schedule:
     batch: int = 16
     nbs: int = 16  # a step per batch: at Ultralytics' 64, small data sets see few steps
     close_mosaic: int = 4
+    tuning: int = 5
 
     def train_args(self) -> dict[str, Any]:
-        """Return the arguments of `yolo train`."""
-        return {k: v for k, v in asdict(self).items() if k not in ("model", "data", "name")}
+        """Return the arguments of `yolo train` of the first training."""
+        return {k: v for k, v in asdict(self).items() if k not in ("model", "data", "name", "tuning")}
+
+    def tune_args(self) -> dict[str, Any]:
+        """Return the arguments of `yolo train` of the second training."""
+        return {**self.train_args(), "epochs": self.tuning, **TUNE}
 
 
 def study(schedule: Schedule, rows: list[str], seeds: list[int], jobs: int, device: str, out: str | Path) -> Path:
@@ -70,9 +90,12 @@ def study(schedule: Schedule, rows: list[str], seeds: list[int], jobs: int, devi
     runs = [Run(ROWS[name], seed, schedule, folder, device) for seed in seeds for name in rows]
     missing = [run for run in runs if not run.done()]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
-    for group in ([run for run in missing if not run.row.fitted_to], [run for run in missing if run.row.fitted_to]):
+    for seed in seeds:
+        group = [run for run in missing if run.seed == seed]
         with ThreadPoolExecutor(jobs) as pool:
-            for run in pool.map(lambda run: run.train_and_score(base), group):
+            list(pool.map(lambda run: run.train(base), {run.first.row.name: run.first for run in group}.values()))
+        with ThreadPoolExecutor(jobs) as pool:
+            for run in pool.map(lambda run: run.tune_and_score(base), group):
                 print(run, flush=True)
     return folder
 
@@ -88,13 +111,18 @@ class Run:
     device: str
 
     @property
+    def first(self) -> Run:
+        """The run that does the first training."""
+        return replace(self, row=ROWS[self.row.start]) if self.row.start else self
+
+    @property
     def result(self) -> Path:
         """JSON of the figures."""
         return self.folder / f"{self.row.name}-seed{self.seed}.json"
 
     @property
     def work(self) -> Path:
-        """Ultralytics' run folder."""
+        """Folder of everything else: a run folder of Ultralytics for each training, and the weights between."""
         return Path("runs", "study", self.schedule.name, f"{self.row.name}-seed{self.seed}").resolve()
 
     def __str__(self) -> str:
@@ -112,63 +140,84 @@ class Run:
         if not self.result.is_file():
             return False
         found = json.loads(self.result.read_text())["config"]["train"]
-        if found != self.schedule.train_args():
+        if found != self._trainings():
             raise ValueError(
                 f"{self.result} was made under another schedule, {found}; give the study another name, or remove it."
             )
         return True
 
-    def train_and_score(self, base: dict[str, Any]) -> Run:
-        """Train, going on with what is there, and score the last weights."""
+    def train(self, base: dict[str, Any]) -> Path:
+        """Do the first training, and return its last weights."""
         d = self.row.make(base, self.schedule.model, self.schedule.imgsz)
-        weights = self._fit(base) if self.row.fitted_to else self._train(d)
+        model = Path(d["model"]) if "model" in d else self.work / self.schedule.model
+        if "model" not in d:
+            write_text(writable_dir(model.parent) / model.name, yaml.safe_dump(d, sort_keys=False))
+        return self._train("train", {"model": model, **self.schedule.train_args()})
+
+    def tune_and_score(self, base: dict[str, Any]) -> Run:
+        """Take over the first training, train on as the row has it, and score the last weights."""
+        d = self.row.make(base, self.schedule.model, self.schedule.imgsz)
+        weights = self.first.train(base)
+        if self.row.start:
+            with ONE_AT_A_TIME:
+                weights = self._route(weights, d)
+        if self.row.tuned:
+            weights = self._train("tune", {"model": weights, **self.schedule.tune_args()})
         with ONE_AT_A_TIME:
             figures = {"config": self._config(d), "versions": _versions(), "scores": self._scores(weights)}
         write_text(self.result, json.dumps(figures, indent=1) + "\n")
         return self
 
-    def _train(self, d: dict[str, Any]) -> Path:
-        """Train in a process of its own, and return the last weights."""
-        last = self.work / "weights" / "last.pt"
+    def _trainings(self) -> dict[str, Any]:
+        """Return the arguments of the trainings, in their order."""
+        first = {"train": self.schedule.train_args()}
+        return {**first, "tune": self.schedule.tune_args()} if self.row.tuned else first
+
+    def _route(self, weights: Path, d: dict[str, Any]) -> Path:
+        """Give weights that were trained dense the routing of a row, fitted to them, and return the file."""
+        settings = ModSettings.from_yaml(d["mod"])
+        yolo = load_model(weights)
+        if settings.capacity != 1:
+            guide = "" if settings.loss.guide else "-no-guide"
+            fitted = weights.with_name(f"fitted-{settings.router}{guide}.pt")
+            if not fitted.is_file():
+                torch.manual_seed(self.seed)
+                variant = Candidate(FIT_CAPACITY, settings.router, ALL)
+                yolo = routed_variant(yolo, variant, yolo.model.yaml["nc"])
+                yolo.model.yaml["mod"] = {**d["mod"], "capacity": FIT_CAPACITY}
+                fit_routing(yolo, self.schedule.data, FIT_CAPACITY, self.schedule.imgsz)
+                save(yolo, fitted, weights)
+            yolo = load_model(fitted)
+            set_capacity(yolo, settings.capacity)
+        yolo.model.yaml["mod"] = d["mod"]
+        start = writable_dir(self.work) / "start.pt"
+        save(yolo, start, weights)
+        return start
+
+    def _train(self, name: str, args: dict[str, Any]) -> Path:
+        """Train in a process of its own, going on with what is there, and return the last weights."""
+        last = self.work / name / "weights" / "last.pt"
         if not last.is_file():
-            self._yolo(self._train_words(d))
+            own = {"seed": self.seed, "device": self.device, "project": self.work, "name": name}
+            words = {"data": self.schedule.data, **args, **FIXED, **own}
+            self._yolo(name, [f"{key}={value}" for key, value in words.items()])
         elif load_model(last).ckpt["epoch"] >= 0:  # Ultralytics writes -1 when it has finished
-            self._yolo([f"model={last}", "resume=True"])
+            self._yolo(name, [f"model={last}", "resume=True"])
         return last
 
-    def _fit(self, base: dict[str, Any]) -> Path:
-        """Fit the routing to the weights of another row with the same seed, and return the file."""
-        other = replace(self, row=ROWS[str(self.row.fitted_to)])
-        weights = other._train(other.row.make(base, self.schedule.model, self.schedule.imgsz))
-        fitted = writable_dir(self.work) / "fitted.pt"
-        with ONE_AT_A_TIME:
-            torch.manual_seed(self.seed)
-            fit_routing(weights, self.schedule.data, imgsz=self.schedule.imgsz).save(fitted)
-        return fitted
-
-    def _train_words(self, d: dict[str, Any]) -> list[str]:
-        """Return the arguments of `yolo train` for a new training."""
-        model = Path(d["model"]) if "model" in d else self.work.parent / "models" / self.row.name / self.schedule.model
-        if "model" not in d:
-            model.parent.mkdir(parents=True, exist_ok=True)
-            write_text(model, yaml.safe_dump(d, sort_keys=False))
-        own = {"seed": self.seed, "device": self.device, "project": self.work.parent, "name": self.work.name}
-        words = {"model": model, "data": self.schedule.data, **self.schedule.train_args(), **FIXED, **own}
-        return [f"{key}={value}" for key, value in words.items()]
-
-    def _yolo(self, words: list[str]) -> None:
+    def _yolo(self, name: str, words: list[str]) -> None:
         """Run `yolo train`, with its output in a file beside the run folder.
 
         Raises:
             RuntimeError: If it fails; the message names the file.
         """
-        self.work.parent.mkdir(parents=True, exist_ok=True)
-        log = self.work.with_name(f"{self.work.name}.log")
+        log = writable_dir(self.work) / f"{name}.log"
+        command = [sys.executable, "-m", "mod_vision.yolo.cpu_training"] if self.device == "cpu" else ["yolo"]
         env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         with log.open("a") as file:
-            code = subprocess.call(["yolo", "train", *words], stdout=file, stderr=subprocess.STDOUT, env=env)
+            code = subprocess.call([*command, "train", *words], stdout=file, stderr=subprocess.STDOUT, env=env)
         if code:
-            raise RuntimeError(f"the training of {self.work.name} failed with exit code {code}; see {log}")
+            raise RuntimeError(f"the training in {self.work / name} failed with exit code {code}; see {log}")
 
     def _config(self, d: dict[str, Any]) -> dict[str, Any]:
         """Return all that the figures depend on."""
@@ -176,8 +225,8 @@ class Run:
         return {
             "seed": self.seed,
             "data": data,
-            "train": self.schedule.train_args(),
-            "fixed": FIXED,
+            "train": self._trainings(),
+            "fixed": {**FIXED, "autocast": "bfloat16"} if self.device == "cpu" else FIXED,
             "model": _compact(d),
         }
 
