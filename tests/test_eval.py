@@ -126,6 +126,10 @@ def test_routing_truth_counts_like_a_loop(height, width, seed):
     if hits:
         assert truth.shares()["stage"]["objects"] == pytest.approx(sum(hits) / len(hits))
     assert truth.random()["stage"] == pytest.approx(sum(k for k, _ in cells) / len(cells))
+    fitting = sum(min(int(kept[i].sum()), int(objects[i].sum())) for i in range(3))
+    if hits:
+        assert truth.best()["stage"]["objects"] == pytest.approx(fitting / len(hits))
+        assert truth.shares()["stage"]["objects"] <= truth.best()["stage"]["objects"]
 
 
 def test_majority_cells():

@@ -148,10 +148,13 @@ def test_report(finished):
     assert (folder / "plot.png").stat().st_size > 10_000
 
 
-def test_report_has_mean_and_deviation(tmp_path):
-    for seed, ap in enumerate((0.1, 0.2, 0.3)):
-        score = {"capacity": None, "gflops": 1.5, "box": {"AP": ap}, "mask": None, "routed_share": {}}
-        (tmp_path / f"routed-0.5-seed{seed}.json").write_text(json.dumps({"scores": [score]}))
-    assert "| routed-0.5 | 1.50 | 20.0 ± 10.0 | 3 |" in table(read_lines(tmp_path))
+def test_report_has_mean_and_deviation_and_compares_equal_seeds(tmp_path):
+    for row, cost, aps in (("dense", 2.0, (0.15, 0.35)), ("routed-0.5", 1.5, (0.1, 0.2, 0.3))):
+        for seed, ap in enumerate(aps):
+            score = {"capacity": None, "gflops": cost, "box": {"AP": ap}, "mask": None, "routed_share": {}}
+            (tmp_path / f"{row}-seed{seed}.json").write_text(json.dumps({"scores": [score]}))
+    text = table(read_lines(tmp_path))
+    assert "| routed-0.5 | 1.50 | 20.0 ± 10.0 | -10.0 ± 7.1 | 3 |" in text
+    assert "| dense | 2.00 | 25.0 ± 14.1 | - | 2 |" in text
     with pytest.raises(FileNotFoundError, match=r"has no results"):
         read_lines(tmp_path / "none")

@@ -70,6 +70,7 @@ class Evaluation:
             "cost": asdict(self.cost),
             "routed_share": self.truth.shares(),
             "routed_share_random": self.truth.random(),
+            "routed_share_best": self.truth.best(),
             "routed_share_by_image": {
                 layer: dict(zip(self.files, shares, strict=True)) for layer, shares in self.shares.items()
             },
@@ -101,6 +102,7 @@ class Evaluation:
             for group in list(totals)[:2]:
                 short.total[layer][group] = totals[group]
                 short.routed[layer][group] = self.truth.routed[layer][group]
+                short.fitting[layer][group] = self.truth.fitting[layer][group]
         return short
 
 

@@ -19,6 +19,7 @@ class RoutingTruth:
     def __init__(self) -> None:
         self.routed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.total: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self.fitting: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def update(self, layer: str, kept: torch.Tensor, groups: Mapping[str, torch.Tensor]) -> None:
         """Count one batch.
@@ -28,14 +29,26 @@ class RoutingTruth:
             kept: (B, H, W) bool, True where the token was routed.
             groups: (B, H, W) bool per group.
         """
+        places = kept.flatten(1).sum(1)
         for group, members in groups.items():
             self.routed[layer][group] += int((kept & members).sum())
             self.total[layer][group] += int(members.sum())
+            self.fitting[layer][group] += int(members.flatten(1).sum(1).minimum(places).sum())
 
     def shares(self) -> dict[str, dict[str, float]]:
         """Return the routed share in [0, 1] per layer and group; groups without tokens are left out."""
         return {
             layer: {group: self.routed[layer][group] / n for group, n in totals.items() if n}
+            for layer, totals in self.total.items()
+        }
+
+    def best(self) -> dict[str, dict[str, float]]:
+        """Return the largest share of each group that any router could route with as many tokens in each image.
+
+        Below 1 if an image has more tokens of the group than are routed.
+        """
+        return {
+            layer: {group: self.fitting[layer][group] / n for group, n in totals.items() if n}
             for layer, totals in self.total.items()
         }
 
@@ -48,13 +61,16 @@ class RoutingTruth:
         }
 
     def table(self) -> str:
-        """Return the figures as a table, in percent; `random` is what random routing of as many tokens would route."""
-        lines = [f"{'layer':<12}{'tokens':<14}{'routed':>9}{'skipped':>9}{'random routed':>15}"]
-        random = self.random()
+        """Return the figures as a table, in percent.
+
+        `random` is what random routing of as many tokens would route of each group, `best` what any router could.
+        """
+        lines = [f"{'layer':<12}{'tokens':<14}{'routed':>9}{'skipped':>9}{'random routed':>15}{'best routed':>13}"]
+        random, best = self.random(), self.best()
         for layer, shares in self.shares().items():
             for group, share in shares.items():
                 figures = f"{100 * share:>8.1f}%{100 * (1 - share):>8.1f}%{100 * random[layer]:>14.1f}%"
-                lines.append(f"{layer:<12}{group:<14}{figures}")
+                lines.append(f"{layer:<12}{group:<14}{figures}{100 * best[layer][group]:>12.1f}%")
         return "\n".join(lines)
 
 

@@ -24,23 +24,23 @@ class Line:
     Attributes:
         name: Row, with the capacity where its checkpoint is scored at several.
         gflops: Executed GFLOPs.
-        box: Box AP of each seed, in percent.
-        mask: Mask AP of each seed, in percent; empty for detection.
+        box: Box AP by seed, in percent.
+        mask: Mask AP by seed, in percent; empty for detection.
         truth: Routed share of objects and of stuff of each seed, in percent, by layer and group.
     """
 
     name: str
     gflops: float = 0.0
-    box: list[float] = field(default_factory=list)
-    mask: list[float] = field(default_factory=list)
+    box: dict[str, float] = field(default_factory=dict)
+    mask: dict[str, float] = field(default_factory=dict)
     truth: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
-    def add(self, score: dict[str, Any]) -> None:
+    def add(self, seed: str, score: dict[str, Any]) -> None:
         """Add the figures of a seed."""
         self.gflops = score["gflops"]
-        self.box.append(100 * score["box"]["AP"])
+        self.box[seed] = 100 * score["box"]["AP"]
         if score["mask"]:
-            self.mask.append(100 * score["mask"]["AP"])
+            self.mask[seed] = 100 * score["mask"]["AP"]
         for layer, shares in score["routed_share"].items():
             for group, share in shares.items():
                 self.truth[layer][group].append(100 * share)
@@ -54,25 +54,29 @@ def read_lines(folder: Path) -> list[Line]:
     """
     lines: dict[str, Line] = {}
     for file in sorted(folder.glob("*-seed*.json")):
-        row = file.stem.rpartition("-seed")[0]
+        row, _, seed = file.stem.rpartition("-seed")
         for score in json.loads(file.read_text())["scores"]:
             name = row if score["capacity"] is None else f"{row} at {score['capacity']}"
-            lines.setdefault(name, Line(name)).add(score)
+            lines.setdefault(name, Line(name)).add(seed, score)
     if not lines:
         raise FileNotFoundError(f"{folder} has no results of a study.")
     return sorted(lines.values(), key=lambda line: (-line.gflops, line.name))
 
 
 def table(lines: list[Line]) -> str:
-    """Return the study as Markdown: mean and deviation over seeds, and what each layer routed and skipped."""
-    masks = any(line.mask for line in lines)
-    head = ["row", "GFLOPs", "box AP", *(["mask AP"] if masks else []), "seeds", "objects routed", "sky, road skipped"]
+    """Return the study as Markdown: mean and deviation over seeds, and what each layer routed and skipped.
+
+    The columns "to dense" have the differences to the dense twin of the same seed.
+    """
+    dense = next((line for line in lines if line.name == "dense"), Line("dense"))
+    kinds = ["box", "mask"] if any(line.mask for line in lines) else ["box"]
+    head = ["row", "GFLOPs", *(title for kind in kinds for title in (f"{kind} AP", "to dense")), "seeds"]
+    head += ["objects routed", "sky, road skipped"]
     rows = [
         [
             line.name,
             f"{line.gflops:.2f}",
-            _spread(line.box),
-            *([_spread(line.mask)] if masks else []),
+            *(cell for kind in kinds for cell in _cells(getattr(line, kind), getattr(dense, kind))),
             str(len(line.box)),
             _by_layer(line, lambda groups: _percent(groups, OBJECTS, routed=True)),
             _by_layer(line, lambda groups: " ".join(_percent(groups, s, routed=False) for s in SKIPPED_STUFF)),
@@ -80,6 +84,12 @@ def table(lines: list[Line]) -> str:
         for line in lines
     ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def _cells(values: dict[str, float], dense: dict[str, float]) -> tuple[str, str]:
+    """Return an AP, and its difference to the dense twin of the same seeds."""
+    gaps = [value - dense[seed] for seed, value in values.items() if seed in dense]
+    return _spread(list(values.values())), _spread(gaps, "+.1f") if gaps and values is not dense else "-"
 
 
 def plot(lines: list[Line], path: Path, title: str) -> None:
@@ -90,10 +100,9 @@ def plot(lines: list[Line], path: Path, title: str) -> None:
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for kind, members in kinds.items():
-        spread = [stdev(m.box) if len(m.box) > 1 else 0.0 for m in members]
-        axes.errorbar(
-            [m.gflops for m in members], [mean(m.box) for m in members], spread, marker="o", capsize=3, label=kind
-        )
+        box = [list(member.box.values()) for member in members]
+        spread = [stdev(values) if len(values) > 1 else 0.0 for values in box]
+        axes.errorbar([m.gflops for m in members], list(map(mean, box)), spread, marker="o", capsize=3, label=kind)
     axes.set(xlabel="executed GFLOPs per image", ylabel="box AP (COCO, %)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -116,9 +125,9 @@ def _kind(name: str) -> str:
     return "YOLO26" if name.startswith("yolo-") else name
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: list[float], form: str = ".1f") -> str:
     """Return mean ± deviation."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{mean(values):{form}}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _by_layer(line: Line, show: Any) -> str:

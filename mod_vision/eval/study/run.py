@@ -247,6 +247,7 @@ class Run:
                     "mask": mask,
                     "routed_share": found.truth.shares(),
                     "routed_share_random": found.truth.random(),
+                    "routed_share_best": found.truth.best(),
                 }
             )
         return scores
