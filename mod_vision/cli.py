@@ -16,7 +16,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   demo          train, evaluate, draw and export a routed segmenter on embedded photos
   check         versions, what is registered, what is missing and what to do
   val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
-  heatmap       pictures of what the router skips                          model= source=
+  heatmap       pictures of what the router skips                          source= [model=]
   convert       a trained dense model into a routed one                    model= data=
   fit           routers and ways around for a model trained dense          model= data=
   threshold     let compute follow the image, within a mean budget         model= data=
@@ -62,7 +62,9 @@ def val(
     print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
 
 
-def heatmap(model: str, source: str, imgsz: int = 640, out: str = "runs/mod-vision-heatmap") -> None:
+def heatmap(
+    source: str, model: str = "yolo26n-mod-seg.pt", imgsz: int = 640, out: str = "runs/mod-vision-heatmap"
+) -> None:
     """Draw which patches the router sends through the heavy blocks."""
     from mod_vision.viz.heatmap import heatmap as draw
 

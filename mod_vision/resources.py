@@ -1,4 +1,4 @@
-"""Files that ship with the package: model YAMLs, data YAMLs, the embedded photos."""
+"""Files that ship with the package: model YAMLs, a small checkpoint, data YAMLs, the embedded photos."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def resource_dir(name: str) -> Path:
     raise FileNotFoundError(f"the folder {name!r} of mod_vision is missing, reinstall the package.")
 
 
-def find_yaml(name: str) -> Path | None:
-    """Return the model or data YAML that ships under the bare name `name`, or None."""
-    if Path(name).name != name:
+def find_shipped(name: str) -> Path | None:
+    """Return the model YAML, checkpoint or data YAML that ships under the bare name `name`, or None."""
+    if Path(name).name != name or Path(name).suffix not in (".yaml", ".pt"):
         return None
-    folders = (resource_dir("cfg") / "models", resource_dir("assets") / "open")
+    assets = resource_dir("assets")
+    folders = (resource_dir("cfg") / "models", assets, assets / "open")
     return next((folder / name for folder in folders if (folder / name).is_file()), None)

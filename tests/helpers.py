@@ -13,7 +13,7 @@ from torch import nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
-from mod_vision.resources import find_yaml
+from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
 
 
@@ -31,7 +31,7 @@ def build(name: str) -> nn.Module:
 
 
 def shipped(name: str = "yolo26-mod.yaml") -> dict:
-    return yaml.safe_load(find_yaml(name).read_text())
+    return yaml.safe_load(find_shipped(name).read_text())
 
 
 def build_yaml(tmp_path: Path, d: dict, name: str = "yolo26n-x.yaml") -> nn.Module:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,8 @@ def test_routed_rows_go_on_from_the_dense_training(finished):
     assert all(layer.skip.weight.any() for _, layer in routed_layers(norm)), "the way around is fitted for it too"
     tuned = load_model(runs / "routed-0.25-seed3" / "tune" / "weights" / "last.pt").model
     assert {layer.capacities[0] for _, layer in routed_layers(tuned)} == {0.25}
+    was, now = (net.state_dict()["model.0.conv.weight"] for net in (dense, tuned))
+    assert 0 < (now - was).norm() < 0.1 * was.norm(), "a short training does not start again"
 
 
 def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
@@ -105,6 +108,9 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
     study(schedule, ["dense", "fitted-untuned"], [3], 1, "cpu", folder.parent)
     assert "1 of 2 runs are done" in capsys.readouterr().out
     assert (folder / "dense-seed3.json").is_file(), "from the trainings that are there"
+    (folder / "dense-seed3.json").unlink()
+    with pytest.raises(ValueError, match=r"dense-seed3.tune was trained with another epochs; remove the folder"):
+        study(replace(schedule, tuning=2), ["dense"], [3], 1, "cpu", folder.parent)
 
 
 def test_trainings_on_the_cpu_compute_in_bfloat16_and_channels_last(tiny_data, tmp_path):

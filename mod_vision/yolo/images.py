@@ -16,6 +16,7 @@ from ultralytics.engine.model import Model
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import select_device
 
+from mod_vision.resources import find_shipped
 from mod_vision.yolo.register import register
 
 MIN_STRIDE = 32
@@ -37,7 +38,8 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
     """Load a checkpoint or build an untrained model from a YAML; never downloads, a `YOLO` object passes through.
 
     Args:
-        path_or_model: A .pt file, a YAML file or the bare name of a YAML such as 'yolo26n-mod.yaml', or a `YOLO`.
+        path_or_model: A .pt file or a YAML file, or the bare name of one that ships with this package, such as
+            'yolo26n-mod.yaml' and 'yolo26n-mod-seg.pt', or a `YOLO`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -51,7 +53,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
     if path.suffix.lower() != ".pt":
         return YOLO(str(path))
-    if not path.is_file():  # Ultralytics would try to download it
+    if not path.is_file() and find_shipped(str(path)) is None:  # Ultralytics would try to download it
         raise FileNotFoundError(f"checkpoint {path} does not exist.")
     try:
         return YOLO(str(path))

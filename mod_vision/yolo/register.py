@@ -12,7 +12,7 @@ import torch
 from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
 from mod_vision.nn.skip import CoarseSkip, LinearSkip
-from mod_vision.resources import find_yaml
+from mod_vision.resources import find_shipped
 from mod_vision.routing import ROUTERS
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
@@ -39,6 +39,8 @@ def register() -> None:
     tasks.check_yaml = _finding_ours(tasks.check_yaml)
     checks = importlib.import_module("ultralytics.utils.checks")
     checks.check_file = _finding_ours(checks.check_file)
+    downloads = importlib.import_module("ultralytics.utils.downloads")
+    downloads.attempt_download_asset = _finding_ours(downloads.attempt_download_asset)  # read anew for each checkpoint
     data_utils = sys.modules.get("ultralytics.data.utils")
     if hasattr(data_utils, "check_file"):  # else it is still to be imported, or about to take it from `checks`
         data_utils.check_file = checks.check_file
@@ -66,10 +68,10 @@ def version_range() -> str:
 
 
 def _finding_ours(check: Any) -> Any:
-    """Wrap a file check so that bare names of our YAMLs resolve; the user's own files come first."""
+    """Wrap a file check so that bare names of our files resolve; the user's own files come first."""
 
     def check_ours(file: Any, *args: Any, **kwargs: Any) -> Any:
-        ours = None if Path(str(file)).exists() else find_yaml(str(file))
+        ours = None if Path(str(file)).exists() else find_shipped(str(file))
         return str(ours) if ours else check(file, *args, **kwargs)
 
     return check_ours

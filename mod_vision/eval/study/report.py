@@ -66,9 +66,9 @@ def read_lines(folder: Path) -> list[Line]:
 def table(lines: list[Line]) -> str:
     """Return the study as Markdown: mean and deviation over seeds, and what each layer routed and skipped.
 
-    The columns "to dense" have the differences to the dense twin of the same seed.
+    The columns "to dense" have the differences to the dense twin of the same seed, tuned or not as the row is.
     """
-    dense = next((line for line in lines if line.name == "dense"), Line("dense"))
+    by_name = {line.name: line for line in lines}
     kinds = ["box", "mask"] if any(line.mask for line in lines) else ["box"]
     head = ["row", "GFLOPs", *(title for kind in kinds for title in (f"{kind} AP", "to dense")), "seeds"]
     head += ["objects routed", "sky, road skipped"]
@@ -76,7 +76,7 @@ def table(lines: list[Line]) -> str:
         [
             line.name,
             f"{line.gflops:.2f}",
-            *(cell for kind in kinds for cell in _cells(getattr(line, kind), getattr(dense, kind))),
+            *(cell for kind in kinds for cell in _cells(kind, line, by_name.get(_twin(line.name), line))),
             str(len(line.box)),
             _by_layer(line, lambda groups: _percent(groups, OBJECTS, routed=True)),
             _by_layer(line, lambda groups: " ".join(_percent(groups, s, routed=False) for s in SKIPPED_STUFF)),
@@ -86,10 +86,16 @@ def table(lines: list[Line]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
-def _cells(values: dict[str, float], dense: dict[str, float]) -> tuple[str, str]:
+def _twin(name: str) -> str:
+    """Return the name of the dense row that had the trainings that a row had."""
+    return "dense-untuned" if "-untuned" in name else "dense"
+
+
+def _cells(kind: str, line: Line, dense: Line) -> tuple[str, str]:
     """Return an AP, and its difference to the dense twin of the same seeds."""
-    gaps = [value - dense[seed] for seed, value in values.items() if seed in dense]
-    return _spread(list(values.values())), _spread(gaps, "+.1f") if gaps and values is not dense else "-"
+    values, others = getattr(line, kind), getattr(dense, kind)
+    gaps = [value - others[seed] for seed, value in values.items() if seed in others]
+    return _spread(list(values.values())), _spread(gaps, "+.1f") if gaps and line is not dense else "-"
 
 
 def plot(lines: list[Line], path: Path, title: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.resources import find_yaml
+from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.parse import STAGE
 
@@ -61,9 +61,14 @@ def iso_flop(capacity: float) -> Make:
 
     def make(d: ModelYaml, name: str, imgsz: int) -> ModelYaml:
         target = gflops(mod(capacity=capacity)(d, name, imgsz), name, imgsz)
+        least, *one_more = _shallowest(d)
+        base = gflops(least, name, imgsz)
+        per_step = [gflops(twin, name, imgsz) - base for twin in one_more]  # each block of a dense stage costs the same
 
         def misfit(twin: ModelYaml) -> tuple[float, float]:
-            gap = abs(gflops(twin, name, imgsz) / target - 1)
+            steps = [n / low - 1 for n, low in zip(_depths(twin), _depths(least), strict=True)]
+            cost = base + sum(n * more for n, more in zip(steps, per_step, strict=True))
+            gap = abs(cost / target - 1)
             shares = [new / old for new, old in zip(_depths(twin), _depths(d), strict=True)]
             return max(gap - CLOSE, 0.0), max(shares) - min(shares)
 
@@ -122,7 +127,7 @@ def read_model(name: str) -> ModelYaml:
     Raises:
         ValueError: If there is none, or it has no stage whose blocks the isoFLOP twin could do without.
     """
-    file = find_yaml(name) or find_yaml(re.sub(r"^(yolo\d+)[nslmx]", r"\1", name))
+    file = find_shipped(name) or find_shipped(re.sub(r"^(yolo\d+)[nslmx]", r"\1", name))
     if file is None:
         raise ValueError(f"there is no model {name!r}; see cfg/models, and write the scale, as in yolo26n-mod.yaml.")
     d: ModelYaml = yaml.safe_load(file.read_text())
@@ -146,12 +151,27 @@ def _depths(d: ModelYaml) -> list[int]:
 
 def _shallower(d: ModelYaml) -> Iterator[ModelYaml]:
     """Yield the dense models with any smaller number of blocks in each stage, as the smallest scales have them."""
-    stages = [i for i, row in enumerate(d["backbone"]) if row[2] == STAGE]
-    depth = min(scale[0] for scale in d["scales"].values())
-    step = round(1 / depth)
-    choices = [range(step, d["backbone"][i][1] + 1, step) for i in stages]
-    for repeats in product(*choices):
-        twin = mod(capacity=1.0)(d, "", 0)
-        for i, n in zip(stages, repeats, strict=True):
-            twin["backbone"][i][1] = n
-        yield twin
+    step, depths = _step(d), _depths(d)
+    for repeats in product(*(range(step, n + 1, step) for n in depths)):
+        yield _with_depths(d, repeats)
+
+
+def _shallowest(d: ModelYaml) -> Iterator[ModelYaml]:
+    """Yield the dense model with one step of blocks in each stage, and for each stage the one with a step more."""
+    step, stages = _step(d), range(len(_depths(d)))
+    yield _with_depths(d, [step for _ in stages])
+    for stage in stages:
+        yield _with_depths(d, [2 * step if i == stage else step for i in stages])
+
+
+def _step(d: ModelYaml) -> int:
+    """Return the least number of repeats that is a block at all scales."""
+    return round(1 / min(scale[0] for scale in d["scales"].values()))
+
+
+def _with_depths(d: ModelYaml, repeats: Sequence[int]) -> ModelYaml:
+    """Return the dense model with these repeats of its stages."""
+    twin = mod(capacity=1.0)(d, "", 0)
+    for row, n in zip((row for row in twin["backbone"] if row[2] == STAGE), repeats, strict=True):
+        row[1] = n
+    return twin

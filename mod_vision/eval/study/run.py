@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -30,7 +31,14 @@ from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.validate import validate
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
-TUNE = {"close_mosaic": 0, "mosaic": 0, "warmup_epochs": 0, "optimizer": "AdamW", "lr0": 0.0005}
+TUNE = {
+    "pretrained": True,  # with False, Ultralytics discards the weights of a checkpoint too
+    "close_mosaic": 0,
+    "mosaic": 0,
+    "warmup_epochs": 0,
+    "optimizer": "AdamW",
+    "lr0": 0.0005,
+}
 FIT_CAPACITY = 0.5  # one fit serves all capacities
 ONE_AT_A_TIME = Lock()  # Ultralytics' validation is not made for several at a time in one process
 PACKAGES = ("ultralytics", "torch", "torchvision")
@@ -86,16 +94,17 @@ def study(schedule: Schedule, rows: list[str], seeds: list[int], jobs: int, devi
     if unknown:
         raise ValueError(f"unknown row {', '.join(unknown)}; known are {', '.join(ROWS)}.")
     folder = writable_dir(Path(out) / schedule.name)
-    base = read_model(schedule.model)
     runs = [Run(ROWS[name], seed, schedule, folder, device) for seed in seeds for name in rows]
     missing = [run for run in runs if not run.done()]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done", flush=True)
+    for run in missing:
+        run.model_yaml()  # here, because it draws random numbers, which threads would do in any order
     for seed in seeds:
         group = [run for run in missing if run.seed == seed]
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda run: run.train(base), {run.first.row.name: run.first for run in group}.values()))
+            list(pool.map(lambda run: run.train(), {run.first.row.name: run.first for run in group}.values()))
         with ThreadPoolExecutor(jobs) as pool:
-            for run in pool.map(lambda run: run.tune_and_score(base), group):
+            for run in pool.map(lambda run: run.tune_and_score(), group):
                 print(run, flush=True)
     return folder
 
@@ -146,25 +155,31 @@ class Run:
             )
         return True
 
-    def train(self, base: dict[str, Any]) -> Path:
-        """Do the first training, and return its last weights."""
-        d = self.row.make(base, self.schedule.model, self.schedule.imgsz)
+    def model_yaml(self) -> dict[str, Any]:
+        """Return the model YAML of the row; it is made once."""
+        return _model_yaml(self.row, self.schedule)
+
+    def last(self, name: str) -> Path:
+        """Return the last weights of a training."""
+        return self.work / name / "weights" / "last.pt"
+
+    def train(self) -> None:
+        """Do the first training."""
+        d = self.model_yaml()
         model = Path(d["model"]) if "model" in d else self.work / self.schedule.model
         if "model" not in d:
             write_text(writable_dir(model.parent) / model.name, yaml.safe_dump(d, sort_keys=False))
-        return self._train("train", {"model": model, **self.schedule.train_args()})
+        self._train("train", model, self.schedule.train_args())
 
-    def tune_and_score(self, base: dict[str, Any]) -> Run:
+    def tune_and_score(self) -> Run:
         """Take over the first training, train on as the row has it, and score the last weights."""
-        d = self.row.make(base, self.schedule.model, self.schedule.imgsz)
-        weights = self.first.train(base)
-        if self.row.start:
-            with ONE_AT_A_TIME:
-                weights = self._route(weights, d)
-        if self.row.tuned:
-            weights = self._train("tune", {"model": weights, **self.schedule.tune_args()})
         with ONE_AT_A_TIME:
-            figures = {"config": self._config(d), "versions": _versions(), "scores": self._scores(weights)}
+            weights = self._start()
+        if self.row.tuned:
+            self._train("tune", weights, self.schedule.tune_args())
+            weights = self.last("tune")
+        with ONE_AT_A_TIME:
+            figures = {"config": self._config(), "versions": _versions(), "scores": self._scores(weights)}
         write_text(self.result, json.dumps(figures, indent=1) + "\n")
         return self
 
@@ -173,37 +188,51 @@ class Run:
         first = {"train": self.schedule.train_args()}
         return {**first, "tune": self.schedule.tune_args()} if self.row.tuned else first
 
-    def _route(self, weights: Path, d: dict[str, Any]) -> Path:
-        """Give weights that were trained dense the routing of a row, fitted to them, and return the file."""
-        settings = ModSettings.from_yaml(d["mod"])
+    def _start(self) -> Path:
+        """Give the weights of the first training the routing of the row, and return the file."""
+        weights, d = self.first.last("train"), self.model_yaml()
         yolo = load_model(weights)
-        if settings.capacity != 1:
-            guide = "" if settings.loss.guide else "-no-guide"
-            fitted = weights.with_name(f"fitted-{settings.router}{guide}.pt")
-            if not fitted.is_file():
-                torch.manual_seed(self.seed)
-                variant = Candidate(FIT_CAPACITY, settings.router, ALL)
-                yolo = routed_variant(yolo, variant, yolo.model.yaml["nc"])
-                yolo.model.yaml["mod"] = {**d["mod"], "capacity": FIT_CAPACITY}
-                fit_routing(yolo, self.schedule.data, FIT_CAPACITY, self.schedule.imgsz)
-                save(yolo, fitted, weights)
-            yolo = load_model(fitted)
+        if "mod" in d:
+            section = {key: value for key, value in d["mod"].items() if key != "warmup"}  # the first training had it
+            settings = ModSettings.from_yaml(section)
+            if self.row.start and settings.capacity != 1:
+                yolo = load_model(self._fit(weights, settings))
             set_capacity(yolo, settings.capacity)
-        yolo.model.yaml["mod"] = d["mod"]
+            yolo.model.yaml["mod"] = section
         start = writable_dir(self.work) / "start.pt"
         save(yolo, start, weights)
         return start
 
-    def _train(self, name: str, args: dict[str, Any]) -> Path:
-        """Train in a process of its own, going on with what is there, and return the last weights."""
-        last = self.work / name / "weights" / "last.pt"
-        if not last.is_file():
+    def _fit(self, weights: Path, settings: ModSettings) -> Path:
+        """Fit the routing of a row to weights that were trained dense; rows that differ in capacity share the file."""
+        fitted = weights.with_name(f"fitted-{settings.router}{'' if settings.loss.guide else '-no-guide'}.pt")
+        if not fitted.is_file() or fitted.stat().st_mtime < weights.stat().st_mtime:
+            torch.manual_seed(self.seed)
+            yolo = load_model(weights)
+            yolo = routed_variant(yolo, Candidate(FIT_CAPACITY, settings.router, ALL), yolo.model.yaml["nc"])
+            yolo.model.yaml["mod"]["loss"] = {"guide": settings.loss.guide}
+            fit_routing(yolo, self.schedule.data, FIT_CAPACITY, self.schedule.imgsz)
+            save(yolo, fitted, weights)
+        return fitted
+
+    def _train(self, name: str, model: Path, args: dict[str, Any]) -> None:
+        """Train in a process of its own, going on with what is there.
+
+        Raises:
+            ValueError: If what is there was trained in another way.
+            RuntimeError: If the training fails; the message names its log.
+        """
+        if not self.last(name).is_file():
             own = {"seed": self.seed, "device": self.device, "project": self.work, "name": name}
-            words = {"data": self.schedule.data, **args, **FIXED, **own}
+            words = {"model": model, "data": self.schedule.data, **FIXED, **args, **own}
             self._yolo(name, [f"{key}={value}" for key, value in words.items()])
-        elif load_model(last).ckpt["epoch"] >= 0:  # Ultralytics writes -1 when it has finished
-            self._yolo(name, [f"model={last}", "resume=True"])
-        return last
+            return
+        found = load_model(self.last(name)).ckpt
+        other = [key for key, value in args.items() if found["train_args"][key] != value]
+        if other:
+            raise ValueError(f"{self.work / name} was trained with another {', '.join(other)}; remove the folder.")
+        if 0 <= found["epoch"] < args["epochs"] - 1:  # Ultralytics writes -1 when it has finished
+            self._yolo(name, [f"model={self.last(name)}", "resume=True"])
 
     def _yolo(self, name: str, words: list[str]) -> None:
         """Run `yolo train`, with its output in a file beside the run folder.
@@ -219,7 +248,7 @@ class Run:
         if code:
             raise RuntimeError(f"the training in {self.work / name} failed with exit code {code}; see {log}")
 
-    def _config(self, d: dict[str, Any]) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         """Return all that the figures depend on."""
         data = Path(self.schedule.data).name
         return {
@@ -227,7 +256,7 @@ class Run:
             "data": data,
             "train": self._trainings(),
             "fixed": {**FIXED, "autocast": "bfloat16"} if self.device == "cpu" else FIXED,
-            "model": _compact(d),
+            "model": _compact(self.model_yaml()),
         }
 
     def _scores(self, weights: Path) -> list[dict[str, Any]]:
@@ -237,6 +266,7 @@ class Run:
             yolo = load_model(weights)
             if capacity is not None:
                 set_capacity(yolo, capacity)
+            torch.manual_seed(self.seed)  # for random routing
             found = validate(yolo, data=self.schedule.data, imgsz=self.schedule.imgsz, device=self.device, batch=8)
             box, mask = score(found, found.annotations, str(yolo.task))
             scores.append(
@@ -251,6 +281,12 @@ class Run:
                 }
             )
         return scores
+
+
+@cache
+def _model_yaml(row: Row, schedule: Schedule) -> dict[str, Any]:
+    """Return the model YAML of a row; an isoFLOP twin takes a search."""
+    return row.make(read_model(schedule.model), schedule.model, schedule.imgsz)
 
 
 def _compact(d: dict[str, Any]) -> dict[str, Any]:
