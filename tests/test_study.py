@@ -108,9 +108,13 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch, capsys):
     study(schedule, ["dense", "fitted-untuned"], [3], 1, "cpu", folder.parent)
     assert "1 of 2 runs are done" in capsys.readouterr().out
     assert (folder / "dense-seed3.json").is_file(), "from the trainings that are there"
-    (folder / "dense-seed3.json").unlink()
+
+
+def test_weights_of_another_schedule_are_not_taken_over(finished, monkeypatch, tmp_path):
+    schedule, folder = finished
+    monkeypatch.chdir(folder.parent.parent)
     with pytest.raises(ValueError, match=r"dense-seed3.tune was trained with another epochs; remove the folder"):
-        study(replace(schedule, tuning=2), ["dense"], [3], 1, "cpu", folder.parent)
+        study(replace(schedule, tuning=2), ["dense"], [3], 1, "cpu", tmp_path)
 
 
 def test_trainings_on_the_cpu_compute_in_bfloat16_and_channels_last(tiny_data, tmp_path):
