@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_it_is_small_and_half():
     assert find_shipped(NAME).stat().st_size < 10_000_000
-    weights = [t for t in torch.load(find_shipped(NAME), weights_only=False)["model"].parameters()]
+    weights = list(torch.load(find_shipped(NAME), weights_only=False)["model"].parameters())
     assert {t.dtype for t in weights} == {torch.float16}
 
 
