@@ -111,7 +111,7 @@ def plot(lines: list[Line], path: Path, title: str) -> None:
         axes.errorbar([m.gflops for m in members], list(map(mean, box)), spread, marker="o", capsize=3, label=kind)
     axes.set(xlabel="executed GFLOPs per image", ylabel="box AP (COCO, %)", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     write_figure(path, figure)
 
 
