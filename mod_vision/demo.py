@@ -99,7 +99,7 @@ def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: 
         batch=8,
         nbs=8,  # a step per batch, where Ultralytics would accumulate eight: there are only eight in an epoch
         optimizer="AdamW",
-        lr0=0.0005,  # small, because the weights are trained; the automatic choice is for long trainings
+        lr0=0.0001,  # small, because the weights are trained; the automatic choice is for long trainings
         warmup_epochs=1,
         mosaic=0,
         workers=2,
