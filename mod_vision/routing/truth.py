@@ -37,18 +37,19 @@ class RoutingTruth:
 
     def shares(self) -> dict[str, dict[str, float]]:
         """Return the routed share in [0, 1] per layer and group; groups without tokens are left out."""
-        return {
-            layer: {group: self.routed[layer][group] / n for group, n in totals.items() if n}
-            for layer, totals in self.total.items()
-        }
+        return self._over_total(self.routed)
 
     def best(self) -> dict[str, dict[str, float]]:
         """Return the largest share of each group that any router could route with as many tokens in each image.
 
         Below 1 if an image has more tokens of the group than are routed.
         """
+        return self._over_total(self.fitting)
+
+    def _over_total(self, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
+        """Return counts as shares of the tokens of each group."""
         return {
-            layer: {group: self.fitting[layer][group] / n for group, n in totals.items() if n}
+            layer: {group: counts[layer][group] / n for group, n in totals.items() if n}
             for layer, totals in self.total.items()
         }
 
