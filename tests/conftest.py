@@ -21,17 +21,9 @@ SEEDS = st.integers(0, 2**16)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """For tensors too small to share: a second thread only waits, for long where the cores are busy."""
-    threads = torch.get_num_threads()
+def _one_thread():
+    """Tensors too small to share: a second thread only waits, for long where the cores are busy."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +74,7 @@ def run_cli(tmp_path_factory):
 
     def run(name: str, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
         script = Path(sys.executable).with_name(name)
-        env = {**os.environ, "YOLO_CONFIG_DIR": str(config), "OMP_NUM_THREADS": "2", **environment}
+        env = {**os.environ, "YOLO_CONFIG_DIR": str(config), "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run([script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
     return run

@@ -16,8 +16,6 @@ from ultralytics.nn.tasks import DetectionModel
 import mod_vision
 from mod_vision.routing import routed_layers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def capacities(model) -> dict[str, tuple[float, ...]]:
     return {name: layer.capacities for name, layer in routed_layers(model)}

@@ -19,8 +19,6 @@ import mod_vision
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.twins import TWINS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ALL = 0.9999999  # below 1, so tiles are gathered, and rounded up to all of them
 DENSE = {
     "Bottleneck": lambda: Bottleneck(8, 8),

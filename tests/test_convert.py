@@ -19,8 +19,6 @@ from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import some_images
 from mod_vision.yolo.twins import MoDC2PSA, MoDC3k2, MoDConv
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MODELS = {
     "yolov8n.yaml": {"MoDConv", "MoDC2f"},
     "yolov8n-seg.yaml": {"MoDConv", "MoDC2f"},

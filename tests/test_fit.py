@@ -20,8 +20,6 @@ from mod_vision.routing import routed_layers
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.validate import validate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_calibrated_stage_comes_closer_to_the_dense_one():
     stage = randomise(MoDStage(8, 16, 3)).double().eval()

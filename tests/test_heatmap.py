@@ -18,7 +18,6 @@ PHOTOS = sorted((resource_dir("assets") / "open" / "images" / "val").glob("*.jpg
 
 
 def untrained():
-    torch.set_num_threads(2)
     torch.manual_seed(0)
     return load_model(MODEL)
 

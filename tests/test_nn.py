@@ -17,8 +17,6 @@ from mod_vision.nn.skip import LinearSkip
 from mod_vision.nn.stage import default_heads
 from mod_vision.routing import make_plan, num_routed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
 
 
@@ -375,7 +373,7 @@ def test_block_can_be_copied_after_training(causal):
 def test_block_errors():
     with pytest.raises(ValueError, match=r"^MixtureOfDepthsBlock: capacity must be a number in \(0, 1\], got 0\."):
         MixtureOfDepthsBlock(64, capacity_factor=0)
-    with pytest.raises(ValueError, match=r"^MixtureOfDepthsBlock: unknown router 'best', choose one of linear, norm"):
+    with pytest.raises(ValueError, match=r"^MixtureOfDepthsBlock: unknown router 'best', choose one of conv"):
         MixtureOfDepthsBlock(64, router="best")
     with pytest.raises(ValueError, match=r"64 channels are not divisible by 5 heads"):
         MixtureOfDepthsBlock(64, num_heads=5)

@@ -21,8 +21,6 @@ from mod_vision.routing import num_routed
 from mod_vision.yolo.register import register
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
 CONV_LAYERS = [MoDC3k2, MoDConv, MoDC3k2, MoDC2PSA, MoDC3k2, MoDC3k2, MoDC3k2]
 

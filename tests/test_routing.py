@@ -28,6 +28,7 @@ from mod_vision.routing import (
 from mod_vision.routing.plan import gate
 
 REPEATABLE = sorted(set(ROUTERS) - {"random"})
+LEARNED = sorted(name for name, kind in ROUTERS.items() if kind.learned)
 
 
 class PlusOne(nn.Module):
@@ -49,7 +50,7 @@ class SmoothBlock(nn.Module):
 
 
 def random_router(layer: nn.Module) -> nn.Module:
-    """Give a linear router, which starts at zero, weights of its own."""
+    """Give a learned router, which starts at zero, weights of its own."""
     nn.init.normal_(layer.router.proj.weight)
     nn.init.normal_(layer.router.proj.bias)
     return layer
@@ -193,7 +194,7 @@ def test_gather_and_scatter_take_views():
 def test_batched_equals_a_loop_over_images(router):
     torch.manual_seed(0)
     layer = Routed(TransformerBlock(16, 2), 16, 0.4, router).double().eval()
-    if router == "linear":
+    if router in LEARNED:
         random_router(layer)
     x = normal(1, 4, 15, 16, dtype=torch.float64)
     one_by_one = torch.cat([layer(image[None], (3, 5)) for image in x])
@@ -240,13 +241,19 @@ def test_gate_scales_the_change_only():
     assert 0.8 <= change.min() < change.max() <= 1.2
 
 
-def test_task_loss_reaches_the_router():
+@pytest.mark.parametrize("router", LEARNED)
+def test_task_loss_reaches_the_router(router):
     torch.manual_seed(0)
-    layer = Routed(TransformerBlock(16, 2), 16, 0.5, "linear")  # as built: weights at zero
-    layer(normal(1, 2, 20, 16)).square().mean().backward()
-    for name, parameter in layer.router.named_parameters():
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().max() > 0, name
+    layer = Routed(TransformerBlock(16, 2), 16, 0.5, router)  # as built: what is learnt is at zero
+    optimiser = torch.optim.SGD(layer.router.parameters(), lr=0.1)
+    for step in range(2):
+        optimiser.zero_grad()
+        layer(normal(1, 2, 20, 16), (4, 5)).square().mean().backward()
+        optimiser.step()
+        for name, parameter in layer.router.named_parameters():
+            assert parameter.grad.isfinite().all(), name
+            if step or "reduce" not in name:  # what is before weights at zero has to wait for them
+                assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
@@ -261,15 +268,16 @@ def test_gradient_is_finite_on_uniform_tokens(tokens, value):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("router", LEARNED)
+def test_gradcheck(router):
     torch.manual_seed(0)
-    layer = random_router(Routed(SmoothBlock(4), 4, 0.5, "linear")).double()
+    layer = random_router(Routed(SmoothBlock(4), 4, 0.5, router)).double()
     x = normal(3, 2, 6, 4, dtype=torch.float64).requires_grad_()
-    names = ["router.proj.weight", "router.proj.bias", "router.prior", "block.linear.weight"]
+    names = [*(f"router.{name}" for name, _ in layer.router.named_parameters()), "block.linear.weight"]
     weights = [dict(layer.named_parameters())[name].detach().clone().requires_grad_() for name in names]
 
     def run(x, *weights):
-        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x, (2, 3)))
 
     assert torch.autograd.gradcheck(run, (x, *weights))
 
@@ -290,7 +298,7 @@ def test_routers_score_every_token(name, size):
             assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["norm", "linear"])
+@pytest.mark.parametrize("name", ["norm", *LEARNED])
 def test_large_activations_in_half_precision_are_still_told_apart(name):
     x = torch.arange(1.0, 21.0)[None, :, None].expand(1, 20, 8) * 100  # norms from 283 to 5657
     logits = build_router(name, 8).half()(x.half(), (4, 5))
@@ -332,9 +340,22 @@ def test_random_router_varies_per_forward_and_image():
     assert not torch.equal(first[0], first[1])
 
 
-def test_linear_router_starts_as_the_norm_router():
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_routers_start_as_the_norm_router(name):
     x = normal(0, 2, 30, 8)
-    torch.testing.assert_close(build_router("linear", 8)(x, (5, 6)), build_router("norm", 8)(x, (5, 6)))
+    torch.testing.assert_close(build_router(name, 8)(x, (5, 6)), build_router("norm", 8)(x, (5, 6)))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_routers_read_the_neighbourhood_they_should(name):
+    torch.manual_seed(0)
+    router = random_router(Routed(PlusOne(), 8, 0.5, name)).router.double()
+    x = normal(0, 1, 35, 8, dtype=torch.float64).requires_grad_()
+    router.prior.data.zero_()  # it compares with the whole image
+    router(x, (5, 7))[0, 2 * 7 + 3].backward()
+    found = {divmod(int(i), 7) for i in x.grad[0].abs().sum(dim=1).nonzero()[:, 0]}
+    reach = 1 if name == "conv" else 0
+    assert found == {(y, x) for y in range(2 - reach, 3 + reach) for x in range(3 - reach, 4 + reach)}
 
 
 @pytest.mark.parametrize("name", ["attention", "", None, ["norm"]])
@@ -342,7 +363,7 @@ def test_unknown_router_lists_the_known_ones(name):
     with pytest.raises(ValueError, match=r"^layer 3: unknown router ") as error:
         build_router(name, 4, "layer 3")
     assert repr(name) in str(error.value)
-    assert "linear, norm, contrast, random, grid" in str(error.value)
+    assert "conv, linear, norm, contrast, random, grid" in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------ set_capacity

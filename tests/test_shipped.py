@@ -20,8 +20,6 @@ from mod_vision.yolo.validate import validate
 NAME = "yolo26n-mod-seg.pt"
 PHOTO = min((OPEN / "images" / "val").glob("*.jpg"))
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_it_is_small_and_half():
     assert find_shipped(NAME).stat().st_size < 10_000_000

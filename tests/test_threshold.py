@@ -22,8 +22,6 @@ from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @FEW
 @given(images=st.integers(1, 4), tokens=st.integers(1, 90), threshold=st.floats(-2, 2), seed=st.integers(0, 999))

@@ -14,8 +14,6 @@ from mod_vision.nn.tiles import Tiles, conv_reach, cut_tiles
 from mod_vision.routing import make_plan
 from mod_vision.routing.tiles import gather_tiles, scatter_tiles, tile_tokens
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def tile_plan(batch: int, k: int, size: tuple[int, int], tile: int):
     """Route k random tiles of each image."""

@@ -27,11 +27,6 @@ MODEL = "yolo26n-mod.yaml"
 RANGES = ["capacity=0.25,0.5", "router=linear,norm", "stages=all,6"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread(one_thread):
-    """On tensors this small."""
-
-
 @pytest.fixture(scope="module")
 def words(tiny_data):
     """The smallest sweep."""
@@ -127,7 +122,7 @@ def test_a_killed_sweep_goes_on(words, swept, tmp_path):
         ("capacity=0", "capacity must be a number in (0, 1], got 0"),
         ("capacity=half", "got 'half'"),
         ("capacity=1", "at least one share below 1"),
-        ("router=linear,best", "router=best: unknown router, choose from linear, norm"),
+        ("router=linear,best", "router=best: unknown router, choose from conv, linear, norm"),
         ("stages=all,7", "stages=7: give all, or rows of routed layers (6, 8)"),
         ("stages=6+", "stages=6+: give all"),
         ("iterations=1", "iterations=1: give at least 2"),

@@ -16,8 +16,6 @@ import mod_vision
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.twins import TWINS, MoDA2C2f, MoDAIFI, MoDC2PSA
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
 SIZE = (6, 4)
 
@@ -167,7 +165,7 @@ def test_from_dense_errors_name_the_place(twin):
     dense = C2PSA(64, 64) if twin is MoDC2PSA else AIFI(32, 64, 4)
     with pytest.raises(ValueError, match=r"^layer 3: capacity must be a number in \(0, 1\], got 1\.5\."):
         twin.from_dense(dense, 1.5, "norm", "layer 3")
-    with pytest.raises(ValueError, match=r"^layer 3: unknown router 'best', choose one of linear, norm"):
+    with pytest.raises(ValueError, match=r"^layer 3: unknown router 'best', choose one of conv, linear, norm"):
         twin.from_dense(dense, 0.5, "best", "layer 3")
 
 

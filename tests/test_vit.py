@@ -23,8 +23,6 @@ from mod_vision.routing import gather_tokens, routed_layers, set_capacity
 from mod_vision.yolo.export import export_onnx, input_tensors
 from mod_vision.yolo.images import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ALL = 0.9999999  # below 1, so patches are gathered, and rounded up to all of them
 TINY = "vit_tiny_patch16_224"
 FAMILIES = {

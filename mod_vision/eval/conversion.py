@@ -35,7 +35,7 @@ def convert(
     model: Any,
     capacity: float = 0.5,
     blocks: Any = "auto",
-    router: str = "linear",
+    router: str = "conv",
     images: Any = None,
     imgsz: int = 640,
 ) -> Any:

@@ -52,7 +52,7 @@ class MoDStage(RoutedLayer):
         n: int = 1,
         capacity: Any = 0.5,
         num_heads: int | None = None,
-        router: str = "linear",
+        router: str = "conv",
         where: str = "MoDStage",
     ) -> None:
         super().__init__()

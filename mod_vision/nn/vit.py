@@ -238,7 +238,7 @@ class MoDViT(nn.Module):
         channels: int,
         name: str = "vit_small_patch16_224",
         capacity: Any = 0.5,
-        router: str = "linear",
+        router: str = "conv",
         blocks: Any = "alternate",
         window: int | None = None,
         checkpoint: bool = False,

@@ -45,26 +45,63 @@ class ContrastRouter(nn.Module):
         return standardise((grid - local).flatten(2).norm(dim=1))
 
 
-class LinearRouter(nn.Module):
-    """Score a token by a learned linear map of its normalised features.
+class LearnedRouter(nn.Module):
+    """Base of routers that learn to score the normalised features of a token.
 
-    The weights start at zero, so that the gates start at identity up to the prior: the standardised token norm,
+    What is learnt starts at zero, so that the gates start at identity up to the prior: the standardised token norm,
     without which the first selection would be a tie of all tokens.
     """
 
     learned = True
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 1)
         self.prior = nn.Parameter(torch.ones(1))
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
 
     def forward(self, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return logits (B, N) of tokens (B, N, C) on a grid of `size` (H, W)."""
         features = F.layer_norm(tokens, tokens.shape[-1:])
-        return self.proj(features).squeeze(-1) + self.prior * standardise(tokens.norm(dim=-1))
+        return self.score(features, size) + self.prior * standardise(tokens.norm(dim=-1))
+
+    def score(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return the learned part of the logits (B, N) for normalised features (B, N, C)."""
+        raise NotImplementedError
+
+
+class LinearRouter(LearnedRouter):
+    """Score each token by itself, by a linear map (Mixture-of-Depths, arXiv 2404.02258, section 3.4)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 1)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def score(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return the learned part of the logits (B, N) for normalised features (B, N, C)."""
+        return self.proj(features).squeeze(-1)
+
+
+class ConvRouter(LearnedRouter):
+    """Score a token together with its 3x3 neighbourhood: few channels, GELU, one convolution.
+
+    Whether a token is part of an object shows in what is around it. Costs as much as 16 linear routers, which is 1 % of
+    a transformer block of 128 channels.
+    """
+
+    HIDDEN = 16
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim, self.HIDDEN)
+        self.proj = nn.Conv2d(self.HIDDEN, 1, 3, padding=1)
+        for parameter in self.proj.parameters():
+            nn.init.zeros_(parameter)
+
+    def score(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return the learned part of the logits (B, N) for normalised features (B, N, C)."""
+        few = F.gelu(self.reduce(features))
+        return self.proj(few.transpose(1, 2).unflatten(2, size)).flatten(1)
 
 
 class RandomRouter(nn.Module):
@@ -101,6 +138,7 @@ class GridRouter(nn.Module):
 
 
 ROUTERS: dict[str, type[nn.Module]] = {
+    "conv": ConvRouter,
     "linear": LinearRouter,
     "norm": NormRouter,
     "contrast": ContrastRouter,

@@ -22,7 +22,8 @@ from mod_vision.yolo.images import load_model, round_imgsz
 from mod_vision.yolo.loss import guided_layers, object_tokens
 from mod_vision.yolo.settings import ModSettings
 
-STEPS, BATCH, LEARNING_RATE = 80, 8, 0.02
+BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
+REPEATS = 4  # steps on a batch: a forward of the model costs far more than a step of the routers
 CALIBRATION_BATCHES = 4
 
 
@@ -103,23 +104,21 @@ def fit_routers(net: nn.Module, batches: Iterator[dict[str, Any]]) -> None:
     hooks = [layer.router.register_forward_pre_hook(read.__setitem__) for layer in layers]
     weights = [p.requires_grad_() for layer in layers for p in layer.router.parameters()]  # loaded ones are frozen
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / STEPS)))
+    steps = BATCHES * REPEATS
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / steps)))
     try:
-        for _ in range(STEPS):
+        for _ in range(BATCHES):
             batch = next(batches)
             with torch.no_grad():
                 net(batch["img"])
-            loss = torch.stack([_loss(layer, read[layer.router], batch) for layer in layers]).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+            objects = {layer: layer.plan.touched(object_tokens(batch, layer.plan.size)) for layer in layers}
+            for _ in range(REPEATS):
+                losses = [guide_loss(layer.router(*read[layer.router]), objects[layer]) for layer in layers]
+                optimiser.zero_grad()
+                torch.stack(losses).mean().backward()
+                optimiser.step()
+                schedule.step()
     finally:
         for hook in hooks:
             hook.remove()
         optimiser.zero_grad()
-
-
-def _loss(layer: Any, read: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Return the guide loss of a router on what it read."""
-    return guide_loss(layer.router(*read), layer.plan.touched(object_tokens(batch, layer.plan.size)))

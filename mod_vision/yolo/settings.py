@@ -36,7 +36,7 @@ class ModSettings:
     """
 
     capacity: Any = 0.5
-    router: str = "linear"
+    router: str = "conv"
     loss: LossWeights = field(default_factory=LossWeights)
     schedule: CapacitySchedule = field(default_factory=CapacitySchedule)
 
@@ -64,7 +64,7 @@ def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict
     capacity = options.get("capacity", 0.5)
     for value in capacity if isinstance(capacity, list) and capacity else [capacity]:
         check_capacity(value, where)
-    if options.get("router", "linear") not in list(ROUTERS):  # a list, for values that cannot be hashed
+    if options.get("router", "conv") not in list(ROUTERS):  # a list, for values that cannot be hashed
         raise ValueError(f"{where}: unknown router {options['router']!r}, choose one of {', '.join(ROUTERS)}.")
     return dict(options)
 

@@ -107,6 +107,8 @@ ROWS = {
         *(_from_dense(f"routed-{c}", capacity=c) for c in CAPACITIES),
         _from_dense("elastic", *CAPACITIES, elastic=ELASTIC),
         *(_from_dense(f"random-{c}", capacity=c, router="random") for c in CAPACITIES),
+        _from_dense("linear-0.5", capacity=0.5, router="linear"),
+        _from_dense("linear-0.25", capacity=0.25, router="linear"),
         _from_dense("norm-0.5", capacity=0.5, router="norm"),
         _from_dense("contrast-0.5", capacity=0.5, router="contrast"),
         _from_dense("grid-0.5", capacity=0.5, router="grid"),
