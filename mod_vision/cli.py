@@ -20,11 +20,12 @@ USAGE = """usage: mod-vision VERB key=value ...
   convert       a trained dense model into a routed one                    model= data=
   fit           routers and ways around for a model trained dense          model= data=
   threshold     let compute follow the image, within a mean budget         model= data=
+  export        to ONNX, OpenVINO, ..., and check outputs and routes      model= [format=]
   bench         speed against the dense twin                               model=
   tune          which capacity, router and stages pay: AP against latency  model= data=
   predict-many  folders, lists and object stores on many workers           model= source=
 
-Training, prediction and export are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
+Training and prediction are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
 `mod-vision VERB help` lists the keys of a verb.
 """
 
@@ -100,6 +101,35 @@ def bench(
         print(step_table(benchmark_step(model, capacities, imgsz, batch, threads, device, repeats, others)))
     else:
         print(table(benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend)))
+
+
+def export(
+    model: str,
+    format: str = "onnx",
+    imgsz: int = 640,
+    batch: int = 1,
+    capacity: Any = None,
+    data: str | None = None,
+    images: int = 20,
+    dynamic: bool = False,
+    quantize: Any = None,
+    threads: int = 2,
+) -> None:
+    """`yolo export`, then the export against eager on photos (those of `data`): outputs and routed tokens."""
+    import torch
+
+    from mod_vision.eval.export_check import check_export
+    from mod_vision.yolo.export import export_model, input_tensors
+    from mod_vision.yolo.images import round_imgsz, some_images
+
+    torch.set_num_threads(threads)
+    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data}
+    done = export_model(model, format, imgsz, capacity, **{key: value for key, value in args.items() if value})
+    photos = torch.cat(input_tensors(some_images(data or "mod-open.yaml", images, "val"), round_imgsz(imgsz)))
+    check = check_export(*done, [part for part in photos.split(batch) if len(part) == batch])
+    print(f"{done.path}: {check}")
+    if not check.passed and quantize in (None, 32, "fp32", "w32a32"):
+        raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
 
 
 def convert(
@@ -231,7 +261,7 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
-COMMANDS = (demo, check, val, heatmap, convert, fit, threshold, bench, tune, predict_many)
+COMMANDS = (demo, check, val, heatmap, convert, fit, threshold, bench, export, tune, predict_many)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from ultralytics.nn.modules.block import C3k2
 
-from mod_vision.eval.onnx_check import check_onnx, session_with_routes
+from mod_vision.eval.export_check import check_export
+from mod_vision.eval.exported import onnx_session
 from mod_vision.routing import routed_layers, set_capacity
-from mod_vision.yolo.export import export_onnx, input_tensors
+from mod_vision.yolo.export import export_model, input_tensors
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.twins import MoDC3k2
 
@@ -36,12 +37,11 @@ def calibrated(name: str, photos: list[Path], path: Path) -> Path:
 @pytest.fixture(scope="module", params=MODELS)
 def exported(request, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / f"{request.param}.pt"
-    return export_onnx(calibrated(f"{request.param}.yaml", photos[:8], path), SIZE)
+    return export_model(calibrated(f"{request.param}.yaml", photos[:8], path), "onnx", SIZE)
 
 
 def test_outputs_and_indices_equal_eager(exported, photos):
-    onnx, model = exported
-    check = check_onnx(onnx, model, input_tensors(photos[:6], SIZE))
+    check = check_export(*exported, input_tensors(photos[:6], SIZE))
     assert check.same_indices == 1.0
     assert check.distinct_routes
     assert check.max_error < 1e-3
@@ -50,11 +50,10 @@ def test_outputs_and_indices_equal_eager(exported, photos):
 
 def test_the_check_notices_other_routes(exported, photos):
     """A check that cannot fail proves nothing."""
-    onnx, model = exported
-    _, layer = next(routed_layers(model))
+    _, layer = next(routed_layers(exported.eager))
     layer.router.proj.weight.data.neg_()
     try:
-        check = check_onnx(onnx, model, input_tensors(photos[:2], SIZE))
+        check = check_export(*exported, input_tensors(photos[:2], SIZE))
     finally:
         layer.router.proj.weight.data.neg_()
     assert check.same_indices < 1.0
@@ -66,9 +65,9 @@ def test_an_export_without_routing_is_refused(photos, tmp_path):
     names = [name for name, _ in routed_layers(yolo.model)]
     set_capacity(yolo, 1.0)
     yolo.save(tmp_path / "dense.pt")
-    onnx, _ = export_onnx(tmp_path / "dense.pt", SIZE)
+    onnx = export_model(tmp_path / "dense.pt", "onnx", SIZE).path
     with pytest.raises(ValueError, match=r"no TopK node for the routed layer model\.6"):
-        session_with_routes(onnx, names)
+        onnx_session(onnx, names)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
@@ -83,3 +82,91 @@ def test_tiles_that_reach_beyond_the_map(size, border, options, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "twin.onnx")
     (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(out), twin(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(photos, tmp_path_factory):
+    return calibrated("yolo26n-mod.yaml", photos[:8], tmp_path_factory.mktemp("formats") / "model.pt")
+
+
+@pytest.mark.parametrize("format", ["openvino", "torchscript"])
+def test_other_formats_equal_eager(format, checkpoint, photos):
+    check = check_export(*export_model(checkpoint, format, SIZE), input_tensors(photos[:6], SIZE))
+    assert check.passed
+    assert check.same_indices == 1.0
+
+
+@pytest.mark.parametrize("size", [(1, 96, 96), (3, 64, 160), (2, 224, 192)])
+def test_dynamic_onnx_takes_other_sizes_and_batches(size, dynamic, photos):
+    batch, height, width = size
+    images = torch.cat(input_tensors(photos[:batch], 256))[:, :, :height, :width].contiguous()
+    check = check_export(*dynamic, [images])
+    assert check.max_error < 1e-3
+    assert check.same_indices == 1.0
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def dynamic(request, photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("dynamic") / f"{request.param}.pt"
+    return export_model(calibrated(f"{request.param}.yaml", photos[:8], path), "onnx", SIZE, dynamic=True)
+
+
+def test_graph_is_ready_for_tensorrt(exported):
+    """TensorRT wants the number of routed tokens to be a constant, and cannot add in ScatterElements."""
+    import onnx
+
+    graph = onnx.load(exported.path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    selections = [node for node in graph.node if node.op_type == "TopK"]
+    assert selections
+    assert all(node.input[1] in constants for node in selections)
+    scatters = [node for node in graph.node if node.op_type.startswith("Scatter")]
+    assert scatters
+    reductions = [a.s for node in scatters for a in node.attribute if a.name == "reduction"]
+    assert set(reductions) <= {b"none"}
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8_leaves_the_router_in_float(format, checkpoint, photos, tiny_data):
+    done = export_model(checkpoint, format, SIZE, quantize=8, data=str(tiny_data))
+    names = _quantised(done.path)
+    assert any("blocks" in name for name in names)
+    assert not any("router" in name for name in names)
+    check = check_export(*done, input_tensors(photos[:6], SIZE))
+    assert 0.5 < check.same_indices <= 1.0
+
+
+def _quantised(path: Path) -> set[str]:
+    """Return the names of the nodes that read quantised weights."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        graph = onnx.load(path).graph
+        made = {out for node in graph.node if node.op_type == "DequantizeLinear" for out in node.output}
+        return {
+            node.name for node in graph.node if made & set(node.input) and node.op_type in ("Conv", "MatMul", "Gemm")
+        }
+    import openvino
+
+    ops = openvino.Core().read_model(next(path.glob("*.xml"))).get_ops()
+    weighted = [op for op in ops if op.get_type_name() in ("Convolution", "MatMul")]
+    return {op.get_friendly_name() for op in weighted if "FakeQuantize" in _sources(op)}
+
+
+def _sources(op) -> set[str]:
+    """Return the types of the nodes that an OpenVINO node reads."""
+    return {value.get_node().get_type_name() for value in op.input_values()}
+
+
+def test_export_verb(checkpoint, run_cli, tmp_path):
+    done = run_cli(
+        "mod-vision", "export", f"model={checkpoint}", "imgsz=96", "capacity=0.25", "images=4", "batch=2", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "model.onnx: equals eager on 4 images" in done.stdout
+    assert "100.00 % of routed tokens agree" in done.stdout
+
+
+def test_export_refuses_a_yaml():
+    with pytest.raises(ValueError, match=r"takes a checkpoint \(\.pt\)"):
+        export_model("yolo26n-mod.yaml")

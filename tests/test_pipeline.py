@@ -4,8 +4,9 @@ import csv
 from pathlib import Path
 
 import pytest
+from ultralytics.nn.autobackend import AutoBackend
 
-from mod_vision.eval.onnx_check import check_onnx
+from mod_vision.eval.export_check import check_export
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.export import input_tensors
@@ -60,7 +61,8 @@ def test_export_keeps_the_routing(trained, photos, run_cli):
     best = trained / "weights" / "best.pt"
     yolo(run_cli, trained.parent, "export", f"model={best}", "format=onnx", "imgsz=96", "device=cpu")
     model = load_model(best).model.float().eval().fuse(verbose=False)
-    check = check_onnx(best.with_suffix(".onnx"), model, input_tensors(photos[:4], 96))
+    onnx = best.with_suffix(".onnx")
+    check = check_export(onnx, AutoBackend(onnx), model, input_tensors(photos[:4], 96))
     assert check.same_indices == 1.0
     assert check.max_error < 1e-3
 

@@ -15,12 +15,12 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
-from mod_vision.eval.onnx_check import check_onnx
+from mod_vision.eval.export_check import check_export
 from mod_vision.nn.timm_vit import build_vit
 from mod_vision.nn.vit import BlockGroup, MoDViT, RoutedGroup, make_groups, read_blocks
 from mod_vision.nn.windows import best_slots, window_slots
 from mod_vision.routing import gather_tokens, routed_layers, set_capacity
-from mod_vision.yolo.export import export_onnx, input_tensors
+from mod_vision.yolo.export import export_model, input_tensors
 from mod_vision.yolo.images import load_model
 
 ALL = 0.9999999  # below 1, so patches are gathered, and rounded up to all of them
@@ -325,8 +325,7 @@ def test_onnx_export_equals_eager(photos, tmp_path):
         nn.init.normal_(layer.router.proj.weight, std=3.0)
     nn.init.normal_(yolo.model.model[0].vit.pos_embed, std=0.1)
     yolo.save(tmp_path / "vit.pt")
-    onnx, model = export_onnx(tmp_path / "vit.pt", 96)
-    check = check_onnx(onnx, model, input_tensors(photos[:5], 96))
+    check = check_export(*export_model(tmp_path / "vit.pt", "onnx", 96), input_tensors(photos[:5], 96))
     assert check.passed, check
 
 

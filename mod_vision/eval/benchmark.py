@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mod_vision.eval.exported import onnx_session
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import Latency, as_deployed, paired_latency
-from mod_vision.eval.onnx_check import session_with_routes
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
@@ -98,7 +98,7 @@ def _eager_call(net: Any, imgsz: int, batch: int, device: str) -> Callable[[], o
 def _onnx_call(yolo: Any, imgsz: int, batch: int, path: Path) -> Callable[[], object]:
     """Return a run of the exported model."""
     yolo.model.pt_path = str(path)  # the exporter writes beside it
-    session = session_with_routes(Path(yolo.export(format="onnx", imgsz=imgsz, batch=batch, device="cpu")), ())
+    session = onnx_session(Path(yolo.export(format="onnx", imgsz=imgsz, batch=batch, device="cpu")))
     image = torch.rand(batch, 3, imgsz, imgsz).numpy()
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image})

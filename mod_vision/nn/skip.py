@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mod_vision.routing.plan import ceil_div
+from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.tiles import tile_means
 
 COARSE = 4

@@ -9,7 +9,7 @@ from torch import nn
 
 from mod_vision.nn.attention import Rotation, TransformerBlock, rotary_table
 from mod_vision.nn.skip import LinearSkip
-from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens
+from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens, tokens_to_map
 from mod_vision.routing.layer import apply_gates
 
 HEAD_DIM = 32
@@ -81,7 +81,7 @@ class MoDStage(RoutedLayer):
             routed = gather_tokens(tokens, plan.indices)
             changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1], plan.mask)
             tokens = scatter_tokens(self.skip(tokens), plan.indices, apply_gates(routed, changed, plan.gates))
-        return tokens.transpose(1, 2).unflatten(2, size)
+        return tokens_to_map(tokens, size)
 
     @torch.no_grad()
     def calibrate(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,7 +96,7 @@ class MoDStage(RoutedLayer):
         for block in self.blocks:
             wanted = block(wanted, rotation)
         self.skip.fit(tokens, wanted)
-        return wanted.transpose(1, 2).unflatten(2, size)
+        return tokens_to_map(wanted, size)
 
     def _tokens(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """Return tokens (B, H * W, c2) after the dense part, and (H, W)."""

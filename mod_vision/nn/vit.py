@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint as run_checkpointed
 from mod_vision.nn.pyramid import SimplePyramid
 from mod_vision.nn.timm_vit import build_vit
 from mod_vision.nn.windows import best_slots, window_slots
-from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens
+from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens, tokens_to_map
 from mod_vision.routing.layer import apply_gates
 from mod_vision.routing.plan import RoutingPlan, gate
 
@@ -283,7 +283,7 @@ class MoDViT(nn.Module):
             blocks = range(layer.group.first, layer.group.last + 1)
             x = layer(x, [self._block(i) for i in blocks], [_rope_of(rope, i) for i in blocks], size)
         x = self.vit.norm(x)
-        return x[:, prefix:].transpose(1, 2).unflatten(2, size)
+        return tokens_to_map(x[:, prefix:], size)
 
     def _block(self, i: int) -> Block:
         """Return block i as a function of tokens, rotary embedding and mask."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from mod_vision.routing.plan import ceil_div
+from mod_vision.routing.capacity import ceil_div
 
 
 def window_slots(size: tuple[int, int], window: int | None, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Mixture-of-Depths routing in plain torch: which tokens pass a heavy block, and how they get there and back."""
 
 from mod_vision.routing.capacity import capacity_per_depth, check_capacity, num_routed
-from mod_vision.routing.gather import gather_tokens, scatter_tokens
+from mod_vision.routing.gather import gather_tokens, scatter_tokens, tokens_to_map
 from mod_vision.routing.layer import RoutedLayer, routed_layers, set_capacity
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routed import Routed
@@ -21,4 +21,5 @@ __all__ = (
     "routed_layers",
     "scatter_tokens",
     "set_capacity",
+    "tokens_to_map",
 )

@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 
 
+def tokens_to_map(tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """View tokens (B, N, C) as a map (B, C, H, W) of `size` (H, W); in exports the sizes stay those of the image."""
+    b, _, c = tokens.shape
+    return tokens.transpose(1, 2).reshape(b, c, *size)
+
+
 def _rows(indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Turn per-image indices (B, k) into rows of the flattened (B * N, C) tokens, shape (B * k,)."""
     batch = torch.arange(indices.shape[0], device=indices.device, dtype=indices.dtype)

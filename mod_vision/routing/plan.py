@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from mod_vision.routing.capacity import ceil_div
+
 GATE_RANGE = 0.2
 
 
@@ -18,11 +20,6 @@ def gate(scores: torch.Tensor) -> torch.Tensor:
     each change by about 1/k.
     """
     return 1.0 + GATE_RANGE * torch.tanh(scores).unsqueeze(-1)
-
-
-def ceil_div(size: int, step: int) -> int:
-    """Return size / step, rounded up; of positive numbers only, because ONNX rounds negative ones towards zero."""
-    return (size + step - 1) // step
 
 
 def token_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mod_vision.routing.gather import tokens_to_map
+
 
 def standardise(scores: torch.Tensor) -> torch.Tensor:
     """Shift and scale scores (B, N) to mean 0 and deviation 1 within each image, 0 for a uniform one.
@@ -40,7 +42,7 @@ class ContrastRouter(nn.Module):
 
     def forward(self, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return standardised local deviations (B, N) of tokens (B, N, C) on a grid of `size` (H, W)."""
-        grid = tokens.transpose(1, 2).unflatten(2, size)
+        grid = tokens_to_map(tokens, size)
         local = F.avg_pool2d(grid, kernel_size=3, stride=1, padding=1, count_include_pad=False)
         return standardise((grid - local).flatten(2).norm(dim=1))
 
@@ -58,9 +60,14 @@ class LearnedRouter(nn.Module):
         super().__init__()
         self.prior = nn.Parameter(torch.ones(1))
 
+    @property
+    def dim(self) -> int:
+        """Channels of a token, as a number also while an exporter traces."""
+        raise NotImplementedError
+
     def forward(self, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return logits (B, N) of tokens (B, N, C) on a grid of `size` (H, W)."""
-        features = F.layer_norm(tokens, tokens.shape[-1:])
+        features = F.layer_norm(tokens, (self.dim,))
         return self.score(features, size) + self.prior * standardise(tokens.norm(dim=-1))
 
     def score(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -76,6 +83,11 @@ class LinearRouter(LearnedRouter):
         self.proj = nn.Linear(dim, 1)
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
+
+    @property
+    def dim(self) -> int:
+        """Channels of a token."""
+        return self.proj.in_features
 
     def score(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return the learned part of the logits (B, N) for normalised features (B, N, C)."""
@@ -98,10 +110,15 @@ class ConvRouter(LearnedRouter):
         for parameter in self.proj.parameters():
             nn.init.zeros_(parameter)
 
+    @property
+    def dim(self) -> int:
+        """Channels of a token."""
+        return self.reduce.in_features
+
     def score(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Return the learned part of the logits (B, N) for normalised features (B, N, C)."""
         few = F.gelu(self.reduce(features))
-        return self.proj(few.transpose(1, 2).unflatten(2, size)).flatten(1)
+        return self.proj(tokens_to_map(few, size)).flatten(1)
 
 
 class RandomRouter(nn.Module):

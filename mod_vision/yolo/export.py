@@ -1,27 +1,69 @@
-"""ONNX export through Ultralytics, and the inputs to check it with."""
+"""Exports through Ultralytics, and what is needed to check them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from ultralytics.data.augment import LetterBox
+from ultralytics.nn.autobackend import AutoBackend
 
+from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model
 
 
-def export_onnx(weights: str | Path, imgsz: int) -> tuple[Path, nn.Module]:
-    """Export a checkpoint with Ultralytics' own exporter.
+class Export(NamedTuple):
+    """An exported model.
 
-    Returns:
-        The ONNX file, and the fused eager model to compare it with.
+    Attributes:
+        path: File or folder.
+        run: Runs it on a batch (B, 3, H, W), by Ultralytics' own backends.
+        eager: The fused eager model to compare it with.
     """
-    path = Path(load_model(weights).export(format="onnx", imgsz=imgsz, device="cpu"))
-    return path, load_model(weights).model.float().eval().fuse(verbose=False)
+
+    path: Path
+    run: Callable[[torch.Tensor], Any]
+    eager: nn.Module
+
+
+def export_model(
+    model: str | Path, format: str = "onnx", imgsz: int = 640, capacity: Any = None, **args: Any
+) -> Export:
+    """Export a checkpoint with Ultralytics' own exporter, which writes beside it.
+
+    Args:
+        model: Checkpoint (.pt).
+        format: As in `yolo export`.
+        imgsz: Image size in pixels.
+        capacity: Capacity that the export is fixed at, None for the model's own.
+        args: Other arguments of `yolo export`, such as `dynamic=True`, `batch=8` or `quantize=8`.
+
+    Raises:
+        ValueError: If the model is no checkpoint, or Ultralytics does not know the format or an argument.
+        RuntimeError: If the export fails.
+    """
+    if Path(model).suffix.lower() != ".pt":
+        raise ValueError(f"model={model}: export takes a checkpoint (.pt).")
+
+    def load() -> Any:
+        yolo = load_model(model)
+        if capacity is not None:
+            set_capacity(yolo, capacity)
+        return yolo
+
+    written = load().export(format=format, imgsz=imgsz, device="cpu", **args)
+    if not written:
+        raise RuntimeError(f"Ultralytics could not export {model} to {format}; the reason is in its log above.")
+    backend = AutoBackend(written, device=torch.device("cpu"), verbose=False)
+    net = load().model.float().eval()
+    if hasattr(net, "end2end"):  # the exporter switches it off for formats that cannot do it
+        net.end2end = bool(getattr(backend, "end2end", False))
+    return Export(Path(written), backend, net.fuse(verbose=False))
 
 
 def input_tensors(photos: Sequence[Path], imgsz: int) -> list[torch.Tensor]:

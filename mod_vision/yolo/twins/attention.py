@@ -13,9 +13,9 @@ from torch import nn
 from ultralytics.nn.modules.block import C2PSA, A2C2f, AAttn, ABlock, Attention, PSABlock
 from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
-from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens
+from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens, tokens_to_map
+from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.layer import apply_gates
-from mod_vision.routing.plan import ceil_div
 from mod_vision.yolo.twins.base import DenseTwin
 
 
@@ -32,14 +32,15 @@ def to_tokens(x: torch.Tensor) -> torch.Tensor:
 def position_term(conv: nn.Module, values: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
     """Run a depthwise convolution over the grid on which the routed `values` (B, k, C) lie, and pick them again."""
     grid = values.new_zeros(values.shape[0], plan.size[0] * plan.size[1], values.shape[2])
-    grid = scatter_tokens(grid, plan.indices, values).transpose(1, 2).unflatten(2, plan.size)
+    grid = tokens_to_map(scatter_tokens(grid, plan.indices, values), plan.size)
     return gather_tokens(to_tokens(conv(grid)), plan.indices)
 
 
 def psa_attention(attn: Attention, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
     """Run Ultralytics' `Attention` on routed tokens as a map (B, C, k, 1)."""
-    parts = attn.qkv(x).flatten(2).unflatten(1, (attn.num_heads, -1))  # (B, heads, 2 * key_dim + head_dim, k)
-    q, k, v = (t.transpose(2, 3) for t in parts.split([attn.key_dim, attn.key_dim, attn.head_dim], dim=2))
+    widths = [attn.key_dim, attn.key_dim, attn.head_dim]
+    parts = attn.qkv(x).reshape(x.shape[0], attn.num_heads, sum(widths), x.shape[2])
+    q, k, v = (t.transpose(2, 3) for t in parts.split(widths, dim=2))
     out = F.scaled_dot_product_attention(q, k, v, plan.mask, scale=attn.scale).transpose(1, 2).flatten(2)
     out = out + position_term(attn.pe, v.transpose(1, 2).flatten(2), plan)
     return attn.proj(to_map(out))
@@ -81,7 +82,7 @@ class MoDC2PSA(TokenTwin, C2PSA):
         for block in self.m:
             y = psa_block(block, y, plan)
         tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, to_tokens(y), plan.gates))
-        return self.cv2(torch.cat((a, tokens.transpose(1, 2).unflatten(2, plan.size)), 1))
+        return self.cv2(torch.cat((a, tokens_to_map(tokens, plan.size)), 1))
 
 
 def area_attention(attn: AAttn, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
@@ -149,7 +150,7 @@ class MoDA2C2f(TokenTwin, A2C2f):
             for block in stage:
                 y = area_block(block, y, plan)
             changed = scatter_tokens(tokens, plan.indices, apply_gates(routed, to_tokens(y), plan.gates))
-            outputs.append(changed.transpose(1, 2).unflatten(2, plan.size))
+            outputs.append(tokens_to_map(changed, plan.size))
         out = self.cv2(torch.cat(outputs, 1))
         return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
 
@@ -176,4 +177,4 @@ class MoDAIFI(TokenTwin, AIFI):
         repeats = None if plan.real is None else ~plan.real
         changed = TransformerEncoderLayer.forward(self, routed, src_key_padding_mask=repeats, pos=pos)
         tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
-        return tokens.transpose(1, 2).unflatten(2, plan.size)
+        return tokens_to_map(tokens, plan.size)

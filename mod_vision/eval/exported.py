@@ -1,0 +1,143 @@
+"""Exported models as functions that also tell what they route: the indices that their own graphs select."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Runner = Callable[[torch.Tensor], tuple[list[np.ndarray], list[np.ndarray]]]
+
+
+def open_export(path: Path, layers: Sequence[str]) -> Runner | None:
+    """Return a function from a batch (B, 3, H, W) to the outputs and the routed indices (B, k) of each layer.
+
+    Args:
+        path: An ONNX or TorchScript file, or an OpenVINO folder.
+        layers: Names of the routed layers.
+
+    Returns:
+        The function, which computes in float32, or None for formats whose graphs cannot be asked for a value inside.
+
+    Raises:
+        ImportError: If the format's runtime is not installed.
+        ValueError: If the graph has no top-k selection for a layer: the routing was frozen or lost.
+    """
+    if path.suffix == ".onnx":
+        return _onnx_runner(path, layers)
+    if path.suffix == ".torchscript":
+        return _torchscript_runner(path, layers)
+    if path.is_dir() and list(path.glob("*.xml")):
+        return _openvino_runner(path, layers)
+    return None
+
+
+def onnx_session(path: Path, layers: Sequence[str] = (), threads: int | None = None) -> Any:
+    """Open an ONNX model on the CPU so that it also returns the routed indices of each layer, as its last outputs.
+
+    Raises:
+        ImportError: If onnx or onnxruntime is not installed.
+        ValueError: If the graph has no top-k selection for a layer.
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
+    model = onnx.load(path)
+    nodes = {node.name.replace("/", "."): node for node in model.graph.node if node.op_type == "TopK"}
+    for layer in layers:
+        indices = nodes[_find(path, layer, nodes, f".{layer}.TopK")].output[1]
+        model.graph.output.append(onnx.helper.make_tensor_value_info(indices, onnx.TensorProto.INT64, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def openvino_model(
+    path: Path, layers: Sequence[str] = (), threads: int | None = None, precision: str | None = None
+) -> Any:
+    """Compile an OpenVINO model for the CPU so that it also returns the routed indices of each layer.
+
+    OpenVINO computes in bfloat16 by itself where the CPU has it; `precision="f32"` forbids that.
+
+    Raises:
+        ImportError: If openvino is not installed.
+        ValueError: If the graph has no top-k selection for a layer.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed: pip install openvino.") from None
+    core = openvino.Core()
+    model = core.read_model(next(path.glob("*.xml")))
+    nodes = {op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() == "TopK"}
+    found = [nodes[_find(path, layer, nodes, f"__module.{layer}/aten::topk")] for layer in layers]
+    model.add_outputs([op.output(1) for op in found])
+    config = {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads()}
+    return core.compile_model(model, "CPU", config | ({"INFERENCE_PRECISION_HINT": precision} if precision else {}))
+
+
+def _onnx_runner(path: Path, layers: Sequence[str]) -> Runner:
+    session = onnx_session(path, layers)
+    name = session.get_inputs()[0].name
+    return lambda images: _split(session.run(None, {name: images.numpy()}), layers)
+
+
+def _openvino_runner(path: Path, layers: Sequence[str]) -> Runner:
+    model = openvino_model(path, layers, precision="f32")
+    return lambda images: _split([np.asarray(value) for value in model(images.numpy()).values()], layers)
+
+
+def _torchscript_runner(path: Path, layers: Sequence[str]) -> Runner:
+    model = torch.jit.load(path, map_location="cpu").eval()
+
+    def run(images: torch.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        with torch.inference_mode(), _Selections() as selections:
+            outputs = model(images)
+        if len(selections.indices) < len(layers):
+            raise ValueError(f"{path} selects {len(selections.indices)} times, but has {len(layers)} routed layers.")
+        routes = selections.indices[: len(layers)]  # the head selects after them
+        return [value.numpy() for value in _flat(outputs)], [indices.numpy() for indices in routes]
+
+    return run
+
+
+def _flat(outputs: Any) -> list[torch.Tensor]:
+    """Return the tensors that a traced model gives."""
+    return [outputs] if isinstance(outputs, torch.Tensor) else [t for part in outputs for t in _flat(part)]
+
+
+def _split(values: list[np.ndarray], layers: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return outputs and routed indices, which are the last values."""
+    return values[: len(values) - len(layers)], values[len(values) - len(layers) :]
+
+
+class _Selections(TorchDispatchMode):
+    """Notes the indices (B, k) of every top-k over tokens (B, N) that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.indices: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.topk.default and args[0].ndim == 2:
+            self.indices.append(out[1])
+        return out
+
+
+def _find(path: Path, layer: str, names: Any, start: str) -> str:
+    """Return the name of a layer's selection.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = [name for name in names if name.startswith(start)]
+    if not found:
+        raise ValueError(f"{path} has no TopK node for the routed layer {layer}: its routing was not exported.")
+    return found[0]
