@@ -82,25 +82,41 @@ def bench(
     repeats: int = 15,
     rivals: Any = ("yolo26n.yaml",),
     backend: str = "eager",
+    dtype: str = "float32",
     by: str = "model",
+    out: str | None = None,
 ) -> None:
-    """Time a routed model, its dense twin and rivals in turn; by=layer times routed layers, by=step trainings."""
-    from mod_vision.eval.benchmark import benchmark, table
+    """Time a routed model, its dense twin and rivals in turn; by=backbone, layer, step (of a training) or profile."""
+    from mod_vision.eval.benchmark import benchmark, conditions, save_rows, table
     from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
+    from mod_vision.eval.layer_profile import profile_layers, profile_table
     from mod_vision.eval.step_benchmark import benchmark_step, step_table
+    from mod_vision.files import writable_dir
+    from mod_vision.viz.speed import draw_speed
 
-    if by not in ("model", "layer", "step") or (by != "model" and backend != "eager"):
-        raise ValueError(
-            f"by must be model, layer or step, the last two with backend=eager, got by={by} backend={backend}."
-        )
+    whole = by in ("model", "backbone")
+    if by not in ("model", "backbone", "layer", "step", "profile"):
+        raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
+    if not whole and (backend, dtype, out) != ("eager", "float32", None):
+        raise ValueError(f"by={by} measures backend=eager in float32 and writes no file.")
     capacities, others = [float(c) for c in _as_list(capacity)], _as_list(rivals)
-    print(f"{imgsz} px, batch {batch}, {device}, {threads} threads, {backend}, float32, {repeats} rounds")
+    held = conditions(imgsz, batch, threads, device, repeats, backend, dtype)
+    text = ", ".join(f"{key} {value}" for key, value in held.items())
+    print(text)
     if by == "layer":
         print(layer_table(benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)))
     elif by == "step":
         print(step_table(benchmark_step(model, capacities, imgsz, batch, threads, device, repeats, others)))
+    elif by == "profile":
+        print(profile_table(profile_layers(model, capacities, imgsz, batch, threads, device, repeats)))
     else:
-        print(table(benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend)))
+        rows = benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend, dtype, by)
+        print(table(rows))
+        if out:
+            folder = writable_dir(out)
+            save_rows(rows, held, folder / "bench.json")
+            draw_speed(rows, text, folder / "bench.png")
+            print(f"figures and picture in {folder}")
 
 
 def export(

@@ -15,6 +15,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.routing import routed_layers
+from mod_vision.yolo.images import load_model
 
 
 def capacities(model) -> dict[str, tuple[float, ...]]:
@@ -115,3 +116,18 @@ def test_an_exported_model_has_a_fixed_capacity(tmp_path):
     model = YOLO(tmp_path / "model.onnx", task="detect")
     with pytest.raises(ValueError, match=r"model\.onnx is an exported one, its capacity is fixed"):
         mod_vision.set_capacity(model, 0.5)
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod", "yolo26-mod-vit-t"])
+def test_compiles_without_breaks_and_without_compiling_again(name):
+    """torch.compile sees one graph, the same for every image: nothing depends on values of the routes."""
+    net = load_model(f"{name}.yaml").model.eval().fuse(verbose=False)
+    images = [torch.rand(1, 3, 64, 96) for _ in range(3)]
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        net(images[0])  # Ultralytics' head makes its anchors, which dynamo cannot trace
+        compiled(images[0])
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for image in images:
+                torch.testing.assert_close(compiled(image)[0], net(image)[0], rtol=1e-4, atol=1e-3)
+    torch._dynamo.reset()

@@ -1,11 +1,14 @@
 """The command line: what a user sees when something is wrong, in one line."""
 
+import json
 import shutil
 
 import pytest
 import yaml
 
 from mod_vision.cli import main
+from mod_vision.eval.flops import executed_gflops
+from mod_vision.yolo.images import load_model
 
 
 def error(capsys, *words: str) -> str:
@@ -113,9 +116,56 @@ def test_bench_by_step(capsys, model):
     assert saved[2] < 0.95
 
 
-@pytest.mark.parametrize("words", [["by=block"], ["by=layer", "backend=onnx"], ["by=step", "backend=onnx"]])
-def test_bench_by_something_else(capsys, words):
-    assert "by must be model, layer or step" in error(capsys, "bench", *words)
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["by=block"], "by must be model, backbone, layer, step or profile"),
+        (["by=layer", "backend=onnx"], "by=layer measures backend=eager"),
+        (["by=step", "dtype=bfloat16"], "by=step measures backend=eager"),
+        (["by=backbone", "backend=onnx"], "only whole models are exported"),
+        (["backend=cudagraph"], "needs an NVIDIA GPU"),
+        (["backend=onnx", "dtype=float16"], "an export has the precision it was exported with"),
+        (["dtype=int3"], "dtype must be one of"),
+    ],
+)
+def test_bench_by_something_else(capsys, words, reason):
+    assert reason in error(capsys, "bench", *words)
+
+
+def test_bench_by_profile(capsys):
+    words = ["model=yolo26n-mod.yaml", "by=profile", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1"]
+    assert main(["bench", *words]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("model.")]
+    assert [line[:2] for line in lines] == [[f"model.{i}", c] for i in (6, 8) for c in ("1", "0.5")]
+    routing, gather, block, scatter = ([float(line[i]) for line in lines] for i in (2, 4, 6, 8))
+    assert routing[0] == gather[0] == scatter[0] == 0, "the dense twin routes nothing"
+    assert min(routing[1], gather[1], scatter[1]) > 0
+    assert min(block) > 0
+
+
+@pytest.mark.parametrize("backend", ["eager", "onnx", "openvino", "torchscript"])
+def test_bench_backends(backend, capsys, tmp_path):
+    words = [f"backend={backend}", "capacity=0.5", "imgsz=64", "repeats=2", "threads=1", f"out={tmp_path}"]
+    assert main(["bench", *words]) == 0, capsys.readouterr().err
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["conditions"]["backend"] == backend
+    dense, routed, rival = figures["rows"]
+    assert routed["gflops"] < dense["gflops"]
+    assert dense["efficiency"] == 1.0
+    limit = dense["gflops"] / routed["gflops"]
+    assert routed["efficiency"] == pytest.approx(dense["latency"]["median"] / routed["latency"]["median"] / limit)
+    assert (routed["peak_mb"] is None) == (backend != "eager")
+    assert rival["name"] == "yolo26n.yaml"
+    assert (tmp_path / "bench.png").stat().st_size > 1000
+
+
+def test_bench_of_the_backbone_in_bfloat16(capsys, tmp_path):
+    words = ["by=backbone", "dtype=bfloat16", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1", "rivals="]
+    assert main(["bench", *words, f"out={tmp_path}"]) == 0, capsys.readouterr().err
+    dense, routed = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert dense["gflops"] < executed_gflops(load_model("yolo26n-mod.yaml").model, 64)
+    assert routed["gflops"] < 0.75 * dense["gflops"]
+    assert routed["peak_mb"] > 0
 
 
 @pytest.mark.parametrize("word", ["capacity=0.5", "backend=abacus"])

@@ -60,6 +60,12 @@ def random_router(layer: nn.Module) -> nn.Module:
 
 
 @FEW
+@given(n=st.integers(1, 10_000), capacity=st.floats(1e-4, 1) | st.integers(1, 100).map(lambda i: i / 100))
+def test_an_export_routes_as_many_tokens(n, capacity):
+    assert int(num_routed(torch.tensor(n), capacity)) == num_routed(n, capacity)
+
+
+@FEW
 @given(
     percent=st.integers(1, 100),
     batch=st.integers(1, 4),

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from mod_vision.eval.exported import onnx_session
+from mod_vision.eval.backends import EXPORTED, RUNTIMES, check_backend, prepare
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import Latency, as_deployed, paired_latency
+from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.memory import peak_megabytes
+from mod_vision.files import writable_dir, write_text
 from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.yolo.backbone import Backbone
 from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
 
 class Row(NamedTuple):
-    """One line of the benchmark."""
+    """One line of the benchmark.
+
+    Attributes:
+        name: Model, and capacity where it is routed.
+        gflops: Executed GFLOPs of the batch.
+        latency: Milliseconds for the batch.
+        peak_mb: Megabytes (1e6 bytes) that the forward holds at most beside the weights, None for exports.
+    """
 
     name: str
     gflops: float
     latency: Latency
+    peak_mb: float | None = None
 
 
 def benchmark(
@@ -34,6 +50,8 @@ def benchmark(
     repeats: int = 15,
     rivals: Sequence[str] = ("yolo26n.yaml",),
     backend: str = "eager",
+    dtype: str = "float32",
+    by: str = "model",
 ) -> list[Row]:
     """Measure the dense twin first, then the routed model at each capacity, then the rivals.
 
@@ -43,33 +61,37 @@ def benchmark(
         imgsz: Image size in pixels.
         batch: Images per call.
         threads: CPU threads; importing Ultralytics sets one, so it is set here.
-        device: Torch device.
+        device: As in Ultralytics.
         repeats: Timed rounds.
         rivals: Other models on the same bench.
-        backend: "eager" (fused, channels-last memory, float32) or "onnx" (Ultralytics' export in ONNX Runtime, CPU).
+        backend: eager, compile (torch.compile without graph breaks) or cudagraph, all fused and in channels-last
+            memory; or onnx, openvino, torchscript or tensorrt, exported by Ultralytics.
+        dtype: Precision of eager, compile and cudagraph: float32, or bfloat16 or float16 by autocast.
+        by: "model", or "backbone" for that alone.
 
     Raises:
-        ValueError: If the model routes nothing or the backend is unknown.
+        ValueError: If the model routes nothing, or the backend cannot run on the device.
     """
-    if backend not in ("eager", "onnx"):
-        raise ValueError(f"backend must be eager or onnx, got {backend!r}.")
     torch.set_num_threads(threads)
     device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
+    check_backend(backend, device, dtype)
+    if by == "backbone" and backend in EXPORTED:
+        raise ValueError(f"by=backbone is not for exports such as {backend}: only whole models are exported.")
     models = load_models(model, capacity, rivals)
-    with tempfile.TemporaryDirectory() as folder:
-        if backend == "onnx":
-            calls = {
-                name: _onnx_call(yolo, imgsz, batch, Path(folder) / f"{i}.pt")
-                for i, (name, yolo) in enumerate(models.items())
-            }
-        else:
-            calls = {name: _eager_call(yolo.model, imgsz, batch, device) for name, yolo in models.items()}
-        with torch.inference_mode():
-            times = paired_latency(calls, repeats, device=device)
+    part = Backbone if by == "backbone" else lambda net: net
+    image = torch.rand(batch, 3, imgsz, imgsz, device=device)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        calls = {
+            name: prepare(backend, yolo, part, image, dtype, writable_dir(Path(folder) / str(i)))
+            for i, (name, yolo) in enumerate(models.items())
+        }
+        times = paired_latency(calls, repeats, device=device)
+        memory = {name: None if backend in EXPORTED else peak_megabytes(call, device) for name, call in calls.items()}
     gflops = {
-        name: batch * executed_gflops(yolo.model.eval().fuse(verbose=False), imgsz) for name, yolo in models.items()
+        name: batch * executed_gflops(part(yolo.model.eval().fuse(verbose=False)), imgsz)
+        for name, yolo in models.items()
     }
-    return [Row(name, gflops[name], times[name]) for name in models]
+    return [Row(name, gflops[name], times[name], memory[name]) for name in models]
 
 
 def load_models(model: str, capacity: Sequence[float], rivals: Sequence[str]) -> dict[str, Any]:
@@ -88,29 +110,62 @@ def load_models(model: str, capacity: Sequence[float], rivals: Sequence[str]) ->
     return models | {name: load_model(name) for name in rivals}
 
 
-def _eager_call(net: Any, imgsz: int, batch: int, device: str) -> Callable[[], object]:
-    """Return a forward of the fused model."""
-    image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
-    net = as_deployed(net, device)
-    return lambda: net(image)
+def efficiency(row: Row, dense: Row) -> float:
+    """Return the share of the FLOP ratio to the dense twin that the speed-up reaches."""
+    return (dense.latency.median / row.latency.median) / (dense.gflops / row.gflops)
 
 
-def _onnx_call(yolo: Any, imgsz: int, batch: int, path: Path) -> Callable[[], object]:
-    """Return a run of the exported model."""
-    yolo.model.pt_path = str(path)  # the exporter writes beside it
-    session = onnx_session(Path(yolo.export(format="onnx", imgsz=imgsz, batch=batch, device="cpu")))
-    image = torch.rand(batch, 3, imgsz, imgsz).numpy()
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: image})
-
-
-def table(rows: list[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Return the rows as text, speed and FLOPs as ratios to the first."""
     dense = rows[0]
-    lines = [f"{'model':<36}{'GFLOPs':>8}{'ratio':>7}   {'median (quartiles)':<28}{'speed-up':>8}"]
+    lines = [
+        f"{'model':<36}{'GFLOPs':>8}{'ratio':>7}   {'median (quartiles)':<28}{'speed-up':>8}{'eff.':>6}{'peak MB':>9}"
+    ]
     for row in rows:
         lines.append(
             f"{row.name:<36}{row.gflops:>8.2f}{dense.gflops / row.gflops:>7.2f}   {row.latency!s:<28}"
-            f"{dense.latency.median / row.latency.median:>8.2f}"
+            f"{dense.latency.median / row.latency.median:>8.2f}{efficiency(row, dense):>6.2f}"
+            f"{'-' if row.peak_mb is None else format(row.peak_mb, '.0f'):>9}"
         )
     return "\n".join(lines)
+
+
+def conditions(
+    imgsz: int, batch: int, threads: int, device: str, repeats: int, backend: str, dtype: str
+) -> dict[str, Any]:
+    """Return what figures hold for: the settings, the machine, the versions and the date."""
+    cuda = torch_device(device).type == "cuda"
+    return {
+        "imgsz": imgsz,
+        "batch": batch,
+        "device": torch.cuda.get_device_name(torch_device(device)) if cuda else cpu_name(),
+        **({} if cuda else {"threads": threads}),
+        "backend": backend,
+        "dtype": dtype,
+        "repeats": repeats,
+        "date": date.today().isoformat(),
+        **{name: version(name) for name in ("torch", "ultralytics", *RUNTIMES.get(backend, ()))},
+    }
+
+
+def cpu_name() -> str:
+    """Return the CPU's name and the number of its cores that this process may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.processor()}, {cores} cores"
+
+
+def save_rows(rows: Sequence[Row], held: dict[str, Any], path: Path) -> None:
+    """Write figures and what they hold for as JSON.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figures = [
+        {**row._asdict(), "latency": row.latency._asdict(), "efficiency": efficiency(row, rows[0])} for row in rows
+    ]
+    write_text(path, json.dumps({"conditions": held, "rows": figures}, indent=1) + "\n")

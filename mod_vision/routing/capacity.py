@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache
 from itertools import pairwise
 from typing import Any
+
+import torch
 
 
 def check_capacity(value: Any, where: str = "capacity") -> float:
@@ -31,18 +33,13 @@ def check_capacity(value: Any, where: str = "capacity") -> float:
 def num_routed(num_tokens: int, capacity: float) -> int:
     """Return k = max(1, ceil(capacity * num_tokens)), the number of routed tokens per image.
 
-    Capacity is taken as a fraction, so that 0.7 of 10 is 7 and not 8, and so that the integers of an exporter's trace
-    stay in the graph: it can take other image sizes.
+    The small slack keeps a product such as 0.7 * 10 = 7.000000000000001 from rounding up to 8. While an exporter
+    traces, the number of tokens is a tensor, and integers make k of it, so that the graph takes images of other sizes.
     """
-    numerator, denominator = _as_fraction(capacity)
-    return ceil_div(num_tokens * numerator, denominator)
-
-
-@cache
-def _as_fraction(capacity: float) -> tuple[int, int]:
-    """Return the closest fraction of at most six digits, above 0."""
-    share = Fraction(capacity).limit_denominator(10**6)
-    return max(1, share.numerator), share.denominator
+    if isinstance(num_tokens, torch.Tensor):
+        share = Fraction(capacity).limit_denominator(10**6)
+        return ceil_div(num_tokens * max(1, share.numerator), share.denominator)
+    return max(1, math.ceil(capacity * num_tokens - 1e-6))
 
 
 def ceil_div(size: int, step: int) -> int:

@@ -66,6 +66,12 @@ def export_model(
     return Export(Path(written), backend, net.fuse(verbose=False))
 
 
+def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:
+    """Return a run of a TensorRT engine on a batch (B, 3, H, W) on its GPU, by Ultralytics' own backend."""
+    engine = AutoBackend(path, device=image.device, verbose=False)
+    return lambda: engine(image)
+
+
 def input_tensors(photos: Sequence[Path], imgsz: int) -> list[torch.Tensor]:
     """Read photos and letterbox them to the square of an export, each (1, 3, imgsz, imgsz) in [0, 1]."""
     letterbox = LetterBox((imgsz, imgsz), auto=False)

@@ -1,0 +1,41 @@
+"""A benchmark as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mod_vision.eval.benchmark import Row
+from mod_vision.files import write_figure
+
+
+def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
+    """Draw the latency of each row with its quartiles, beside what its FLOPs would allow at the dense twin's pace.
+
+    Args:
+        rows: Lines of the benchmark, the dense twin first.
+        conditions: What the latency holds for.
+        path: The PNG, written under a temporary name and renamed.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    figure = Figure(figsize=(9, 1.6 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    dense = rows[0]
+    medians = [row.latency.median for row in rows]
+    spread = [
+        [m - row.latency.low for m, row in zip(medians, rows, strict=True)],
+        [row.latency.high - m for m, row in zip(medians, rows, strict=True)],
+    ]
+    axes.barh(range(len(rows)), medians, xerr=spread, color="C0", height=0.6, label="measured, with quartiles")
+    limits = [dense.latency.median * row.gflops / dense.gflops for row in rows]
+    axes.scatter(limits, range(len(rows)), marker="|", s=260, color="C1", label="limit: FLOPs at the dense twin's pace")
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"ms per batch ({conditions})")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    write_figure(path, figure)
