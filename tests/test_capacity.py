@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
@@ -131,3 +132,42 @@ def test_compiles_without_breaks_and_without_compiling_again(name):
             for image in images:
                 torch.testing.assert_close(compiled(image)[0], net(image)[0], rtol=1e-4, atol=1e-3)
     torch._dynamo.reset()
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts operations whose result the host waits for on a GPU: values, and shapes that depend on values."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = (
+            [i for i in args[1] if i is not None and i.dtype == torch.bool]
+            if func is torch.ops.aten.index.Tensor
+            else []
+        )
+        if masks or func.overloadpacket.__name__.endswith(self.OPERATIONS):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod", "yolo26-mod-vit-t"])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_host_never_waits_in_a_forward(name, training):
+    net = load_model(f"{name}.yaml").model.train(training)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        net(images)
+        with HostWaits() as waits:
+            net(images)
+    assert waits.found == []
+
+
+def test_waits_are_counted():
+    with HostWaits() as waits:
+        float(torch.ones(1))
+        torch.ones(3)[torch.tensor([True, False, True])]
+    assert len(waits.found) == 2

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
+from mod_vision.routing.gather import scatter_tokens
+from mod_vision.routing.kernels import gated_scatter, use_kernels
 from mod_vision.routing.plan import RoutingPlan, make_plan, token_grid
 from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
@@ -152,6 +154,20 @@ def apply_gates(tokens: torch.Tensor, changed: torch.Tensor, gates: torch.Tensor
     The residual is inside f, so it is counted once.
     """
     return changed if gates is None else torch.addcmul(tokens, gates.to(tokens.dtype), changed - tokens)
+
+
+def put_back(base: torch.Tensor, plan: RoutingPlan, tokens: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+    """Return `base` with its routed tokens overwritten by x + g * (f(x) - x); all others are bit-identical.
+
+    Args:
+        base: (B, N, C), what skipped tokens get.
+        plan: Routing of the tokens.
+        tokens: (B, k, C), routed tokens x.
+        changed: (B, k, C), block outputs f(x).
+    """
+    if plan.gates is not None and use_kernels(base):
+        return gated_scatter(base, plan.indices, tokens, changed, plan.gates)
+    return scatter_tokens(base, plan.indices, apply_gates(tokens, changed, plan.gates))
 
 
 def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.routing.gather import gather_tokens, scatter_tokens
-from mod_vision.routing.layer import RoutedLayer, apply_gates
+from mod_vision.routing.gather import gather_tokens
+from mod_vision.routing.layer import RoutedLayer, put_back
 
 
 class Routed(RoutedLayer):
@@ -37,4 +37,4 @@ class Routed(RoutedLayer):
             return self.block(tokens)
         plan = self.route(tokens, size or (1, tokens.shape[1]))
         routed = gather_tokens(tokens, plan.indices)
-        return scatter_tokens(tokens, plan.indices, apply_gates(routed, self.block(routed), plan.gates))
+        return put_back(tokens, plan, routed, self.block(routed))

@@ -15,7 +15,7 @@ from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
 from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens, tokens_to_map
 from mod_vision.routing.capacity import ceil_div
-from mod_vision.routing.layer import apply_gates
+from mod_vision.routing.layer import put_back
 from mod_vision.yolo.twins.base import DenseTwin
 
 
@@ -81,7 +81,7 @@ class MoDC2PSA(TokenTwin, C2PSA):
         y = to_map(routed)
         for block in self.m:
             y = psa_block(block, y, plan)
-        tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, to_tokens(y), plan.gates))
+        tokens = put_back(tokens, plan, routed, to_tokens(y))
         return self.cv2(torch.cat((a, tokens_to_map(tokens, plan.size)), 1))
 
 
@@ -149,7 +149,7 @@ class MoDA2C2f(TokenTwin, A2C2f):
         for stage in self.m:
             for block in stage:
                 y = area_block(block, y, plan)
-            changed = scatter_tokens(tokens, plan.indices, apply_gates(routed, to_tokens(y), plan.gates))
+            changed = put_back(tokens, plan, routed, to_tokens(y))
             outputs.append(tokens_to_map(changed, plan.size))
         out = self.cv2(torch.cat(outputs, 1))
         return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
@@ -176,5 +176,5 @@ class MoDAIFI(TokenTwin, AIFI):
         routed = gather_tokens(tokens, plan.indices)
         repeats = None if plan.real is None else ~plan.real
         changed = TransformerEncoderLayer.forward(self, routed, src_key_padding_mask=repeats, pos=pos)
-        tokens = scatter_tokens(tokens, plan.indices, apply_gates(routed, changed, plan.gates))
+        tokens = put_back(tokens, plan, routed, changed)
         return tokens_to_map(tokens, plan.size)
