@@ -144,11 +144,8 @@ class HostWaits(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        masks = (
-            [i for i in args[1] if i is not None and i.dtype == torch.bool]
-            if func is torch.ops.aten.index.Tensor
-            else []
-        )
+        indexed = args[1] if func is torch.ops.aten.index.Tensor else ()
+        masks = [index for index in indexed if index is not None and index.dtype == torch.bool]
         if masks or func.overloadpacket.__name__.endswith(self.OPERATIONS):
             self.found.append(str(func))
         return func(*args, **(kwargs or {}))
