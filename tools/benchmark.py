@@ -1,8 +1,42 @@
-"""Time a routed model, its dense twin and rivals in turn."""
+"""Time a routed model, its dense twin and rivals in turn.
 
+`quick=1` measures the efficiency of two capacities and fails if it is a tenth below the committed figures; `quick=1
+write=1` commits new ones.
+"""
+
+import json
 import sys
+from pathlib import Path
 
 from mod_vision.cli import run_tool
+from mod_vision.eval.benchmark import benchmark, conditions, efficiency, save_rows, table
+from mod_vision.files import writable_dir
+
+MODEL, CAPACITIES, IMGSZ, THREADS, ROUNDS = "yolo26n-mod.yaml", (0.5, 0.25), 640, 2, 11
+TOLERANCE = 0.1
+COMMITTED = Path(__file__).resolve().parent.parent / "assets" / "results" / "speed" / "quick.json"
+
+
+def losses(found: dict[str, float], committed: dict[str, float]) -> dict[str, float]:
+    """Return what share of its efficiency each row has lost, where that is more than is tolerated."""
+    lost = {name: 1 - found[name] / before for name, before in committed.items()}
+    return {name: share for name, share in lost.items() if share > TOLERANCE}
+
+
+def quick(write: bool) -> int:
+    """Measure, and compare with the committed efficiencies, or become them; returns the exit code."""
+    rows = benchmark(MODEL, CAPACITIES, IMGSZ, threads=THREADS, repeats=ROUNDS, rivals=[])
+    print(table(rows))
+    if write:
+        writable_dir(COMMITTED.parent)
+        save_rows(rows, conditions(IMGSZ, 1, THREADS, "cpu", ROUNDS, "eager", "float32"), COMMITTED)
+        return 0
+    committed = {row["name"]: row["efficiency"] for row in json.loads(COMMITTED.read_text())["rows"]}
+    lost = losses({row.name: efficiency(row, rows[0]) for row in rows}, committed)
+    for name, share in lost.items():
+        print(f"error: {name} has lost {100 * share:.0f} % of its efficiency in {COMMITTED}", file=sys.stderr)
+    return 1 if lost else 0
+
 
 if __name__ == "__main__":
-    sys.exit(run_tool("bench", str(__doc__)))
+    sys.exit(quick("write=1" in sys.argv) if "quick=1" in sys.argv else run_tool("bench", str(__doc__)))

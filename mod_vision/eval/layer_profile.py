@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 
 from mod_vision.eval.latency import as_deployed
+from mod_vision.eval.profiler import quiet_profile
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
@@ -75,13 +76,12 @@ def profile_layers(
 def _profile(net: Any, image: torch.Tensor, repeats: int) -> dict[str, dict[str, float]]:
     """Return milliseconds per forward by layer and step."""
     cuda = image.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with torch.inference_mode(), ExitStack() as hooks:
         for name, layer in routed_layers(net):
             _mark(layer, LAYER + name, hooks)
             _mark(layer.router, ROUTER, hooks)
         net(image)
-        with profile(activities=activities) as profiled:
+        with quiet_profile(image.device.type) as profiled:
             for _ in range(repeats):
                 net(image)
     totals: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(STEPS, 0.0))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+
+from mod_vision.eval.profiler import quiet_profile
 
 
 def peak_megabytes(call: Callable[[], object], device: str = "cpu") -> float:
@@ -21,7 +22,7 @@ def peak_megabytes(call: Callable[[], object], device: str = "cpu") -> float:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with quiet_profile(device, memory=True) as profiled:
         call()
     results = profiled.profiler.kineto_results if profiled.profiler else None
     assert results is not None

@@ -1,0 +1,80 @@
+"""How cost grows with image size and batch, dense and routed: time, peak memory, and the exponents that fit them."""
+
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import yaml
+
+from mod_vision.eval.benchmark import Row, benchmark, conditions
+from mod_vision.files import writable_dir, write_text
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Return e of the fit cost = a * size^e, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def scale(
+    model: str = "yolo26n-mod.yaml",
+    capacity: float = 0.5,
+    imgsz: Sequence[int] = (320, 640, 1280, 2560),
+    batch: Sequence[int] = (1, 4, 16, 64),
+    threads: int = 2,
+    device: str = "cpu",
+    repeats: int = 3,
+    backend: str = "eager",
+    dtype: str = "float32",
+    out: str | None = None,
+) -> None:
+    """Measure sizes at batch 1 and batches at 640 px, dense and routed in turn; `out` takes the figures."""
+    runs: dict[tuple[int, int], list[Row]] = {}
+    for size, number in [*((s, 1) for s in imgsz), *((640, b) for b in batch)]:
+        if (size, number) not in runs:
+            runs[size, number] = rows = benchmark(
+                model, [capacity], size, number, threads, device, repeats, [], backend, dtype
+            )
+            texts = [f"{r.latency}" + (f", {r.peak_mb:.0f} MB" if r.peak_mb else "") for r in rows]
+            print(f"{size:>5} px, batch {number:>2}: dense {texts[0]}; routed {texts[1]}", flush=True)
+    fits = {}
+    for i, name in enumerate(("dense", "routed")):
+        by_size = [runs[size, 1][i] for size in imgsz]
+        by_batch = [runs[640, number][i] for number in batch]
+        fits[name] = {
+            "time over pixels": exponent([s * s for s in imgsz], [r.latency.median for r in by_size]),
+            "GFLOPs over pixels": exponent([s * s for s in imgsz], [r.gflops for r in by_size]),
+            "time over batch": exponent(batch, [r.latency.median for r in by_batch]),
+            **_memory(imgsz, batch, by_size, by_batch),
+        }
+        print(f"{name}: " + ", ".join(f"{key} ^ {value:.2f}" for key, value in fits[name].items()))
+    if out:
+        held = conditions(imgsz[0], 1, threads, device, repeats, backend, dtype)
+        held |= {"model": model, "capacity": capacity, "imgsz": list(imgsz), "batch": list(batch)}
+        figures = [
+            {"imgsz": size, "batch": number, "rows": [{**r._asdict(), "latency": r.latency._asdict()} for r in rows]}
+            for (size, number), rows in runs.items()
+        ]
+        text = json.dumps({"conditions": held, "exponents": fits, "runs": figures}, indent=1)
+        write_text(writable_dir(out) / "scale.json", text + "\n")
+
+
+def _memory(
+    imgsz: Sequence[int], batch: Sequence[int], by_size: Sequence[Row], by_batch: Sequence[Row]
+) -> dict[str, float]:
+    """Return the exponents of peak memory, where it was measured."""
+    if by_size[0].peak_mb is None:
+        return {}
+    return {
+        "peak memory over pixels": exponent([s * s for s in imgsz], [r.peak_mb or 0.0 for r in by_size]),
+        "peak memory over batch": exponent(batch, [r.peak_mb or 0.0 for r in by_batch]),
+    }
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(f"{__doc__}\nusage: python tools/scale.py key=value ...\nkeys: {inspect.signature(scale)}")
+    else:
+        scale(**{key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)})
