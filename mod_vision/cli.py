@@ -99,7 +99,7 @@ def bench(
         raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
     if not whole and (backend, dtype, out) != ("eager", "float32", None):
         raise ValueError(f"by={by} measures backend=eager in float32 and writes no file.")
-    capacities, others = [float(c) for c in _as_list(capacity)], _as_list(rivals)
+    capacities, others = [float(c) for c in as_list(capacity)], as_list(rivals)
     held = conditions(imgsz, batch, threads, device, repeats, backend, dtype)
     text = ", ".join(f"{key} {value}" for key, value in held.items())
     print(text)
@@ -110,10 +110,10 @@ def bench(
     elif by == "profile":
         print(profile_table(profile_layers(model, capacities, imgsz, batch, threads, device, repeats)))
     else:
+        folder = writable_dir(out) if out else Path()
         rows = benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend, dtype, by)
         print(table(rows))
         if out:
-            folder = writable_dir(out)
             save_rows(rows, held, folder / "bench.json")
             draw_speed(rows, text, folder / "bench.png")
             print(f"figures and picture in {folder}")
@@ -129,20 +129,27 @@ def export(
     images: int = 20,
     dynamic: bool = False,
     quantize: Any = None,
+    device: str = "cpu",
     threads: int = 2,
 ) -> None:
     """`yolo export`, then the export against eager on photos (those of `data`): outputs and routed tokens."""
     import torch
 
     from mod_vision.eval.export_check import check_export
+    from mod_vision.routing.capacity import ceil_div
     from mod_vision.yolo.export import export_model, input_tensors
     from mod_vision.yolo.images import round_imgsz, some_images
 
     torch.set_num_threads(threads)
-    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data}
-    done = export_model(model, format, imgsz, capacity, **{key: value for key, value in args.items() if value})
-    photos = torch.cat(input_tensors(some_images(data or "mod-open.yaml", images, "val"), round_imgsz(imgsz)))
-    check = check_export(*done, [part for part in photos.split(batch) if len(part) == batch])
+    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
+    done = export_model(model, format, imgsz, capacity, device, **{key: value for key, value in args.items() if value})
+    files = some_images(data or "mod-open.yaml", images, "val")
+    photos = torch.cat(input_tensors(files, round_imgsz(imgsz)))
+    filled = torch.arange(ceil_div(len(photos), batch) * batch) % len(photos)  # the last batch with the first photos
+    batches = list(photos[filled].split(batch))
+    if dynamic:  # another size and another batch
+        batches.append(photos[: batch + 1, :, : round_imgsz(imgsz // 2)].contiguous())
+    check = check_export(*done, batches)
     print(f"{done.path}: {check}")
     if not check.passed and quantize in (None, 32, "fp32", "w32a32"):
         raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
@@ -239,8 +246,8 @@ def tune(
     from mod_vision.eval.tune import tune as run
     from mod_vision.viz.pareto import Mark, draw_pareto
 
-    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in _as_list(capacity)]
-    routers, rows = _as_list(router), _as_list(stages)
+    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
+    routers, rows = as_list(router), as_list(stages)
     sweep = run(
         model, data, shares, routers, rows, imgsz, epochs, iterations, batch, device, threads, use_ray, cfg, out
     )
@@ -271,7 +278,7 @@ def predict_many(
     run(model, source, out, imgsz, conf, batch, workers, device, capacity)
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """Return the values of a key that takes several, joined by commas."""
     value = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
@@ -281,20 +288,20 @@ COMMANDS = (demo, check, val, heatmap, convert, fit, threshold, bench, export, t
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 
-def parse(verb: str, words: list[str]) -> dict[str, Any]:
-    """Turn `key=value` words into the arguments of a verb.
+def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    """Turn `key=value` words into the arguments of a function, such as that of a verb; `name` is for messages.
 
     Raises:
         ValueError: If a word is no key=value, a key is unknown or a needed one is missing.
     """
-    parameters = inspect.signature(VERBS[verb]).parameters
+    parameters = inspect.signature(function).parameters
     arguments: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"{word!r} is not of the form key=value.")
         if key not in parameters:
-            raise ValueError(f"mod-vision {verb} has no key {key!r}; it has {', '.join(parameters) or 'none'}.")
+            raise ValueError(f"{name} has no key {key!r}; it has {', '.join(parameters) or 'none'}.")
         wanted = str(parameters[key].annotation)
         value = text if wanted.startswith("str") else yaml.safe_load(text)
         if wanted == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -304,7 +311,7 @@ def parse(verb: str, words: list[str]) -> dict[str, Any]:
         arguments[key] = value
     missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
     if missing:
-        raise ValueError(f"mod-vision {verb} needs {' '.join(f'{key}=...' for key in missing)}")
+        raise ValueError(f"{name} needs {' '.join(f'{key}=...' for key in missing)}")
     return arguments
 
 
@@ -321,8 +328,13 @@ def main(argv: list[str] | None = None) -> int:
     if rest and rest[0] in ("help", "-h", "--help"):
         print(f"mod-vision {verb}: {VERBS[verb].__doc__}\nkeys: {inspect.signature(VERBS[verb])}")
         return 0
+    return _run(f"mod-vision {verb}", VERBS[verb], rest)
+
+
+def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
+    """Run a function with `key=value` words; returns the exit code, which a function can give itself."""
     try:
-        VERBS[verb](**parse(verb, rest))
+        return function(**parse(name, function, words)) or 0
     except (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError) as error:
         if os.environ.get("MOD_VISION_DEBUG") == "1":
             raise
@@ -331,12 +343,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    return 0
 
 
-def run_tool(verb: str, description: str) -> int:
-    """Run a verb for a script in `tools/`; `--help` prints its description and keys."""
+def run_tool(tool: str | Callable[..., Any], description: str) -> int:
+    """Run a verb, or a function, for a script in `tools/`; `--help` prints its description and keys."""
+    name = f"python tools/{Path(sys.argv[0]).name}"
+    function = VERBS[tool] if isinstance(tool, str) else tool
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(f"{description}\nusage: python tools/{Path(sys.argv[0]).name} key=value ...")
-        return main([verb, "help"])
-    return main([verb, *sys.argv[1:]])
+        print(f"{description}\nusage: {name} key=value ...\nkeys: {inspect.signature(function)}")
+        return 0
+    return _run(name, function, sys.argv[1:])

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from ultralytics.nn.modules.block import C3k2
 
 from mod_vision.eval.export_check import check_export
 from mod_vision.eval.exported import onnx_session
+from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.export import export_model, input_tensors
 from mod_vision.yolo.images import load_model
@@ -15,6 +17,7 @@ from mod_vision.yolo.twins import MoDC3k2
 
 SIZE = 96
 MODELS = ["yolo26n-mod", "yolo26n-mod-seg", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod"]
+VITS = {"global": {}, "windows": {"window": 3}}
 
 
 def calibrated(name: str, photos: list[Path], path: Path) -> Path:
@@ -89,6 +92,19 @@ def checkpoint(photos, tmp_path_factory):
     return calibrated("yolo26n-mod.yaml", photos[:8], tmp_path_factory.mktemp("formats") / "model.pt")
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
+@pytest.mark.parametrize("options", VITS.values(), ids=VITS)
+def test_vits_equal_eager(format, options, photos, tmp_path):
+    d = yaml.safe_load(find_shipped("yolo26-mod-vit-t.yaml").read_text())
+    d["backbone"][0][3] = [128, "vit_tiny_patch16_224", {"blocks": [[8, 11]], **options}]
+    (tmp_path / "vit.yaml").write_text(yaml.safe_dump(d))
+    weights = calibrated(tmp_path / "vit.yaml", photos[:4], tmp_path / "vit.pt")
+    check = check_export(*export_model(weights, format, SIZE), input_tensors(photos[:4], SIZE))
+    assert check.passed
+    assert check.same_indices == 1.0
+    assert check.distinct_routes
+
+
 @pytest.mark.parametrize("format", ["openvino", "torchscript"])
 def test_other_formats_equal_eager(format, checkpoint, photos):
     check = check_export(*export_model(checkpoint, format, SIZE), input_tensors(photos[:6], SIZE))
@@ -101,8 +117,19 @@ def test_dynamic_onnx_takes_other_sizes_and_batches(size, dynamic, photos):
     batch, height, width = size
     images = torch.cat(input_tensors(photos[:batch], 256))[:, :, :height, :width].contiguous()
     check = check_export(*dynamic, [images])
-    assert check.max_error < 1e-3
+    assert check.max_error < 1e-2  # of an untrained model, whose float32 is as far from its float64
     assert check.same_indices == 1.0
+
+
+def test_dynamic_openvino_takes_other_sizes_and_batches(checkpoint, photos):
+    done = export_model(checkpoint, "openvino", SIZE, dynamic=True)
+    assert check_export(*done, [torch.cat(input_tensors(photos[:2], 192))[:, :, :64].contiguous()]).passed
+
+
+def test_vits_are_not_exported_for_any_size(tmp_path):
+    load_model("yolo26-mod-vit-t.yaml").save(tmp_path / "vit.pt")
+    with pytest.raises(ValueError, match="leave out dynamic=True"):
+        export_model(tmp_path / "vit.pt", "onnx", SIZE, dynamic=True)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -165,6 +192,70 @@ def test_export_verb(checkpoint, run_cli, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "model.onnx: equals eager on 4 images" in done.stdout
     assert "100.00 % of routed tokens agree" in done.stdout
+
+
+def test_export_verb_with_any_number_of_images(checkpoint, run_cli, tmp_path):
+    """A batch larger than the photos is filled; one photo alone tells nothing about whether routes follow it."""
+    words = [f"model={checkpoint}", "imgsz=96", "format=torchscript", "data=mod-open.yaml"]
+    for extra, said in ((["images=2", "batch=3"], "on 3 images"), (["images=1"], "on 1 images")):
+        done = run_cli("mod-vision", "export", *words, *extra, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert said in done.stdout
+    assert "routes follow" not in done.stdout
+
+
+def test_refused_arguments_are_one_line(checkpoint, run_cli, tmp_path):
+    done = run_cli("mod-vision", "export", f"model={checkpoint}", "format=litert", "dynamic=True", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "dynamic" in done.stderr
+
+
+def altered(outputs, change):
+    return check_export(
+        Path("some.format"), lambda _: [change(outputs.clone())], Fixed(outputs), [torch.zeros(1, 3, 8, 8)]
+    )
+
+
+class Fixed(torch.nn.Module):
+    """A model that always gives the same."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+        self.end2end = outputs.shape[1] == 300
+
+    def forward(self, _):
+        return self.outputs
+
+
+RAW = torch.cat((torch.full((1, 4, 50), 640.0), torch.rand(1, 80, 50) * 0.6), dim=1)  # boxes in pixels, scores
+ROWS = torch.cat((torch.rand(1, 300, 4) * 640, torch.linspace(0.9, 0.1, 300)[None, :, None], torch.zeros(1, 300, 1)), 2)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "change"),
+    [
+        (RAW, lambda t: t * torch.cat((torch.ones(4), torch.zeros(80)))[:, None]),
+        (ROWS, lambda t: t[:, :1].expand(-1, 300, -1)),
+        (ROWS, lambda t: torch.cat((t[:, 1:], t[:, 1:2]), 1)),
+    ],
+    ids=["scores lost", "one detection 300 times", "best detection missing"],
+)
+def test_the_check_notices_wrong_outputs(outputs, change):
+    assert altered(outputs, lambda t: t).same_as_eager
+    assert not altered(outputs, change).same_as_eager
+
+
+def test_swapped_detections_are_the_same():
+    assert altered(ROWS, lambda t: t[:, torch.arange(300) ^ 1]).same_as_eager
+
+
+def test_the_check_needs_images_and_all_outputs():
+    with pytest.raises(ValueError, match="without images"):
+        check_export(Path("some.format"), lambda _: [], Fixed(RAW), [])
+    with pytest.raises(ValueError, match="gives outputs of shape"):
+        altered(RAW, lambda t: t[:, :4])
 
 
 def test_export_refuses_a_yaml():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,34 @@ def test_the_toys_lose_what_is_said(peers):
         assert ((out == 0).all(-1).sum(1) == changed).all(), "the mask loses the k-th token"
         out.sum().backward()
         assert (toy.router.weight.grad is None) == (not mask)
+
+
+def test_merging_takes_layer_scale_and_normalised_keys(peers):
+    import timm
+
+    vit = timm.create_model("deit3_small_patch16_224", img_size=64, class_token=False, global_pool="avg", qk_norm=True)
+    for parameter in vit.eval().parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x = torch.rand(2, 16, vit.embed_dim)
+    with torch.no_grad():
+        torch.testing.assert_close(peers.TokenMerging(vit.blocks, 0)(x), vit.blocks(x), rtol=1e-3, atol=1e-3)
+
+
+def test_windows_need_their_size(peers):
+    with pytest.raises(ValueError, match="multiple of 160 pixels"):
+        peers.opponents(VIT, 0.5, 256)
+
+
+def test_fleet_is_the_formula(tmp_path):
+    fleet = tool("fleet")
+    assert fleet.machines(86_400, 1000, peak=1, load=1) == 1
+    assert fleet.machines(86_400 * 10, 300, peak=2, load=0.5) == 12
+    assert fleet.machines(1, 1, 1, 1) == 1
+    rows = [{"name": name, "latency": {"median": ms}} for name, ms in (("dense", 2000.0), ("routed", 1000.0))]
+    (tmp_path / "bench.json").write_text(json.dumps({"conditions": {"batch": 2}, "rows": rows}))
+    text = fleet.fleet(tmp_path / "bench.json", 86_400 * 100, 0.5, 1, 1)
+    assert "| `dense` | 1000.0 | 100 | 36,500 | +0% |" in text
+    assert "| `routed` | 500.0 | 50 | 18,250 | -50% |" in text
 
 
 def test_exponent():

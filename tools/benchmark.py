@@ -25,13 +25,18 @@ def losses(found: dict[str, float], committed: dict[str, float]) -> dict[str, fl
 
 def quick(write: bool) -> int:
     """Measure, and compare with the committed efficiencies, or become them; returns the exit code."""
+    if not write and not COMMITTED.is_file():
+        print(f"error: there are no committed figures in {COMMITTED}; quick=1 write=1 makes them", file=sys.stderr)
+        return 1
     rows = benchmark(MODEL, CAPACITIES, IMGSZ, threads=THREADS, repeats=ROUNDS, rivals=[])
     print(table(rows))
     if write:
         writable_dir(COMMITTED.parent)
         save_rows(rows, conditions(IMGSZ, 1, THREADS, "cpu", ROUNDS, "eager", "float32"), COMMITTED)
         return 0
-    committed = {row["name"]: row["efficiency"] for row in json.loads(COMMITTED.read_text())["rows"]}
+    before = json.loads(COMMITTED.read_text())
+    print(f"committed figures are from {before['conditions']['date']}, {before['conditions']['device']}")
+    committed = {row["name"]: row["efficiency"] for row in before["rows"]}
     lost = losses({row.name: efficiency(row, rows[0]) for row in rows}, committed)
     for name, share in lost.items():
         print(f"error: {name} has lost {100 * share:.0f} % of its efficiency in {COMMITTED}", file=sys.stderr)

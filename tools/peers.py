@@ -1,10 +1,10 @@
 """Other ways to spend less on a ViT, on the same blocks and the same bench: token merging, window pruning, toys.
 
-The opponents are written from their papers and pages for this comparison alone. All run the blocks of one timm ViT and
-give a full map of tokens, as a detector needs it.
+The opponents are written from their papers and pages for this comparison alone. All run the blocks of one timm ViT with
+its weights and give a full map of tokens, as a detector needs it. Token merging is given as many FLOPs as one routing
+for all blocks but the first two; the others cost what they cost.
 """
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 
+from mod_vision.cli import run_tool
 from mod_vision.eval.benchmark import Row, conditions, save_rows, table
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import paired_latency
@@ -23,7 +23,7 @@ from mod_vision.eval.memory import peak_megabytes
 from mod_vision.files import writable_dir
 from mod_vision.routing import Routed, gather_tokens, num_routed, scatter_tokens
 
-FIRST = 2  # blocks before it are dense for all
+FIRST = 2  # blocks before it are dense in what selects once
 WINDOW = 10
 
 
@@ -76,8 +76,8 @@ class TokenMerging:
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         for block in self.blocks:
             changed, metric = self._attend(block.attn, block.norm1(x), size)
-            x, size, place = self._merge(x + changed, size, place, metric)
-            x = x + block.mlp(block.norm2(x))
+            x, size, place = self._merge(x + block.ls1(changed), size, place, metric)
+            x = x + block.ls2(block.mlp(block.norm2(x)))
         return gather_tokens(x, place)
 
     @staticmethod
@@ -85,6 +85,7 @@ class TokenMerging:
         """Return attention in proportion to the sizes (eq. 1 of the paper), and the mean keys."""
         b, n, c = x.shape
         q, k, v = attn.qkv(x).view(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = attn.q_norm(q), attn.k_norm(k)
         bias = size.log().transpose(1, 2)[:, None].expand(-1, 1, n, -1)
         out = F.scaled_dot_product_attention(q, k, v, bias)
         return attn.proj(out.transpose(1, 2).reshape(b, n, c)), k.mean(1)
@@ -93,6 +94,8 @@ class TokenMerging:
         self, x: torch.Tensor, size: torch.Tensor, place: torch.Tensor, metric: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Merge by bipartite soft matching; `place` says where each of the first tokens is now."""
+        if x.shape[1] < 2:
+            return x, size, place
         metric = F.normalize(metric, dim=-1)
         best, partner = (metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)).max(-1)
         order = best.argsort(dim=-1, descending=True)
@@ -150,7 +153,13 @@ class Windows:
 
 
 def opponents(name: str, capacity: float, imgsz: int) -> dict[str, nn.Module]:
-    """Return the ways to run the blocks of a timm ViT, the dense one first; all but the toys share its weights."""
+    """Return the ways to run the blocks of a timm ViT, the dense one first; all share its weights.
+
+    Raises:
+        ValueError: If the map does not divide into windows, or merging cannot be as cheap as one routing.
+    """
+    if imgsz % (16 * WINDOW):
+        raise ValueError(f"imgsz must be a multiple of {16 * WINDOW} pixels, for the windows, got {imgsz}.")
     vit: Any = timm.create_model(name, img_size=imgsz, class_token=False, global_pool="avg", num_classes=0).eval()
     blocks, dim = vit.blocks, vit.embed_dim
 
@@ -169,7 +178,9 @@ def opponents(name: str, capacity: float, imgsz: int) -> dict[str, nn.Module]:
         f"windows pruned by norm, {capacity:g}": trunk(Windows(blocks, capacity)),
     }
     target = executed_gflops(found[f"mod_vision, one routing, {capacity:g}"], imgsz)
-    low, high = 0, (imgsz // 16) ** 2 // len(blocks) - 1
+    low, high = 0, (imgsz // 16) ** 2 // 2
+    if executed_gflops(trunk(TokenMerging(blocks, high)), imgsz) > target:
+        raise ValueError(f"token merging cannot be as cheap as capacity {capacity:g}.")
     while low < high:  # the smallest r that costs no more than ours
         middle = (low + high) // 2
         costs = executed_gflops(trunk(TokenMerging(blocks, middle)), imgsz)
@@ -188,6 +199,8 @@ def peers(
 ) -> None:
     """Time all of them in turn; `out` takes the figures."""
     torch.set_num_threads(threads)
+    if out:
+        writable_dir(out)
     nets = opponents(model, capacity, imgsz)
     images = torch.rand(batch, 3, imgsz, imgsz)
     with torch.inference_mode():
@@ -201,13 +214,9 @@ def peers(
     print(", ".join(f"{key} {value}" for key, value in held.items()))
     print(table(rows))
     if out:
-        save_rows(rows, held, writable_dir(out) / f"peers-batch{batch}.json")
+        save_rows(rows, held, Path(out) / f"peers-batch{batch}.json")
         print(f"figures in {Path(out)}")
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(f"{__doc__}\nusage: python tools/peers.py key=value ...\nkeys: {inspect.signature(peers)}")
-    else:
-        peers(**{key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)})
+    sys.exit(run_tool(peers, str(__doc__)))

@@ -1,13 +1,14 @@
 """How cost grows with image size and batch, dense and routed: time, peak memory, and the exponents that fit them."""
 
-import inspect
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 
+from mod_vision.cli import as_list, run_tool
 from mod_vision.eval.benchmark import Row, benchmark, conditions
 from mod_vision.files import writable_dir, write_text
 
@@ -20,8 +21,8 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 def scale(
     model: str = "yolo26n-mod.yaml",
     capacity: float = 0.5,
-    imgsz: Sequence[int] = (320, 640, 1280, 2560),
-    batch: Sequence[int] = (1, 4, 16, 64),
+    imgsz: Any = (320, 640, 1280, 2560),
+    batch: Any = (1, 4, 16, 64),
     threads: int = 2,
     device: str = "cpu",
     repeats: int = 3,
@@ -29,7 +30,16 @@ def scale(
     dtype: str = "float32",
     out: str | None = None,
 ) -> None:
-    """Measure sizes at batch 1 and batches at 640 px, dense and routed in turn; `out` takes the figures."""
+    """Measure sizes at batch 1 and batches at 640 px, dense and routed in turn; `out` takes the figures.
+
+    Raises:
+        ValueError: If there are fewer than two sizes or batches: nothing to fit.
+    """
+    imgsz, batch = ([int(value) for value in as_list(values)] for values in (imgsz, batch))
+    if min(len(set(imgsz)), len(set(batch))) < 2:
+        raise ValueError(f"two sizes and two batches are needed, got imgsz={imgsz} batch={batch}.")
+    if out:
+        writable_dir(out)
     runs: dict[tuple[int, int], list[Row]] = {}
     for size, number in [*((s, 1) for s in imgsz), *((640, b) for b in batch)]:
         if (size, number) not in runs:
@@ -57,7 +67,7 @@ def scale(
             for (size, number), rows in runs.items()
         ]
         text = json.dumps({"conditions": held, "exponents": fits, "runs": figures}, indent=1)
-        write_text(writable_dir(out) / "scale.json", text + "\n")
+        write_text(Path(out) / "scale.json", text + "\n")
 
 
 def _memory(
@@ -73,8 +83,4 @@ def _memory(
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(f"{__doc__}\nusage: python tools/scale.py key=value ...\nkeys: {inspect.signature(scale)}")
-    else:
-        scale(**{key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)})
+    sys.exit(run_tool(scale, str(__doc__)))

@@ -11,7 +11,7 @@ from torch import nn
 
 from mod_vision.eval.exported import onnx_session, openvino_model
 from mod_vision.eval.latency import as_deployed
-from mod_vision.yolo.export import tensorrt_runner
+from mod_vision.yolo.export import export_yolo, tensorrt_runner
 
 Call = Callable[[], object]
 RUNTIMES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "tensorrt": ("tensorrt",)}
@@ -89,12 +89,11 @@ def _captured(call: Call) -> Call:
 
 
 def _exported(backend: str, yolo: Any, image: torch.Tensor, folder: Path) -> Call:
-    """Return a run of an export."""
+    """Return a run of an export, with as many threads as torch has."""
     batch, _, height, width = image.shape
     yolo.model.pt_path = str(folder / "model.pt")  # the exporter writes beside it
-    device = "cpu" if backend != "tensorrt" else image.device
     name = "engine" if backend == "tensorrt" else backend
-    path = Path(yolo.export(format=name, imgsz=[height, width], batch=batch, device=device))
+    path = export_yolo(yolo, format=name, imgsz=[height, width], batch=batch, device=image.device)
     if backend == "onnx":
         session = onnx_session(path)
         feed = {session.get_inputs()[0].name: image.numpy()}

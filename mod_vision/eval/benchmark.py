@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import platform
 import tempfile
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ def benchmark(
             for i, (name, yolo) in enumerate(models.items())
         }
         times = paired_latency(calls, repeats, device=device)
-        memory = {name: None if backend in EXPORTED else peak_megabytes(call, device) for name, call in calls.items()}
+        allocates = backend not in (*EXPORTED, "cudagraph")  # from torch's allocator, in the call
+        memory = {name: peak_megabytes(call, device) if allocates else None for name, call in calls.items()}
     gflops = {
         name: batch * executed_gflops(part(yolo.model.eval().fuse(verbose=False)), imgsz)
         for name, yolo in models.items()
@@ -133,10 +135,20 @@ def table(rows: Sequence[Row]) -> str:
 def conditions(
     imgsz: int, batch: int, threads: int, device: str, repeats: int, backend: str, dtype: str
 ) -> dict[str, Any]:
-    """Return what figures hold for: the settings, the machine, the versions and the date."""
+    """Return what figures hold for: the settings, the machine, the versions and the date.
+
+    Raises:
+        ValueError: If the backend cannot run on the device.
+        ImportError: If the backend's runtime is not installed.
+    """
+    check_backend(backend, str(torch_device(device)), dtype)
+    missing = [name for name in RUNTIMES.get(backend, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"backend={backend} needs {missing[0]}: pip install {missing[0]}.")
+    packages = ("torch", "ultralytics", *RUNTIMES.get(backend, ()))
     cuda = torch_device(device).type == "cuda"
     return {
-        "imgsz": imgsz,
+        "imgsz": round_imgsz(imgsz),
         "batch": batch,
         "device": torch.cuda.get_device_name(torch_device(device)) if cuda else cpu_name(),
         **({} if cuda else {"threads": threads}),
@@ -144,7 +156,7 @@ def conditions(
         "dtype": dtype,
         "repeats": repeats,
         "date": date.today().isoformat(),
-        **{name: version(name) for name in ("torch", "ultralytics", *RUNTIMES.get(backend, ()))},
+        **{name: importlib.import_module(name).__version__ for name in packages},
     }
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Runner = Callable[[torch.Tensor], tuple[list[np.ndarray], list[np.ndarray]]]
+Runner = Callable[[torch.Tensor], tuple[list[np.ndarray], list[np.ndarray]]]  # outputs, and what each layer selects
 
 
 def open_export(path: Path, layers: Sequence[str]) -> Runner | None:
-    """Return a function from a batch (B, 3, H, W) to the outputs and the routed indices (B, k) of each layer.
+    """Return a function from a batch (B, 3, H, W) to the outputs and what each layer selects, (B, k).
+
+    With attention in windows it is (B, windows, k), places within the window.
 
     Args:
         path: An ONNX or TorchScript file, or an OpenVINO folder.
@@ -97,19 +99,31 @@ def _torchscript_runner(path: Path, layers: Sequence[str]) -> Runner:
     model = torch.jit.load(path, map_location="cpu").eval()
 
     def run(images: torch.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        with torch.inference_mode(), _Selections() as selections:
-            outputs = model(images)
-        if len(selections.indices) < len(layers):
-            raise ValueError(f"{path} selects {len(selections.indices)} times, but has {len(layers)} routed layers.")
-        routes = selections.indices[: len(layers)]  # the head selects after them
-        return [value.numpy() for value in _flat(outputs)], [indices.numpy() for indices in routes]
+        outputs, routes = run_and_select(model, images, len(layers))
+        return [value.numpy() for value in tensors(outputs)], routes
 
     return run
 
 
-def _flat(outputs: Any) -> list[torch.Tensor]:
-    """Return the tensors that a traced model gives."""
-    return [outputs] if isinstance(outputs, torch.Tensor) else [t for part in outputs for t in _flat(part)]
+def run_and_select(model: Any, images: torch.Tensor, layers: int) -> tuple[Any, list[np.ndarray]]:
+    """Run a torch model and return its outputs and what its routed layers select, in forward order.
+
+    Raises:
+        ValueError: If it selects less often than it has routed layers.
+    """
+    with torch.inference_mode(), _Selections() as selections:
+        outputs = model(images)
+    if len(selections.indices) < layers:
+        raise ValueError(f"the model selects {len(selections.indices)} times, but has {layers} routed layers.")
+    return outputs, [indices.numpy() for indices in selections.indices[:layers]]  # the head selects after them
+
+
+def tensors(outputs: Any) -> list[torch.Tensor]:
+    """Return the tensors that a model gives, however they are packed."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    parts = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def _split(values: list[np.ndarray], layers: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -118,7 +132,7 @@ def _split(values: list[np.ndarray], layers: Sequence[str]) -> tuple[list[np.nda
 
 
 class _Selections(TorchDispatchMode):
-    """Notes the indices (B, k) of every top-k over tokens (B, N) that runs."""
+    """Notes the indices of every top-k that runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +140,7 @@ class _Selections(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.topk.default and args[0].ndim == 2:
+        if func is torch.ops.aten.topk.default:
             self.indices.append(out[1])
         return out
 

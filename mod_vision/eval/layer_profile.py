@@ -18,8 +18,8 @@ from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 STEPS = ("routing", "gather", "block", "scatter")
 OPERATIONS = {  # of those outside of the router
     "routing": ("topk", "sort"),
-    "gather": ("index_select", "gather"),
-    "scatter": ("index_copy", "scatter"),
+    "gather": ("index_select", "gather", "gather_norm"),
+    "scatter": ("index_copy", "index_copy_", "scatter", "gated_scatter"),
 }
 LAYER, ROUTER = "mod_vision layer ", "mod_vision router"
 
@@ -86,11 +86,12 @@ def _profile(net: Any, image: torch.Tensor, repeats: int) -> dict[str, dict[str,
                 net(image)
     totals: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(STEPS, 0.0))
     for event in profiled.events() or ():
-        above = _above(event)
+        above = _above(event)  # from the innermost on
         place = next((name for name in above if name.startswith(LAYER)), None)
         if place is not None and not event.name.startswith((LAYER, ROUTER)):
             time = event.self_device_time_total if cuda else event.self_cpu_time_total
-            totals[place.removeprefix(LAYER)][_step(event.name, ROUTER in above)] += time / 1e3 / repeats
+            inside = [event.name, *above[: above.index(place)]]
+            totals[place.removeprefix(LAYER)][_step(inside)] += time / 1e3 / repeats
     return totals
 
 
@@ -118,12 +119,15 @@ def _above(event: Any) -> list[str]:
     return names
 
 
-def _step(name: str, in_router: bool) -> str:
-    """Return the step that an operation belongs to."""
-    if in_router:
+def _step(names: Sequence[str]) -> str:
+    """Return the step that an operation belongs to, by its name and those of what it lies in, from the inside out."""
+    if ROUTER in names:
         return "routing"
-    operation = name.removeprefix("aten::")
-    return next((step for step, starts in OPERATIONS.items() if operation.startswith(starts)), "block")
+    for operation in (name.rpartition("::")[2] for name in names):
+        for step, operations in OPERATIONS.items():
+            if operation in operations:
+                return step
+    return "block"
 
 
 def profile_table(rows: Sequence[ProfileRow]) -> str:

@@ -14,6 +14,6 @@ def quiet_profile(device: str, memory: bool = False) -> profile:
         device: Where the work runs.
         memory: Whether to note allocations.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when the first profile starts
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # read when the first profile starts; Ultralytics sets 5
     cuda = [ProfilerActivity.CUDA] if device.startswith("cuda") else []
     return profile(activities=[ProfilerActivity.CPU, *cuda], profile_memory=memory)

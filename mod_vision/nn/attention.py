@@ -32,7 +32,7 @@ def rotary_table(size: tuple[int, int], head_dim: int, like: torch.Tensor, base:
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Rotate heads (B, heads, n, head_dim) by a table of cos and sin, each (B or 1, n, head_dim / 2)."""
+    """Rotate heads (..., B, heads, n, head_dim) by a table of cos and sin, each (B or 1, n, head_dim / 2)."""
     cos, sin = (t.unsqueeze(1) for t in rotation)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
@@ -52,9 +52,8 @@ class SelfAttention(nn.Module):
     ) -> torch.Tensor:
         """Attend within x (B, n, C); `mask` (B, 1, n, n) is True where a query may look at a key."""
         b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        qkv = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv if rotation is None else (*rotate(qkv[:2], rotation), qkv[2])
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.proj(out.transpose(1, 2).reshape(b, n, c))
 

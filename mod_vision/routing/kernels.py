@@ -1,8 +1,8 @@
 """Fused Triton steps around a routed block, for NVIDIA GPUs; `gather.py` and `layer.py` have the plain ones.
 
 At batch 1 a GPU waits for launches more than for memory. Gather and LayerNorm are one launch here instead of three,
-gate, residual and scatter are two instead of five. They are used on CUDA tensors if `MOD_VISION_TRITON=1` is set; the
-tests run them on the CPU by Triton's interpreter.
+gate, residual and scatter are two instead of five. They are used on CUDA tensors if `MOD_VISION_TRITON=1` is set, but
+not in exports; the tests run them on the CPU by Triton's interpreter. They have not been timed on a GPU yet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def use_kernels(tokens: torch.Tensor) -> bool:
     Raises:
         ImportError: If they were asked for, and Triton is not installed.
     """
-    if os.environ.get(SWITCH) != "1" or not tokens.is_cuda:
+    if os.environ.get(SWITCH) != "1" or not tokens.is_cuda or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
     if importlib.util.find_spec("triton") is None:
         raise ImportError(f"{SWITCH}=1 needs Triton, which is not installed: pip install triton.")
@@ -38,7 +38,7 @@ def gather_norm(
     """Select tokens and normalise them (LayerNorm) in one pass.
 
     Args:
-        tokens: (B, N, C), contiguous.
+        tokens: (B, N, C); copied first if not contiguous, as those of a map in channels-last memory are.
         indices: (B, k), unique per image.
         weight: (C,) of the LayerNorm.
         bias: (C,) of the LayerNorm.

@@ -18,14 +18,18 @@ class Backbone(nn.Module):
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.layers = net.model[: len(net.yaml["backbone"])]
+        read = [i for layer in self.layers for i in ([layer.f] if isinstance(layer.f, int) else layer.f)]
+        self.kept = {i for i in read if i != -1}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last row's map for images (B, 3, H, W)."""
-        outputs: list[Any] = []
-        for layer in self.layers:
-            if layer.f != -1:
-                found = [x if i == -1 else outputs[i] for i in ([layer.f] if isinstance(layer.f, int) else layer.f)]
-                x = found[0] if isinstance(layer.f, int) else found
+        outputs: dict[int, Any] = {}
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer.f, int):
+                x = x if layer.f == -1 else outputs[layer.f]
+            else:
+                x = [x if j == -1 else outputs[j] for j in layer.f]
             x = layer(x)
-            outputs.append(x)
+            if i in self.kept:
+                outputs[i] = x
         return x

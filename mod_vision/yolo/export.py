@@ -15,6 +15,7 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model
+from mod_vision.yolo.parse import VIT
 
 
 class Export(NamedTuple):
@@ -31,8 +32,29 @@ class Export(NamedTuple):
     eager: nn.Module
 
 
+def export_yolo(yolo: Any, **args: Any) -> Path:
+    """Export a `YOLO` object with Ultralytics' own exporter, and return the file or folder.
+
+    Raises:
+        ValueError: If Ultralytics does not know the format or an argument, or a ViT shall take any image size.
+        RuntimeError: If the export fails.
+    """
+    if args.get("dynamic") and any(row[2] == VIT for row in yolo.model.yaml["backbone"]):
+        raise ValueError("exports of ViT backbones have a fixed size; leave out dynamic=True.")
+    threads = torch.get_num_threads()
+    try:
+        written = yolo.export(**args)
+    except AssertionError as error:  # how Ultralytics refuses arguments
+        raise ValueError(f"{error}") from error
+    finally:
+        torch.set_num_threads(threads)  # Ultralytics sets its own for a device
+    if not written:
+        raise RuntimeError(f"Ultralytics could not export to {args.get('format')}; the reason is in its log above.")
+    return Path(written)
+
+
 def export_model(
-    model: str | Path, format: str = "onnx", imgsz: int = 640, capacity: Any = None, **args: Any
+    model: str | Path, format: str = "onnx", imgsz: int = 640, capacity: Any = None, device: str = "cpu", **args: Any
 ) -> Export:
     """Export a checkpoint with Ultralytics' own exporter, which writes beside it.
 
@@ -41,10 +63,11 @@ def export_model(
         format: As in `yolo export`.
         imgsz: Image size in pixels.
         capacity: Capacity that the export is fixed at, None for the model's own.
+        device: Where it is exported, as in Ultralytics.
         args: Other arguments of `yolo export`, such as `dynamic=True`, `batch=8` or `quantize=8`.
 
     Raises:
-        ValueError: If the model is no checkpoint, or Ultralytics does not know the format or an argument.
+        ValueError: If the model is no checkpoint, or as `export_yolo`.
         RuntimeError: If the export fails.
     """
     if Path(model).suffix.lower() != ".pt":
@@ -56,14 +79,12 @@ def export_model(
             set_capacity(yolo, capacity)
         return yolo
 
-    written = load().export(format=format, imgsz=imgsz, device="cpu", **args)
-    if not written:
-        raise RuntimeError(f"Ultralytics could not export {model} to {format}; the reason is in its log above.")
-    backend = AutoBackend(written, device=torch.device("cpu"), verbose=False)
+    path = export_yolo(load(), format=format, imgsz=imgsz, device=device, **args)
+    backend = AutoBackend(f"{path}/" if path.is_dir() else path, device=torch.device("cpu"), verbose=False)
     net = load().model.float().eval()
     if hasattr(net, "end2end"):  # the exporter switches it off for formats that cannot do it
         net.end2end = bool(getattr(backend, "end2end", False))
-    return Export(Path(written), backend, net.fuse(verbose=False))
+    return Export(path, backend, net.fuse(verbose=False))
 
 
 def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:

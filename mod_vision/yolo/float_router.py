@@ -1,13 +1,14 @@
-"""Routers that stay in float when Ultralytics' exporter quantises the rest."""
+"""Routers that stay in float when Ultralytics' exporter quantises the rest for ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-ROUTER = "router"  # in the names of its nodes, in every format
+ROUTER = "router"  # in the names of its nodes
 
 
 def with_float_router(export: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +59,8 @@ def _nncf_leaves_routers() -> Iterator[None]:
 
     def quantize(model: Any, *args: Any, ignored_scope: Any = None, **kwargs: Any) -> Any:
         names = [op.get_friendly_name() for op in model.get_ops() if f".{ROUTER}" in op.get_friendly_name()]
-        scope = nncf.IgnoredScope(names=[*(ignored_scope.names if ignored_scope else ()), *names])
+        scope = replace(ignored_scope or nncf.IgnoredScope())
+        scope.names = [*scope.names, *names]
         return original(model, *args, ignored_scope=scope, **kwargs)
 
     nncf.quantize = quantize
