@@ -116,6 +116,15 @@ def test_fleet_is_the_formula(tmp_path):
     assert "| `routed` | 500.0 | 50 | 18,250 | -50% |" in text
 
 
+def test_the_page_has_the_tools_figures():
+    """docs/fleet.md is made from the committed benchmark."""
+    root = TOOLS.parent
+    bench = root / "assets" / "results" / "speed" / "onnx" / "bench.json"
+    if not bench.is_file():
+        pytest.skip("needs a checkout")
+    assert tool("fleet").fleet(bench, 10_000_000, 0.1, 2, 0.6) in (root / "docs" / "fleet.md").read_text()
+
+
 def test_exponent():
     assert tool("scale").exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
 

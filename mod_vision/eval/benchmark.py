@@ -17,7 +17,7 @@ import torch
 
 from mod_vision.eval.backends import EXPORTED, RUNTIMES, check_backend, prepare
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.latency import Latency, keep_memory, paired_latency
 from mod_vision.eval.memory import peak_megabytes
 from mod_vision.files import writable_dir, write_text
 from mod_vision.routing import routed_layers, set_capacity
@@ -151,7 +151,7 @@ def conditions(
         "imgsz": round_imgsz(imgsz),
         "batch": batch,
         "device": torch.cuda.get_device_name(torch_device(device)) if cuda else cpu_name(),
-        **({} if cuda else {"threads": threads}),
+        **({} if cuda else {"threads": threads, "freed memory": "kept" if keep_memory() else "given back"}),
         "backend": backend,
         "dtype": dtype,
         "repeats": repeats,

@@ -47,5 +47,7 @@ def scatter_tokens(tokens: torch.Tensor, indices: torch.Tensor, values: torch.Te
     """
     b, n, c = tokens.shape
     rows = _rows(indices, n)
-    flat = tokens.reshape(b * n, c)
-    return flat.index_copy(0, rows, values.reshape(-1, c).to(flat.dtype)).view(b, n, c)
+    flat, values = tokens.reshape(b * n, c), values.reshape(-1, c).to(tokens.dtype)
+    if torch.onnx.is_in_onnx_export():  # whole rows by ScatterND, where index_copy becomes an index for each element
+        return flat.index_put((rows,), values).view(b, n, c)
+    return flat.index_copy(0, rows, values).view(b, n, c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mod_vision.files import write_figure
 
 
 def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
-    """Draw the latency of each row with its quartiles, beside what its FLOPs would allow at the dense twin's pace.
+    """Draw the latency of each row with its quartiles, and what a capacity's FLOPs allow at the dense twin's pace.
 
     Args:
         rows: Lines of the benchmark, the dense twin first.
@@ -22,7 +23,7 @@ def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    figure = Figure(figsize=(9, 1.6 + 0.45 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 2.0 + 0.45 * len(rows)), layout="constrained")
     axes = figure.subplots()
     dense = rows[0]
     medians = [row.latency.median for row in rows]
@@ -31,11 +32,12 @@ def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
         [row.latency.high - m for m, row in zip(medians, rows, strict=True)],
     ]
     axes.barh(range(len(rows)), medians, xerr=spread, color="C0", height=0.6, label="measured, with quartiles")
-    limits = [dense.latency.median * row.gflops / dense.gflops for row in rows]
-    axes.scatter(limits, range(len(rows)), marker="|", s=260, color="C1", label="limit: FLOPs at the dense twin's pace")
+    own = [i for i, row in enumerate(rows) if row.name.split()[0] == dense.name.split()[0]]
+    limits = [dense.latency.median * rows[i].gflops / dense.gflops for i in own]
+    axes.scatter(limits, own, marker="|", s=260, color="C1", label="limit: FLOPs at the dense twin's pace")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"ms per batch ({conditions})")
+    axes.set_xlabel(f"ms per batch\n{textwrap.fill(conditions, 90)}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     write_figure(path, figure)
