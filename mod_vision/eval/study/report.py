@@ -15,6 +15,7 @@ from mod_vision.files import write_figure, write_text
 from mod_vision.routing.truth import OBJECTS
 
 SKIPPED_STUFF = ("sky", "road")
+COLOURS, MARKERS = 10, "osD^"  # of matplotlib's cycle; a second round has other marks
 
 
 @dataclass
@@ -105,10 +106,15 @@ def plot(lines: list[Line], path: Path, title: str) -> None:
         kinds[_kind(line.name)].append(line)
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    for kind, members in kinds.items():
+    for i, (kind, members) in enumerate(kinds.items()):
         box = [list(member.box.values()) for member in members]
         spread = [stdev(values) if len(values) > 1 else 0.0 for values in box]
-        axes.errorbar([m.gflops for m in members], list(map(mean, box)), spread, marker="o", capsize=3, label=kind)
+        look: dict[str, Any] = {
+            "color": f"C{i % COLOURS}",
+            "marker": MARKERS[i // COLOURS % len(MARKERS)],
+            "capsize": 3,
+        }
+        axes.errorbar([m.gflops for m in members], list(map(mean, box)), spread, label=kind, **look)
     axes.set(xlabel="executed GFLOPs per image", ylabel="box AP (COCO, %)", title=title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
