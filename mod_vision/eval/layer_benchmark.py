@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -67,23 +67,28 @@ def benchmark_layers(
     Raises:
         ValueError: If the model routes nothing.
     """
-    torch.set_num_threads(threads)
-    device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
-    net = as_deployed(load_model(model).model, device)
+    net, image = deployed(model, imgsz, batch, threads, device)
     set_capacity(net, 1.0)
     nets = {1.0: net}
     for c in capacity:
         nets[c] = deepcopy(net)
         set_capacity(nets[c], c)
-    image = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
     times = paired_part_latency([(n, dict(routed_layers(n))) for n in nets.values()], image, repeats)
-    flops = [executed_gflops_by_layer(n, imgsz) for n in nets.values()]
+    flops = [executed_gflops_by_layer(n, image.shape[3]) for n in nets.values()]
     return [
         LayerRow(name, type(layer).__name__, c, times[0][name], times[i][name], flops[0][name] / flops[i][name])
         for name, layer in routed_layers(net)
         for i, c in enumerate(nets)
         if i
     ]
+
+
+def deployed(model: str, imgsz: int, batch: int, threads: int, device: str) -> tuple[Any, torch.Tensor]:
+    """Set the CPU threads, and return a network as it is deployed and images (batch, 3, imgsz, imgsz), size rounded."""
+    torch.set_num_threads(threads)
+    target, imgsz = torch_device(device), round_imgsz(imgsz)
+    image = torch.rand(batch, 3, imgsz, imgsz, device=target).to(memory_format=torch.channels_last)
+    return as_deployed(load_model(model).model, target), image
 
 
 def layer_table(rows: Sequence[LayerRow]) -> str:

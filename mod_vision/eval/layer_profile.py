@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import record_function
 
-from mod_vision.eval.latency import as_deployed
+from mod_vision.eval.layer_benchmark import deployed
 from mod_vision.eval.profiler import quiet_profile
 from mod_vision.routing import routed_layers, set_capacity
-from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
 STEPS = ("routing", "gather", "block", "scatter")
 OPERATIONS = {  # of those outside of the router
@@ -61,10 +60,7 @@ def profile_layers(
     Raises:
         ValueError: If the model routes nothing.
     """
-    torch.set_num_threads(threads)
-    target, imgsz = torch_device(device), round_imgsz(imgsz)
-    net = as_deployed(load_model(model).model, target)
-    image = torch.rand(batch, 3, imgsz, imgsz, device=target).to(memory_format=torch.channels_last)
+    net, image = deployed(model, imgsz, batch, threads, device)
     rows = []
     for c in (1.0, *capacity):
         set_capacity(net, c)

@@ -9,62 +9,72 @@ from dataclasses import replace
 from typing import Any
 
 ROUTER = "router"  # in the names of its nodes
+Quantise = Callable[..., Any]
 
 
-def with_float_router(export: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a quantising step of Ultralytics' exporter so that routers stay in float.
+def with_float_router_in_onnx(export: Quantise) -> Quantise:
+    """Wrap Ultralytics' quantisation of an ONNX file so that routers stay in float.
 
     A router compares scores. Rounded to 256 steps, many of them tie, and the order among the best is lost.
     """
 
     @functools.wraps(export)
     def quantise(*args: Any, **kwargs: Any) -> Any:
-        with _onnxruntime_leaves_routers(), _nncf_leaves_routers():
+        from onnxruntime import quantization
+
+        with _wrapped(quantization, "quantize_static", _leave_onnx_routers):
             return export(*args, **kwargs)
 
     return quantise
 
 
+def with_float_router_in_openvino(export: Quantise) -> Quantise:
+    """Wrap Ultralytics' conversion to OpenVINO so that routers stay in float where it quantises, as in ONNX."""
+
+    @functools.wraps(export)
+    def convert(*args: Any, quantize: Any = None, **kwargs: Any) -> Any:
+        if quantize != 8:  # the import of nncf takes seconds
+            return export(*args, quantize=quantize, **kwargs)
+        import nncf
+
+        with _wrapped(nncf, "quantize", _leave_openvino_routers):
+            return export(*args, quantize=quantize, **kwargs)
+
+    return convert
+
+
 @contextmanager
-def _onnxruntime_leaves_routers() -> Iterator[None]:
-    """Let ONNX Runtime's static quantisation skip the nodes of routers."""
-    try:
-        import onnx
-        from onnxruntime import quantization
-    except ImportError:  # not the format that is exported
-        yield
-        return
-    original = quantization.quantize_static
-
-    def quantize_static(model: Any, *args: Any, nodes_to_exclude: Sequence[str] = (), **kwargs: Any) -> Any:
-        routers = [node.name for node in onnx.load(model).graph.node if f"/{ROUTER}/" in node.name]
-        return original(model, *args, nodes_to_exclude=[*nodes_to_exclude, *routers], **kwargs)
-
-    quantization.quantize_static = quantize_static
+def _wrapped(module: Any, name: str, wrap: Callable[[Quantise], Quantise]) -> Iterator[None]:
+    """Wrap a function of a module for a while."""
+    original = getattr(module, name)
+    setattr(module, name, wrap(original))
     try:
         yield
     finally:
-        quantization.quantize_static = original
+        setattr(module, name, original)
 
 
-@contextmanager
-def _nncf_leaves_routers() -> Iterator[None]:
+def _leave_onnx_routers(quantise: Quantise) -> Quantise:
+    """Let ONNX Runtime's static quantisation skip the nodes of routers."""
+
+    def quantize_static(model: Any, *args: Any, nodes_to_exclude: Sequence[str] = (), **kwargs: Any) -> Any:
+        import onnx
+
+        routers = [node.name for node in onnx.load(model).graph.node if f"/{ROUTER}/" in node.name]
+        return quantise(model, *args, nodes_to_exclude=[*nodes_to_exclude, *routers], **kwargs)
+
+    return quantize_static
+
+
+def _leave_openvino_routers(quantise: Quantise) -> Quantise:
     """Let NNCF's quantisation for OpenVINO skip the nodes of routers."""
-    try:
-        import nncf
-    except ImportError:  # not the format that is exported
-        yield
-        return
-    original = nncf.quantize
 
     def quantize(model: Any, *args: Any, ignored_scope: Any = None, **kwargs: Any) -> Any:
+        import nncf
+
         names = [op.get_friendly_name() for op in model.get_ops() if f".{ROUTER}" in op.get_friendly_name()]
         scope = replace(ignored_scope or nncf.IgnoredScope())
         scope.names = [*scope.names, *names]
-        return original(model, *args, ignored_scope=scope, **kwargs)
+        return quantise(model, *args, ignored_scope=scope, **kwargs)
 
-    nncf.quantize = quantize
-    try:
-        yield
-    finally:
-        nncf.quantize = original
+    return quantize

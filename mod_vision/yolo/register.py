@@ -14,7 +14,7 @@ from mod_vision.nn.attention import SelfAttention, TransformerBlock
 from mod_vision.nn.skip import CoarseSkip, LinearSkip
 from mod_vision.resources import find_shipped
 from mod_vision.routing import ROUTERS
-from mod_vision.yolo.float_router import with_float_router
+from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
 from mod_vision.yolo.training import CALLBACKS
@@ -50,9 +50,9 @@ def register() -> None:
     defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
     for event, callback in CALLBACKS.items():
         defaults[event].append(callback)
-    for name, step in (("onnx", "onnx_int8_quantize"), ("openvino", "torch2openvino")):
-        exports = importlib.import_module(f"ultralytics.utils.export.{name}")
-        setattr(exports, step, with_float_router(getattr(exports, step)))
+    onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
+    onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
+    openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
     torch.serialization.add_safe_globals([*SAFE_CLASSES, *_vit_classes(tasks)])
     tasks.mod_vision_registered = True
 
