@@ -16,7 +16,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   demo          train, evaluate, draw and export a routed segmenter on embedded photos
   check         versions, what is registered, what is missing and what to do
   val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
-  heatmap       pictures of what the router skips                          source= [model=]
+  heatmap       pictures and videos of what the router skips               source= [model=]
   convert       a trained dense model into a routed one                    model= data=
   fit           routers and ways around for a model trained dense          model= data=
   threshold     let compute follow the image, within a mean budget         model= data=
@@ -64,12 +64,20 @@ def val(
 
 
 def heatmap(
-    source: str, model: str = "yolo26n-mod-seg.pt", imgsz: int = 640, out: str = "runs/mod-vision-heatmap"
+    source: str,
+    model: str = "yolo26n-mod-seg.pt",
+    imgsz: int = 640,
+    view: str | None = None,
+    boxes: bool = False,
+    conf: float = 0.25,
+    frames: int | None = None,
+    cmap: str = "viridis",
+    out: str = "runs/mod-vision-heatmap",
 ) -> None:
-    """Draw which patches the router sends through the heavy blocks."""
+    """Draw which patches the router sends through the heavy blocks; view=page, overlay, side or mask."""
     from mod_vision.viz.heatmap import heatmap as draw
 
-    draw(model, source, imgsz, out)
+    draw(model, source, imgsz, out, view, boxes, conf, frames, cmap)
 
 
 def bench(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,27 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
+
+
+@contextmanager
+def renamed_at_end(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, and rename what lies there at the end, also when an error or Ctrl-C ends it.
+
+    For files that grow for long, whose beginning is worth keeping. If nothing was written, there is no file.
+
+    Raises:
+        OSError: If it cannot be renamed; the message names the folder, and nothing is left behind.
+    """
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+    finally:
+        if part.is_file():
+            try:
+                os.replace(part, path)
+            except OSError as error:
+                part.unlink(missing_ok=True)
+                raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
 
 
 def write_figure(path: Path, figure: Any) -> None:

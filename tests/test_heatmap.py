@@ -7,8 +7,9 @@ import torch
 
 from mod_vision.resources import resource_dir
 from mod_vision.routing import num_routed, routed_layers
-from mod_vision.viz.heatmap import draw_heatmap, heatmap, skipped_share
-from mod_vision.viz.routes import RouteMap, read_image, route_maps
+from mod_vision.viz.heatmap import heatmap
+from mod_vision.viz.routes import RouteMap, read_image, route_maps, skipped_share
+from mod_vision.viz.views import draw_heatmap
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import forward_letterboxed, load_model
 
@@ -121,7 +122,7 @@ def test_forward_leaves_the_mode(square):
     model.model.train()
     boxed = forward_letterboxed(model, square, 150)
     assert model.model.training
-    assert boxed == ((160, 160), (0, 0, 160, 160))
+    assert boxed.boxed == ((160, 160), (0, 0, 160, 160))
     with pytest.raises(ValueError, match="imgsz"):
         forward_letterboxed(model, square, 0)
 

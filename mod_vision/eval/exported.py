@@ -38,8 +38,10 @@ def open_export(path: Path, layers: Sequence[str]) -> Runner | None:
     return None
 
 
-def onnx_session(path: Path, layers: Sequence[str] = (), threads: int | None = None) -> Any:
+def onnx_session(path: Path, layers: Sequence[str] = (), threads: int | None = None, scores: bool = False) -> Any:
     """Open an ONNX model on the CPU so that it also returns the routed indices of each layer, as its last outputs.
+
+    With `scores`, they are followed by the scores that each layer selects from.
 
     Raises:
         ImportError: If onnx or onnxruntime is not installed.
@@ -52,9 +54,9 @@ def onnx_session(path: Path, layers: Sequence[str] = (), threads: int | None = N
         raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
     model = onnx.load(path)
     nodes = {node.name.replace("/", "."): node for node in model.graph.node if node.op_type == "TopK"}
-    for layer in layers:
-        indices = nodes[_find(path, layer, nodes, f".{layer}.TopK")].output[1]
-        model.graph.output.append(onnx.helper.make_tensor_value_info(indices, onnx.TensorProto.INT64, None))
+    found = [nodes[_find(path, layer, nodes, f".{layer}.TopK")] for layer in layers]
+    shown = [node.output[1] for node in found] + [node.input[0] for node in found if scores]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)  # ONNX Runtime knows their types
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle sessions would take the cores

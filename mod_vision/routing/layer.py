@@ -103,20 +103,8 @@ class RoutedLayer(nn.Module):
         return count_above(logits, self.threshold)
 
     def depth_map(self) -> torch.Tensor | None:
-        """Return how many of the layer's blocks each token of the last forward passed, (B, H, W), None at capacity 1.
-
-        With a capacity per block, the tokens are in descending score, and a later block takes a prefix of them.
-        """
-        if self.plan is None:
-            return None
-        if len(set(self.capacities)) == 1:
-            return self.plan.kept() * self.depth
-        logits, indices = self.plan.logits, self.plan.indices
-        rank = torch.arange(indices.shape[1], device=indices.device)
-        steps = [rank < num_routed(logits.shape[1], c) for c in self.capacities]
-        passed = torch.stack(steps).sum(dim=0)
-        counts = torch.zeros_like(logits, dtype=torch.long)
-        return self.plan.to_map(counts.scatter(1, indices, passed.expand_as(indices)))
+        """Return how many of the blocks each token of the last forward passed, (B, H, W), None at capacity 1."""
+        return None if self.plan is None else self.plan.passed(self.capacities, self.depth)
 
     def set_capacity(self, capacity: Any) -> None:
         """Set the capacity, one for all blocks or a list over the depth, and end threshold mode.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from mod_vision.routing.capacity import ceil_div
+from mod_vision.routing.capacity import ceil_div, num_routed
 
 GATE_RANGE = 0.2
 
@@ -74,6 +75,19 @@ class RoutingPlan(NamedTuple):
         """Return the routed pixels of the feature map as a boolean map (B, H, W)."""
         mask = torch.zeros_like(self.logits, dtype=torch.bool)
         return self.to_map(mask.scatter(1, self.indices, True))
+
+    def passed(self, capacities: Sequence[float], blocks: int) -> torch.Tensor:
+        """Return how many of a layer's `blocks` each pixel of the feature map passed, (B, H, W).
+
+        With a capacity per block, the tokens are in descending score, and a later block takes a prefix of them.
+        """
+        if len(set(capacities)) == 1:
+            return self.kept() * blocks
+        rank = torch.arange(self.indices.shape[1], device=self.indices.device)
+        steps = [rank < num_routed(self.logits.shape[1], c) for c in capacities]
+        passed = torch.stack(steps).sum(dim=0)
+        counts = torch.zeros_like(self.logits, dtype=torch.long)
+        return self.to_map(counts.scatter(1, self.indices, passed.expand_as(self.indices)))
 
 
 def make_plan(

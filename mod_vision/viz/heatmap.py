@@ -1,250 +1,195 @@
-"""Heat maps of the routing: what the model computed, and what it skipped."""
+"""Heat maps of the routing, of images and videos: what the model computed, and what it skipped."""
 
 from __future__ import annotations
 
-import glob
-import math
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from mod_vision.eval.traced import Trace, open_traced
 from mod_vision.files import writable_dir, write_bytes
-from mod_vision.viz.routes import RouteMap, read_image, route_maps
-from mod_vision.yolo.images import load_model
-
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-
-PANEL_HEIGHT = 360
-MAX_PANEL_WIDTH = 1080  # a panorama gets a lower panel instead of a wider one
-GAP = 20
-LINE = 30  # height of a line of text
-SWATCH = 36
-PAGE_RATIO = 1.8  # width to height that the grid of panels comes close to
-
-FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
-WHITE, INK, SKIPPED = (255, 255, 255), (40, 40, 40), (24, 24, 24)
-SHADE = (64, 40, 32)  # a tint, so that a skipped patch differs from a computed one of a dark photo
+from mod_vision.viz.annotators import DepthAnnotator
+from mod_vision.viz.progress import Progress
+from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
+from mod_vision.viz.video import Figures, Recording
+from mod_vision.viz.views import check_view, draw_view
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.sources import Clip, Source, find_sources, open_clip
 
 
-def heatmap(model: Any, source: str | Path, imgsz: int = 640, out: str | Path = "runs/heatmap") -> list[Path]:
-    """Draw the routing of every image of `source`, one picture each, and print the skipped shares.
+def heatmap(
+    model: Any,
+    source: Any,
+    imgsz: int = 640,
+    out: str | Path = "runs/heatmap",
+    view: str | None = None,
+    boxes: bool = False,
+    conf: float = 0.25,
+    frames: int | None = None,
+    cmap: str = "viridis",
+) -> list[Path]:
+    """Draw the routing of all that `source` names, a picture or a video each, and print the skipped shares.
+
+    What cannot be read is reported and left out. Videos have a table of the figures of each frame beside them. Ctrl-C
+    ends a video, and all that was drawn is kept.
 
     Args:
-        model: A `YOLO` object, a .pt file, or a model YAML.
-        source: An image, a folder of images, or a glob pattern.
-        imgsz: Longer side of the model's input.
+        model: A `YOLO` object, a .pt file, a model YAML, or an ONNX export.
+        source: An image or video file, a folder, a glob pattern, a webcam, a stream, ..., as `find_sources` takes it.
+        imgsz: Longer side of the model's input; ONNX exports of a fixed size keep theirs.
         out: Folder of the pictures, made if it does not exist.
+        view: page, overlay, side or mask; by default page for images and overlay for videos.
+        boxes: Draw what the model finds on top.
+        conf: Lowest confidence of that, in [0, 1].
+        frames: Most frames of each video or stream, None for all.
+        cmap: Colour map: viridis, cividis or magma.
 
     Returns:
-        The pictures, named after the images.
+        The pictures and videos, named after what they show.
 
     Raises:
-        FileNotFoundError: If model or source does not exist, or the source has no image.
-        ValueError: If no image can be read, or the model routes nothing.
-        OSError: If the folder cannot be written.
+        FileNotFoundError: If model or source does not exist, or the source has no image and no video.
+        ValueError: If nothing can be read, the model routes nothing, or an argument is not valid.
+        OSError: If the folder cannot be written, or a stream cannot be opened.
     """
-    files = find_images(source)
-    folder = writable_dir(out)
-    model = load_model(model)
-    pictures: list[Path] = []
-    skipped: dict[str, list[float]] = {}
-    for number, file in enumerate(files, 1):
-        progress = f"[{number}/{len(files)}] {file}"
+    if frames is not None and (not isinstance(frames, int) or isinstance(frames, bool) or frames < 1):
+        raise ValueError(f"frames must be a whole number of at least 1, got {frames}.")
+    DepthAnnotator(cmap)  # refuses unknown ones before there is work
+    sources = find_sources(source)
+    job = _Job(_Model(model, imgsz, conf if boxes else None), view and check_view(view), cmap, writable_dir(out))
+    try:
+        for number, one in enumerate(sources, 1):
+            label = f"[{number}/{len(sources)}] {one.place}"
+            if one.kind == "image":
+                job.draw_image(one, label)
+            else:
+                job.draw_clip(one, label, frames)
+    finally:
+        if job.written:
+            print(f"mean of {job.counted()}: skipped {_shares(job.skipped)}; see {job.folder}")
+    if not job.written:
+        raise ValueError(f"none of the {len(sources)} files of {source} can be read.")
+    return job.written
+
+
+class _Model:
+    """A model that tells what it routes, and what it finds where `conf` is not None."""
+
+    def __init__(self, model: Any, imgsz: int, conf: float | None) -> None:
+        self.traced = open_traced(model, imgsz)
+        self.postprocess = None if conf is None else self.traced.postprocess(conf)
+
+    def look(self, image: np.ndarray) -> tuple[Trace, list[RouteMap], Any]:
+        """Run an image (H, W, 3), and return trace, maps, and results or None."""
+        trace = self.traced.trace(image)
+        return trace, crop_maps(trace), self.postprocess and self.postprocess(trace.forward, image)
+
+
+class _Job:
+    """Draws one source after the other into a folder.
+
+    Attributes:
+        written: The pictures and videos.
+        skipped: The skipped shares of each layer, one for each image and frame.
+        images: Number of images drawn.
+        frames: Number of frames drawn.
+    """
+
+    def __init__(self, model: _Model, view: str | None, cmap: str, folder: Path) -> None:
+        self.model, self.view, self.cmap, self.folder = model, view, cmap, folder
+        self.written: list[Path] = []
+        self.skipped: dict[str, list[float]] = defaultdict(list)
+        self.images = self.frames = 0
+
+    def draw_image(self, source: Source, label: str) -> None:
+        """Draw an image file."""
         try:
-            image = read_image(file)
+            image = read_image(source.place)
         except (OSError, ValueError) as error:
-            print(f"{progress}: left out, {error}")
-            continue
-        maps = route_maps(model, image, imgsz)
-        picture = _free_name(folder, file.stem, pictures)
-        write_bytes(picture, cv2.imencode(picture.suffix, draw_heatmap(image, maps))[1].tobytes())
-        pictures.append(picture)
+            print(f"{label}: left out, {error}")
+            return
+        _, maps, result = self.model.look(image)
+        view = self.view or "page"
+        path = self._free_name(Path(getattr(source.place, "filename", None) or source.place).stem, view, ".png")
+        picture = draw_view(image, maps, view, result, self.cmap).compose()
+        write_bytes(path, cv2.imencode(path.suffix, picture)[1].tobytes())
+        self.written.append(path)
+        self.images += 1
+        self._count(maps)
+        print(f"{label}: skipped {_shares({layer.name: [skipped_share(layer)] for layer in maps})}, see {path.name}")
+
+    def draw_clip(self, source: Source, label: str, most: int | None) -> None:
+        """Draw a video, or several streams side by side, until they end, or `most` frames, or Ctrl-C."""
+        try:
+            clip = open_clip(source)
+        except FileNotFoundError as error:  # a stream that does not open is no file among others: that ends the job
+            print(f"{label}: left out, {error}")
+            return
+        view = self.view or "overlay"
+        progress = Progress(label, min(clip.total or most, most) if most else clip.total)
+        recordings = []
+        try:
+            with ExitStack() as stack:
+                for name in clip.names:
+                    path = self._free_name(name, view, ".mp4")
+                    self.written.append(path)
+                    recordings.append(stack.enter_context(Recording(path, clip)))
+                self._record(clip, recordings, view, most, progress)
+        finally:
+            progress.clear()
+            for recording in recordings:
+                self._report(recording, label)
+
+    def _record(self, clip: Clip, recordings: Sequence[Recording], view: str, most: int | None, progress: Any) -> None:
+        """Draw all frames."""
+        for number, images in enumerate(islice(clip.frames, most), 1):
+            for image, recording in zip(images, recordings, strict=True):
+                trace, maps, result = self.model.look(image)
+                figures = Figures(
+                    skipped_depth(maps),
+                    {layer.name: skipped_share(layer) for layer in maps},
+                    self.model.traced.gflops(trace),
+                )
+                recording.add(draw_view(image, maps, view, result, self.cmap), figures)
+                self._count(maps)
+                self.frames += 1
+            progress.show(number)
+
+    def _report(self, recording: Recording, label: str) -> None:
+        """Tell what became of a video."""
+        if recording.frames:
+            print(f"{label}: {recording.frames} frames, see {recording.path.name} and {recording.path.stem}.csv")
+        else:
+            self.written.remove(recording.path)
+            print(f"{label}: left out, it has no frame that can be read")
+
+    def _count(self, maps: Sequence[RouteMap]) -> None:
+        """Note the skipped shares."""
         for layer in maps:
-            skipped.setdefault(layer.name, []).append(skipped_share(layer))
-        print(f"{progress}: skipped {_shares({m.name: [skipped_share(m)] for m in maps})}, see {picture.name}")
-    if not pictures:
-        raise ValueError(f"none of the {len(files)} images of {source} can be read.")
-    print(f"mean of {len(pictures)} images: skipped {_shares(skipped)}; pictures are in {folder}")
-    return pictures
+            self.skipped[layer.name].append(skipped_share(layer))
 
+    def counted(self) -> str:
+        """Return what the shares are the mean of."""
+        counts = (self.images, "image"), (self.frames, "frame")
+        return " and ".join(f"{count} {unit}{'s' * (count > 1)}" for count, unit in counts if count)
 
-def find_images(source: str | Path) -> list[Path]:
-    """Return the images that `source`, a file, a folder or a glob pattern, names, in order.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(source), recursive=True))
-    files = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise FileNotFoundError(f"{source} is no image, no folder with images, and no pattern that matches one.")
-    return files
-
-
-def draw_heatmap(image: np.ndarray, maps: Sequence[RouteMap]) -> np.ndarray:
-    """Compose one picture: the photo, the blocks each patch passed in all layers, and the choice of each layer.
-
-    Args:
-        image: (H, W, 3) uint8 in BGR or (H, W) in gray, of any size.
-        maps: Its route maps.
-
-    Returns:
-        The picture (H', W', 3) uint8 in BGR.
-
-    Raises:
-        ValueError: If there is no map or the array is no image.
-    """
-    if not maps:
-        raise ValueError("there is no route map to draw.")
-    photo = _fit(read_image(image))
-    most = sum(layer.blocks for layer in maps)
-    palette = _palette(most)
-    total, extent = _total_depth(maps)
-    saved = round(100 * (1 - total.mean() / most))
-    panels = [("photo", photo), (f"depth: skipped {saved}%", _depth_panel(photo, total, extent, palette))]
-    for layer in maps:
-        caption = f"{layer.name}: skipped {round(100 * skipped_share(layer))}%"
-        panels.append((caption, _kept_panel(photo, layer)))
-    return _page(panels, _legend(palette))
-
-
-def skipped_share(layer: RouteMap) -> float:
-    """Return the share of patches that the layer did not compute."""
-    return 1.0 - float(layer.kept.mean())
+    def _free_name(self, stem: str, view: str, suffix: str) -> Path:
+        """Name a picture after its source; those of one name from several folders are numbered."""
+        kind = "heatmap" if view == "page" else view
+        name = self.folder / f"{stem}-{kind}{suffix}"
+        number = 2
+        while name in self.written:
+            name = self.folder / f"{stem}-{number}-{kind}{suffix}"
+            number += 1
+        return name
 
 
 def _shares(skipped: dict[str, list[float]]) -> str:
     """Format the mean skipped share of each layer."""
     return ", ".join(f"{name} {100 * np.mean(shares):.0f}%" for name, shares in skipped.items())
-
-
-def _free_name(folder: Path, stem: str, taken: list[Path]) -> Path:
-    """Name a picture after its image; images of one name from several folders are numbered."""
-    name = folder / f"{stem}-heatmap.png"
-    number = 2
-    while name in taken:
-        name = folder / f"{stem}-{number}-heatmap.png"
-        number += 1
-    return name
-
-
-def _fit(image: np.ndarray) -> np.ndarray:
-    """Scale an image to the height of a panel, or to its greatest width."""
-    scale = min(PANEL_HEIGHT / image.shape[0], MAX_PANEL_WIDTH / image.shape[1])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-
-def _sample(grid: np.ndarray, extent: Sequence[float], ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
-    """Look a grid (H_s, W_s) up at rows `ys` (h,) and columns `xs` (w,) given in shares of the image: (h, w)."""
-    top, left, height, width = extent
-    rows = np.clip(np.floor((ys - top) / height * grid.shape[0]).astype(int), 0, grid.shape[0] - 1)
-    cols = np.clip(np.floor((xs - left) / width * grid.shape[1]).astype(int), 0, grid.shape[1] - 1)
-    return grid[rows[:, None], cols[None, :]]
-
-
-def _centres(cells: int, start: float = 0.0, length: float = 1.0) -> np.ndarray:
-    """Return the centres (cells,) of equal cells along an axis."""
-    return start + (np.arange(cells) + 0.5) / cells * length
-
-
-def _total_depth(maps: Sequence[RouteMap]) -> tuple[np.ndarray, Sequence[float]]:
-    """Sum the passed blocks of all layers on the finest grid: (H_s, W_s) int, and the extent of the grid."""
-    finest = max(maps, key=lambda layer: layer.kept.size)
-    top, left, height, width = finest.extent
-    ys = _centres(finest.kept.shape[0], top, height)
-    xs = _centres(finest.kept.shape[1], left, width)
-    return np.sum([_sample(layer.depth, layer.extent, ys, xs) for layer in maps], axis=0), finest.extent
-
-
-def _palette(most: int) -> np.ndarray:
-    """Return a colour for 0 to `most` blocks, (most + 1, 3) in BGR: dark, then viridis without its darkest end."""
-    levels = np.linspace(48, 255, most).round().astype(np.uint8)[:, None]
-    return np.concatenate((np.array([SKIPPED], np.uint8), cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, 0]))
-
-
-def _depth_panel(photo: np.ndarray, total: np.ndarray, extent: Sequence[float], palette: np.ndarray) -> np.ndarray:
-    """Paint the number of passed blocks over the photo, in gray so that its colours do not mix with the map's."""
-    depth = _sample(total, extent, _centres(photo.shape[0]), _centres(photo.shape[1]))
-    gray = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)[..., None]
-    skipped = (depth == 0)[..., None]
-    lifted = np.where(skipped, gray, 96 + 0.62 * gray)  # black would turn the colours into others than the legend's
-    opacity = np.where(skipped, 0.75, 0.6)
-    panel = (opacity * palette[depth] + (1 - opacity) * lifted).round().astype(np.uint8)
-    panel[_borders(depth)] = SKIPPED
-    return panel
-
-
-def _kept_panel(photo: np.ndarray, layer: RouteMap) -> np.ndarray:
-    """Darken and tint the patches that a layer skipped."""
-    kept = _sample(layer.kept, layer.extent, _centres(photo.shape[0]), _centres(photo.shape[1]))
-    panel = np.where(kept[..., None], photo, (0.2 * photo + SHADE).round().astype(np.uint8))
-    panel[_borders(kept)] = WHITE
-    return panel
-
-
-def _borders(labels: np.ndarray) -> np.ndarray:
-    """Mark the pixels (h, w) at which the label differs from that of the next pixel to the right or below."""
-    marked = np.zeros(labels.shape, bool)
-    marked[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-    marked[:-1] |= labels[1:] != labels[:-1]
-    return marked
-
-
-def _text_width(text: str) -> int:
-    """Return the width of a text in pixels, with a little room: font back ends differ."""
-    return int(1.05 * cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0]) + 4
-
-
-def _put_text(page: np.ndarray, text: str, left: int, top: int, colour: Sequence[int] = INK) -> None:
-    """Write a line of text into `LINE` pixels below `top`."""
-    cv2.putText(page, text, (left, top + LINE - 9), FONT, FONT_SCALE, tuple(map(int, colour)), 1, cv2.LINE_AA)
-
-
-def _legend(palette: np.ndarray) -> np.ndarray:
-    """Draw a numbered swatch for each number of blocks, under a line that says what it is."""
-    title = "depth: blocks that a patch passed in all layers"
-    width = max(_text_width(title), len(palette) * SWATCH)
-    legend = np.full((2 * LINE, width, 3), WHITE, np.uint8)
-    _put_text(legend, title, 0, 0)
-    for number, colour in enumerate(palette):
-        left = number * SWATCH
-        legend[LINE:, left : left + SWATCH] = colour
-        ink = INK if colour @ (0.114, 0.587, 0.299) > 120 else WHITE
-        text_width = cv2.getTextSize(str(number), FONT, FONT_SCALE, 1)[0][0]
-        _put_text(legend, str(number), left + (SWATCH - text_width) // 2, LINE, ink)
-    return legend
-
-
-def _page(panels: Sequence[tuple[str, np.ndarray]], legend: np.ndarray) -> np.ndarray:
-    """Lay panels (all of one size) out in a grid, each below its caption, and the legend below them."""
-    height, photo_width = panels[0][1].shape[:2]
-    width = max(photo_width, *(_text_width(caption) for caption, _ in panels))
-    columns = _columns(len(panels), width + GAP, height + LINE + GAP)
-    rows = math.ceil(len(panels) / columns)
-    bottom = GAP // 2 + rows * (height + LINE + GAP)
-    page_width = GAP + max(columns * (width + GAP), legend.shape[1] + GAP)
-    page = np.full((bottom + legend.shape[0] + GAP, page_width, 3), WHITE, np.uint8)
-    for number, (caption, panel) in enumerate(panels):
-        left = GAP + number % columns * (width + GAP)
-        top = GAP // 2 + number // columns * (height + LINE + GAP)
-        _put_text(page, caption, left, top)
-        page[top + LINE : top + LINE + height, left : left + photo_width] = panel
-    page[bottom : bottom + legend.shape[0], GAP : GAP + legend.shape[1]] = legend
-    return page
-
-
-def _columns(panels: int, width: int, height: int) -> int:
-    """Return the number of columns that brings the grid closest to the ratio of a page; half-empty rows count."""
-
-    def distance(columns: int) -> float:
-        rows = math.ceil(panels / columns)
-        return abs(math.log(columns * width / (rows * height) / PAGE_RATIO)) + (rows * columns - panels) / panels
-
-    return min(range(1, panels + 1), key=distance)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
-from mod_vision.routing import RoutedLayer, routed_layers
-from mod_vision.yolo.images import Letterboxed, forward_letterboxed, load_model
+from mod_vision.eval.traced import Trace, TracedLayer, open_traced
+from mod_vision.yolo.images import Letterboxed
+from mod_vision.yolo.images import read_image as read_image
 
 
 class RouteMap(NamedTuple):
@@ -18,7 +18,7 @@ class RouteMap(NamedTuple):
     Attributes:
         name: Name of the layer, such as 'model.6'.
         kept: (H_s, W_s) bool, the patches that the layer computed.
-        score: (H_s, W_s) float32, the router's scores.
+        score: (H_s, W_s) float32, the router's scores; their sigmoid is its confidence that a patch matters.
         depth: (H_s, W_s) int, how many blocks of the layer each patch passed.
         blocks: Number of blocks of the layer.
         extent: (top, left, height, width) of the grid in shares of the image. Patches at the border can reach into the
@@ -33,65 +33,48 @@ class RouteMap(NamedTuple):
     extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
-def route_maps(model: Any, image: str | Path | np.ndarray, imgsz: int = 640) -> list[RouteMap]:
+def route_maps(model: Any, image: Any, imgsz: int = 640) -> list[RouteMap]:
     """Run the model on an image and return the map of each routed layer, in forward order.
 
     Layers at capacity 1 route nothing and have no map.
 
     Args:
-        model: A `YOLO` object, a .pt file, or a model YAML.
-        image: A file, or a uint8 array (H, W, 3) in BGR or (H, W) in gray.
-        imgsz: Longer side of the model's input.
+        model: A `YOLO` object, a .pt file, a model YAML, or an ONNX export.
+        image: A file, a PIL image, or a uint8 or uint16 array (H, W), (H, W, 3) in BGR or (H, W, 4) in BGRA.
+        imgsz: Longer side of the model's input; ONNX exports of a fixed size keep theirs.
 
     Raises:
         FileNotFoundError: If model or image does not exist.
-        ValueError: If the image cannot be read, or the model routes nothing.
+        ValueError: If the image cannot be read, the model does not show what it routes, or routes nothing.
     """
-    model = load_model(model)
-    boxed = forward_letterboxed(model, read_image(image), imgsz)
-    maps = [_crop(name, layer, boxed) for name, layer in routed_layers(model.model) if not layer.dense]
-    if not maps:
-        raise ValueError("nothing is routed: no routed layer, or capacity 1.")
-    return maps
+    return crop_maps(open_traced(model, imgsz).trace(read_image(image)))
 
 
-def read_image(image: str | Path | np.ndarray) -> np.ndarray:
-    """Return an image file or array as BGR (H, W, 3) uint8.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file is no image, or the array is not uint8 of shape (H, W), (H, W, 1) or (H, W, 3).
-    """
-    if not isinstance(image, np.ndarray):
-        return _decode(Path(image))
-    gray = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
-    if image.dtype != np.uint8 or not image.size or not (gray or (image.ndim == 3 and image.shape[2] == 3)):
-        raise ValueError(f"an image array must be uint8, BGR or gray, got {image.dtype} of shape {image.shape}.")
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if gray else image
+def crop_maps(trace: Trace) -> list[RouteMap]:
+    """Return the maps of an image that was run, without the patches whose centre lies in the padding."""
+    return [_crop(layer, trace.forward.boxed) for layer in trace.layers]
 
 
-def _decode(path: Path) -> np.ndarray:
-    """Read an image file; its bytes are read by Python, which knows paths that OpenCV does not on all systems."""
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path} does not exist.")
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ValueError(f"{path} is not an image that can be read.")
-    return image
+def skipped_share(layer: RouteMap) -> float:
+    """Return the share of patches that the layer did not compute."""
+    return 1.0 - float(layer.kept.mean())
 
 
-def _crop(name: str, layer: RoutedLayer, boxed: Letterboxed) -> RouteMap:
+def skipped_depth(maps: Sequence[RouteMap]) -> float:
+    """Return the share of the blocks of all layers that the patches did not pass, in [0, 1]."""
+    most = sum(layer.blocks for layer in maps)
+    return 1.0 - sum(float(layer.depth.mean()) for layer in maps) / most
+
+
+def _crop(layer: TracedLayer, boxed: Letterboxed) -> RouteMap:
     """Return the map of a layer without the patches whose centre lies in the padding."""
-    plan, depth = layer.plan, layer.depth_map()
-    if plan is None or depth is None:
-        raise ValueError(f"{name} did not run in the forward of the model, so it has no route.")
+    plan = layer.plan
     top, left, height, width = boxed.valid
     rows, y, share_y = _inside(plan.size[0], boxed.size[0], top, height)
     cols, x, share_x = _inside(plan.size[1], boxed.size[1], left, width)
-    grids = (plan.kept(), plan.to_map(plan.logits.float()), depth)
+    grids = (plan.kept(), plan.to_map(plan.logits.float()), layer.passed)
     kept, score, passed = (grid[0, rows, cols].cpu().numpy() for grid in grids)
-    return RouteMap(name, kept, score, passed, layer.depth, (y, x, share_y, share_x))
+    return RouteMap(layer.name, kept, score, passed, layer.blocks, (y, x, share_y, share_x))
 
 
 def _inside(cells: int, pixels: int, start: int, length: int) -> tuple[slice, float, float]:

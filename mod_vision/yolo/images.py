@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
-from ultralytics.data.loaders import LoadImagesAndVideos
+from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
 from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.resources import find_shipped
@@ -32,6 +35,20 @@ class Letterboxed(NamedTuple):
 
     size: tuple[int, int]
     valid: tuple[int, int, int, int]
+
+
+class Forward(NamedTuple):
+    """One image through a model.
+
+    Attributes:
+        boxed: Where the image lies in the input.
+        batch: (1, 3, H, W), the input, RGB in [0, 1].
+        outputs: What the model gave, as it gave it.
+    """
+
+    boxed: Letterboxed
+    batch: torch.Tensor
+    outputs: Any
 
 
 def load_model(path_or_model: str | Path | Model) -> YOLO:
@@ -59,6 +76,12 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         return YOLO(str(path))
     except TypeError as error:  # what Ultralytics raises for a damaged file, with advice over several lines
         raise ValueError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
+
+
+def load_export(path: Path) -> YOLO:
+    """Return a `YOLO` object of an exported model; it is opened when it predicts."""
+    register()
+    return YOLO(str(path))
 
 
 def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
@@ -96,10 +119,67 @@ def round_imgsz(imgsz: int) -> int:
     return int(check_imgsz(imgsz, MIN_STRIDE))
 
 
-def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Letterboxed:
+def read_image(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
+    """Return an image as `yolo predict` sees it: BGR (H, W, 3) uint8, turned as its EXIF says, without alpha.
+
+    Of 16 bits, the upper 8 are taken.
+
+    Args:
+        image: A file, a PIL image, or a uint8 or uint16 array (H, W), (H, W, 1), (H, W, 3) in BGR or (H, W, 4) in BGRA.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is no image, or the array is not of these types and shapes.
+    """
+    if isinstance(image, (str, Path)):
+        return _decode(Path(image))
+    if isinstance(image, np.ndarray):
+        shape = (*image.shape, 1) if image.ndim == 2 else image.shape
+        if image.dtype not in (np.uint8, np.uint16) or not image.size or len(shape) != 3 or shape[2] not in (1, 3, 4):
+            raise ValueError(
+                f"an image array must be uint8 or uint16, gray, BGR or BGRA; got {image.dtype} of shape {image.shape}."
+            )
+    return np.ascontiguousarray(LoadPilAndNumpy(image).im0[0])
+
+
+def _decode(path: Path) -> np.ndarray:
+    """Read an image file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist.")
+    try:
+        image = imread(path)
+    except cv2.error as error:  # more pixels than OpenCV takes
+        raise ValueError(f"{path} is not an image that can be read: {error.err}.") from None
+    if image is None:
+        raise ValueError(f"{path} is not an image that can be read.")
+    return np.ascontiguousarray(image)
+
+
+def letterbox(image_bgr: np.ndarray, size: Any, stride: int, auto: bool) -> tuple[torch.Tensor, Letterboxed]:
+    """Scale and pad an image as Ultralytics does for a prediction.
+
+    Args:
+        image_bgr: (H, W, 3) uint8.
+        size: (height, width) that it is fitted into.
+        stride: Stride of the model.
+        auto: Pad to the smallest rectangle of the stride instead of the whole size.
+
+    Returns:
+        The input (1, 3, height, width), RGB in [0, 1], float32, and where the image lies in it.
+    """
+    boxer = LetterBox(size, auto=auto, stride=stride)
+    placed = boxer.get_params({"img": image_bgr})
+    padded = boxer(image=image_bgr)
+    rgb = np.ascontiguousarray(padded[..., ::-1].transpose(2, 0, 1))
+    width, height = placed["new_unpad"]
+    boxed = Letterboxed((padded.shape[0], padded.shape[1]), (placed["top"], placed["left"], height, width))
+    return torch.from_numpy(rgb)[None].float() / 255, boxed
+
+
+def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     """Run one image through the model as Ultralytics predicts it: padded to the smallest rectangle of its stride.
 
-    The routed layers then hold the plan of this image.
+    The routed layers then hold the plan of this image. The model is left in the mode it was in.
 
     Args:
         model: A `YOLO` object with a PyTorch model.
@@ -111,27 +191,26 @@ def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Letter
     """
     if not isinstance(model.model, nn.Module):
         raise ValueError(f"model {model.model} is an exported one, its routing cannot be read; use the .pt file.")
-    if imgsz < 1:
-        raise ValueError(f"imgsz must be a positive number of pixels, got {imgsz}.")
     inner: Any = model.model
     stride = max(int(inner.stride.max()), MIN_STRIDE)
-    letterbox = LetterBox(check_imgsz(imgsz, stride, min_dim=2), auto=True, stride=stride)
-    placed = letterbox.get_params({"img": image_bgr})
-    padded = letterbox(image=image_bgr)
-    _forward(inner, padded)
-    width, height = placed["new_unpad"]
-    return Letterboxed((padded.shape[0], padded.shape[1]), (placed["top"], placed["left"], height, width))
-
-
-def _forward(inner: nn.Module, image_bgr: np.ndarray) -> None:
-    """Run the model on a padded image, and leave it in the mode it was in."""
+    batch, boxed = letterbox(image_bgr, input_size(imgsz, stride), stride, auto=True)
     like = next(inner.parameters())
-    rgb = np.ascontiguousarray(image_bgr[..., ::-1].transpose(2, 0, 1))
-    batch = torch.from_numpy(rgb)[None].to(like.device, like.dtype) / 255
+    batch = batch.to(like.device, like.dtype)
     training = inner.training
     inner.eval()
     try:
         with torch.inference_mode():
-            inner(batch)
+            return Forward(boxed, batch, inner(batch))
     finally:
         inner.train(training)
+
+
+def input_size(imgsz: int, stride: int) -> list[int]:
+    """Return height and width of an input of `imgsz` pixels, rounded up to a multiple of the stride.
+
+    Raises:
+        ValueError: If `imgsz` is not positive.
+    """
+    if imgsz < 1:
+        raise ValueError(f"imgsz must be a positive number of pixels, got {imgsz}.")
+    return check_imgsz(imgsz, stride, min_dim=2)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from ultralytics import YOLO
+from ultralytics.utils.plotting import colors
+
+from mod_vision.yolo.images import Forward
 
 
 class Detections(NamedTuple):
@@ -63,3 +68,36 @@ def _read(result: Any) -> Detections:
     cls = boxes.cls.astype(int).tolist()
     polygons = None if result.masks is None else [outline.flatten().tolist() for outline in result.masks.xy]
     return Detections(cls, [result.names[c] for c in cls], boxes.conf.tolist(), boxes.xyxy.tolist(), polygons)
+
+
+class Postprocess:
+    """Turns the raw outputs of a forward into Ultralytics' results, by the predictor of the model's task."""
+
+    def __init__(self, model: YOLO, names: Mapping[int, str], end2end: bool, conf: float) -> None:
+        """Prepare the predictor.
+
+        Args:
+            model: The model, which tells the task.
+            names: Name of each class.
+            end2end: Whether the outputs are detections, not candidates for them.
+            conf: Lowest confidence, in [0, 1].
+
+        Raises:
+            ValueError: If `conf` is not in [0, 1].
+        """
+        if not 0 <= conf <= 1:
+            raise ValueError(f"conf must be in [0, 1], got {conf}.")
+        predictor = model._smart_load("predictor")
+        self.predictor = predictor(overrides={"task": model.task, "conf": conf, "save": False, "verbose": False})
+        self.predictor.model = SimpleNamespace(names=names, end2end=end2end)
+        self.predictor.batch = ([""],)
+
+    def __call__(self, forward: Forward, image: np.ndarray) -> Any:
+        """Return the `Results` of an image (H, W, 3) that was run."""
+        with torch.inference_mode():
+            return self.predictor.postprocess(forward.outputs, forward.batch, [image])[0]
+
+
+def class_colour(index: int) -> tuple[int, int, int]:
+    """Return the colour (blue, green, red) that Ultralytics draws a class in."""
+    return colors(index, bgr=True)

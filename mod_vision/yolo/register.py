@@ -14,6 +14,7 @@ from mod_vision.nn.attention import SelfAttention, TransformerBlock
 from mod_vision.nn.skip import CoarseSkip, LinearSkip
 from mod_vision.resources import find_shipped
 from mod_vision.routing import ROUTERS
+from mod_vision.yolo.export_notes import note_routing
 from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
@@ -50,6 +51,7 @@ def register() -> None:
     defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
     for event, callback in CALLBACKS.items():
         defaults[event].append(callback)
+    defaults["on_export_start"].append(note_routing)
     onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)

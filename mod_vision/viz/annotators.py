@@ -1,0 +1,199 @@
+"""Annotators in the manner of `supervision`: `annotate(scene, maps)` draws on the scene and returns it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from mod_vision.viz.depth import total_depth
+from mod_vision.viz.routes import RouteMap
+
+CMAPS = {"viridis": cv2.COLORMAP_VIRIDIS, "cividis": cv2.COLORMAP_CIVIDIS, "magma": cv2.COLORMAP_MAGMA}
+WHITE, SKIPPED = (255, 255, 255), (24, 24, 24)
+SHADE = (64, 40, 32)  # a tint, so that a skipped patch differs from a computed one of a dark photo
+BAND = 64  # rows painted at a time: what huge images need beside themselves stays small
+
+
+class _Coloured:
+    """What paints in colours over the scene in gray, so that those of the scene do not mix with those of the map.
+
+    Args:
+        cmap: A perceptually uniform colour map: viridis, cividis or magma.
+        opacity: Of the colours, in [0, 1].
+
+    Raises:
+        ValueError: If the colour map is none of these, or the opacity is not in [0, 1].
+    """
+
+    def __init__(self, cmap: str = "viridis", opacity: float = 0.6) -> None:
+        if cmap not in CMAPS:
+            raise ValueError(f"cmap must be one of {', '.join(CMAPS)}, got {cmap!r}.")
+        if not 0 <= opacity <= 1:
+            raise ValueError(f"opacity must be in [0, 1], got {opacity}.")
+        self.cmap, self.opacity = cmap, opacity
+
+    def _colours(self, count: int) -> np.ndarray:
+        """Return evenly spaced colours (count, 3), uint8 in BGR, without the dark end of the colour map."""
+        levels = np.linspace(48, 255, count).round().astype(np.uint8)[:, None]
+        return cv2.applyColorMap(levels, CMAPS[self.cmap])[:, 0]
+
+    def _lookup(self, palette: np.ndarray) -> np.ndarray:
+        """Return what becomes of each gray value under each colour, (colours, 256, 3) uint8.
+
+        The gray is lifted: black would turn the colours into others than the legend's.
+        """
+        gray = (96 + 0.62 * np.arange(256))[:, None]
+        return (self.opacity * palette[:, None] + (1 - self.opacity) * gray).round().astype(np.uint8)
+
+
+class DepthAnnotator(_Coloured):
+    """Paints how many routed blocks each patch passed in all layers; those that passed none are dark."""
+
+    def annotate(self, scene: np.ndarray, maps: Sequence[RouteMap]) -> np.ndarray:
+        """Draw the depth of an image on a scene; pass `scene=image.copy()` to keep the image.
+
+        Args:
+            scene: (H, W, 3) uint8 in BGR, the image at any scale; it is drawn on.
+            maps: The route maps of the image.
+
+        Returns:
+            The scene.
+
+        Raises:
+            ValueError: If there is no map, or the scene is not of this type and shape.
+        """
+        depth, extent = _total(maps)
+        grid = _Grid(scene, depth, extent)
+        lookup = self._lookup(self.palette(maps))
+        lookup[0] = (0.75 * np.array(SKIPPED) + 0.25 * np.arange(256)[:, None]).round()
+        grid.paint(lookup)
+        grid.outline(SKIPPED)
+        return scene
+
+    def palette(self, maps: Sequence[RouteMap]) -> np.ndarray:
+        """Return the colour of each depth from 0 to all blocks of the layers, (depths, 3) uint8 in BGR."""
+        return np.concatenate((np.array([SKIPPED], np.uint8), self._colours(sum(layer.blocks for layer in maps))))
+
+
+class ConfidenceAnnotator(_Coloured):
+    """Paints the confidence of the router of one layer: the sigmoid of its score."""
+
+    def annotate(self, scene: np.ndarray, layer: RouteMap) -> np.ndarray:
+        """Draw the confidence of a layer on a scene; pass `scene=image.copy()` to keep the image.
+
+        Args:
+            scene: (H, W, 3) uint8 in BGR, the image at any scale; it is drawn on.
+            layer: A route map of the image.
+
+        Returns:
+            The scene.
+
+        Raises:
+            ValueError: If the scene is not of this type and shape.
+        """
+        level = np.round(255 / (1 + np.exp(-layer.score.clip(-30, 30)))).astype(int)
+        _Grid(scene, level, layer.extent).paint(self._lookup(self.palette()))
+        return scene
+
+    def palette(self) -> np.ndarray:
+        """Return the colours of confidences from 0 to 1, (256, 3) uint8 in BGR."""
+        return self._colours(256)
+
+
+class SkipAnnotator:
+    """Darkens the patches that no layer of some maps computed, and outlines the rest."""
+
+    def annotate(self, scene: np.ndarray, maps: Sequence[RouteMap]) -> np.ndarray:
+        """Draw on a scene what was skipped; pass `scene=image.copy()` to keep the image.
+
+        Args:
+            scene: (H, W, 3) uint8 in BGR, the image at any scale; it is drawn on.
+            maps: Route maps of the image: all, or `[layer]` for what a single one skipped.
+
+        Returns:
+            The scene.
+
+        Raises:
+            ValueError: If there is no map, or the scene is not of this type and shape.
+        """
+        depth, extent = _total(maps)
+        grid = _Grid(scene, depth > 0, extent)
+        grid.darken(SHADE)
+        grid.outline(WHITE)
+        return scene
+
+
+def _total(maps: Sequence[RouteMap]) -> tuple[np.ndarray, Sequence[float]]:
+    """Return the depth in all layers, and the extent of its grid.
+
+    Raises:
+        ValueError: If there is no map.
+    """
+    if not maps:
+        raise ValueError("there is no route map to draw.")
+    return total_depth(maps)
+
+
+class _Grid:
+    """A grid of labels over a scene.
+
+    Args:
+        scene: (H, W, 3) uint8, which is drawn on.
+        labels: (rows, columns) int or bool.
+        extent: (top, left, height, width) of the grid in shares of the scene. What it does not cover gets the label of
+            the nearest cell.
+
+    Raises:
+        ValueError: If the scene is not of this type and shape.
+    """
+
+    def __init__(self, scene: np.ndarray, labels: np.ndarray, extent: Sequence[float]) -> None:
+        if scene.dtype != np.uint8 or scene.ndim != 3 or scene.shape[2] != 3 or not scene.size:
+            raise ValueError(f"a scene must be (H, W, 3) uint8 in BGR, got {scene.dtype} of shape {scene.shape}.")
+        self.scene, self.labels = scene, labels
+        self.rows = _edges(labels.shape[0], extent[0], extent[2], scene.shape[0])
+        self.cols = _edges(labels.shape[1], extent[1], extent[3], scene.shape[1])
+
+    def paint(self, lookup: np.ndarray) -> None:
+        """Give each pixel the colour that `lookup` (labels, 256, 3) has for its label and gray value."""
+        for band, labels in self._bands():
+            band[:] = lookup[labels, cv2.cvtColor(band, cv2.COLOR_BGR2GRAY)]
+
+    def darken(self, tint: Sequence[int]) -> None:
+        """Darken and tint the cells whose label is False."""
+        lookup = (0.2 * np.arange(256)[:, None] + tint).round().astype(np.uint8)[None]
+        for band, labels in self._bands():
+            np.copyto(band, cv2.LUT(band, lookup), where=~labels[:, None])
+
+    def outline(self, colour: Sequence[int]) -> None:
+        """Draw a line where neighbouring cells have different labels; none if cells are too small for it."""
+        height, width = self.scene.shape[:2]
+        smallest = min(height / self.labels.shape[0], width / self.labels.shape[1])
+        line = min(max(1, round(math.sqrt(height * width) / 700)), int(smallest / 4))
+        if not line:
+            return
+        before, after = line // 2, line - line // 2
+        for row, col in zip(*np.nonzero(self.labels[1:] != self.labels[:-1]), strict=True):
+            y, left, right = self.rows[row + 1], self.cols[col], self.cols[col + 1]
+            self.scene[y - before : y + after, max(left - before, 0) : right + after] = colour
+        for row, col in zip(*np.nonzero(self.labels[:, 1:] != self.labels[:, :-1]), strict=True):
+            x, top, bottom = self.cols[col + 1], self.rows[row], self.rows[row + 1]
+            self.scene[max(top - before, 0) : bottom + after, x - before : x + after] = colour
+
+    def _bands(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield runs of rows (h, W, 3) within a row of cells, and the label (W,) of each of their columns."""
+        for row, (top, bottom) in enumerate(zip(self.rows[:-1], self.rows[1:], strict=True)):
+            labels = np.repeat(self.labels[row], np.diff(self.cols))
+            for start in range(top, bottom, BAND):
+                yield self.scene[start : min(start + BAND, bottom)], labels
+
+
+def _edges(cells: int, start: float, length: float, pixels: int) -> np.ndarray:
+    """Return the first pixel of each cell of an axis, and the end of the last: (cells + 1,) int from 0 to `pixels`."""
+    edges = (start + np.arange(cells + 1) / cells * length) * pixels
+    edges = np.ceil(edges - 0.5).clip(0, pixels).astype(int)  # a pixel belongs to the cell that its centre lies in
+    edges[0], edges[-1] = 0, pixels
+    return edges

@@ -1,0 +1,96 @@
+"""What stands below a picture: legends, captions and curves, from left to right and in as many rows as they need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from mod_vision.viz.text import INK, line_height, put_text, text_width
+
+WHITE = (255, 255, 255)
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    """Return a white picture (height, width, 3)."""
+    return np.full((height, width, 3), WHITE, np.uint8)
+
+
+def caption(lines: Sequence[str], px: int) -> np.ndarray:
+    """Write lines of text; the picture is as wide for any percentage in them, so that those of a video agree."""
+    width = max(text_width(re.sub(r"\d+%", "100%", line), px) for line in lines)
+    block = blank(len(lines) * line_height(px), width)
+    for number, line in enumerate(lines):
+        put_text(block, line, 0, number * line_height(px), px)
+    return block
+
+
+def swatches(title: str, palette: np.ndarray, px: int) -> np.ndarray:
+    """Draw a legend of whole numbers from 0: a swatch for each, with as many numbers as there is room for.
+
+    Args:
+        title: The line above.
+        palette: (n, 3) colours.
+        px: Size of the text.
+    """
+    swatch = round(1.6 * px) if len(palette) <= 12 else px // 2
+    step = -(-text_width(str(len(palette) - 1), px) // swatch)  # numbers closer than that would touch
+    bar = np.repeat(palette[None], swatch, axis=1).repeat(line_height(px), axis=0)
+    ends = len(palette) - 1
+    marks = {number: (number + 0.5) * swatch for number in range(0, ends, step) if ends - number >= step} | {
+        ends: (ends + 0.5) * swatch
+    }
+    return _legend(title, bar, {str(number): at for number, at in marks.items()}, px)
+
+
+def gradient(title: str, palette: np.ndarray, px: int) -> np.ndarray:
+    """Draw a legend of a continuous scale from 0 to 1 with `palette` (n, 3)."""
+    width = 12 * px
+    bar = palette[np.linspace(0, len(palette) - 1, width).round().astype(int)][None].repeat(line_height(px), axis=0)
+    return _legend(title, bar, {"0": px, "0.5": width / 2, "1": width - px}, px)
+
+
+def _legend(title: str, bar: np.ndarray, marks: dict[str, float], px: int) -> np.ndarray:
+    """Draw a title, the bar below it, and texts on the bar, each centred at a column."""
+    line = line_height(px)
+    block = blank(2 * line, max(text_width(title, px), bar.shape[1]))
+    put_text(block, title, 0, 0, px)
+    block[line:, : bar.shape[1]] = bar
+    for text, centre in marks.items():
+        under = bar[0, min(int(centre), bar.shape[1] - 1)]
+        ink = INK if under @ np.array((0.114, 0.587, 0.299)) > 120 else WHITE
+        left = round(centre - text_width(text, px) / 2)
+        put_text(block, text, min(max(left, 0), block.shape[1] - text_width(text, px)), line, px, ink)
+    return block
+
+
+def with_blocks(picture: np.ndarray, blocks: Sequence[np.ndarray], px: int) -> np.ndarray:
+    """Put blocks below a picture, which stays in the upper left corner.
+
+    Args:
+        picture: (H, W, 3).
+        blocks: Pictures (h, w, 3), from left to right; what does not fit into the width goes into a row below.
+        px: Size of the text in them, which the gaps follow.
+    """
+    gap = px
+    rows: list[list[np.ndarray]] = []
+    room = 0
+    for block in blocks:
+        if not rows or block.shape[1] + 2 * gap > room:
+            rows.append([])
+            room = picture.shape[1] - gap
+        rows[-1].append(block)
+        room -= block.shape[1] + 2 * gap
+    width = max(picture.shape[1], *(block.shape[1] + 2 * gap for block in blocks))
+    heights = [max(block.shape[0] for block in row) for row in rows]
+    page = blank(picture.shape[0] + gap // 2 + sum(heights) + len(rows) * (gap // 2 + 1) + 1, width)
+    page[: picture.shape[0], : picture.shape[1]] = picture
+    top = picture.shape[0] + gap // 2
+    for row, height in zip(rows, heights, strict=True):
+        left = gap
+        for block in row:
+            page[top : top + block.shape[0], left : left + block.shape[1]] = block
+            left += block.shape[1] + 2 * gap
+        top += height + gap // 2 + 1
+    return page

@@ -1,0 +1,63 @@
+"""What a model found, drawn on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mod_vision.viz.text import INK, line_height, put_text, text_size_for, text_width
+from mod_vision.yolo.predict import class_colour
+
+MASK_OPACITY = 0.45
+WHITE = (255, 255, 255)
+
+
+def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
+    """Draw masks, boxes, class names and confidences on a picture.
+
+    Args:
+        scene: (H, W, 3) uint8 in BGR, the image of the result at any scale; it is drawn on.
+        result: Ultralytics' `Results` of a detector or segmenter.
+
+    Returns:
+        The scene.
+    """
+    height, width = result.orig_shape
+    scale = np.array([scene.shape[1] / width, scene.shape[0] / height])
+    classes, confs = result.boxes.cls.int().tolist(), result.boxes.conf.tolist()
+    outlines = result.masks.xy if result.masks else []
+    for outline, c in zip(outlines, classes[: len(outlines)], strict=True):
+        if len(outline):
+            _fill(scene, (outline * scale).round().astype(np.int32), class_colour(c))
+    corners = (result.boxes.xyxy.cpu().numpy().reshape(-1, 2, 2) * scale).round().astype(int)
+    px = text_size_for(scene)
+    for box, c in zip(corners, classes, strict=True):
+        cv2.rectangle(scene, tuple(box[0].tolist()), tuple(box[1].tolist()), class_colour(c), round(px / 8))
+    for box, c, conf in reversed(list(zip(corners, classes, confs, strict=True))):  # the best ones on top
+        _label(scene, f"{result.names[c]} {conf:.2f}", box[0], class_colour(c), px)
+    return scene
+
+
+def _fill(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int]) -> None:
+    """Tint the inside of an outline (n, 2) of x, y."""
+    left, top = outline.min(axis=0).clip(0)
+    right, bottom = outline.max(axis=0) + 1
+    part = scene[top:bottom, left:right]
+    mask = np.zeros(part.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [outline - (left, top)], 1)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))  # without lines that join its parts
+    tinted = cv2.addWeighted(part, 1 - MASK_OPACITY, np.full_like(part, colour), MASK_OPACITY, 0)
+    np.copyto(part, tinted, where=mask[..., None] > 0)
+
+
+def _label(scene: np.ndarray, text: str, corner: np.ndarray, colour: Sequence[int], px: int) -> None:
+    """Write a text on a box of its own, above a corner (x, y) where there is room, and always within the scene."""
+    width, height = text_width(text, px) + px // 2, line_height(px)
+    left = int(np.clip(corner[0], 0, max(scene.shape[1] - width, 0)))
+    top = int(corner[1]) - height if corner[1] >= height else max(int(corner[1]), 0)
+    scene[top : top + height, left : left + width] = colour
+    bright = np.dot(colour, (0.114, 0.587, 0.299)) > 120
+    put_text(scene, text, left + px // 4, top, px, INK if bright else WHITE)

@@ -1,0 +1,85 @@
+"""What an export says about its routing: notes in the metadata that Ultralytics' exporter writes into it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mod_vision.routing import routed_layers
+
+KEY = "mod_vision"
+
+
+class LayerNote(NamedTuple):
+    """What the graph of an export does not tell about a routed layer.
+
+    Attributes:
+        name: Name of the layer, such as 'model.6'.
+        stride: Pixels of the input per pixel of its feature map.
+        blocks: Number of blocks.
+        capacities: Share of tokens routed, one for the whole layer or one per block.
+        tile: Side of a token in pixels of the map.
+        window: Side of an attention window in tokens, within which tokens are selected, None for the whole map.
+    """
+
+    name: str
+    stride: int
+    blocks: int
+    capacities: list[float]
+    tile: int
+    window: int | None
+
+
+class ExportNotes(NamedTuple):
+    """What an export says about itself.
+
+    Attributes:
+        layers: Its layers that route, in forward order.
+        names: Name of each class.
+        stride: Its largest stride.
+        end2end: Whether its outputs are detections, not candidates for them.
+    """
+
+    layers: list[LayerNote]
+    names: dict[int, str]
+    stride: int
+    end2end: bool
+
+
+def note_routing(exporter: Any) -> None:
+    """Add a note about each layer that routes to the metadata of an export; called before Ultralytics writes it."""
+    notes = [
+        LayerNote(
+            name,
+            exporter.im.shape[2] // layer.plan.size[0],
+            layer.depth,
+            list(layer.capacities),
+            layer.tile,
+            getattr(layer, "window", None),
+        )
+        for name, layer in routed_layers(exporter.model)
+        if layer.plan is not None
+    ]
+    if notes:
+        exporter.metadata[KEY] = json.dumps([note._asdict() for note in notes])
+
+
+def read_notes(path: Path) -> ExportNotes:
+    """Read what an export says about itself.
+
+    Raises:
+        ValueError: If it says nothing about its routing.
+    """
+    from ultralytics.nn.backends.base import BaseBackend  # not while Ultralytics itself is being imported
+
+    metadata = BaseBackend.read_metadata(path)
+    if KEY not in metadata:
+        raise ValueError(
+            f"{path} says nothing about its routing: it is no export of a routed model, or was made at capacity 1 or "
+            "without mod_vision; export it again."
+        )
+    names, args, end2end = (ast.literal_eval(metadata[key]) for key in ("names", "args", "end2end"))
+    layers = [LayerNote(**note) for note in json.loads(metadata[KEY])]
+    return ExportNotes(layers, names, int(metadata["stride"]), bool(end2end or args.get("nms")))

@@ -1,0 +1,114 @@
+"""What `source=` names: image and video files, webcams, streams and the screen, as `yolo predict` reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ultralytics.data.build import check_source
+from ultralytics.data.loaders import LoadImagesAndVideos, LoadScreenshots, LoadStreams
+
+FPS = 30.0  # of videos that do not tell theirs
+
+
+class Source(NamedTuple):
+    """One image, one video, or what runs live.
+
+    Attributes:
+        place: The file, or what opens the stream.
+        kind: image, video, stream or screen.
+    """
+
+    place: Any
+    kind: str
+
+
+class Clip(NamedTuple):
+    """Moving pictures.
+
+    Attributes:
+        names: A name for each of those that run side by side: one, or as many as a `.streams` file lists.
+        fps: Frames per second.
+        total: Number of frames, None if it is not known or there is no end.
+        live: Whether frames come in real time; those that come while the last one is at work are missed.
+        frames: One frame (H, W, 3), uint8 in BGR, for each name.
+    """
+
+    names: list[str]
+    fps: float
+    total: int | None
+    live: bool
+    frames: Iterator[list[np.ndarray]]
+
+
+class _Listing(LoadImagesAndVideos):
+    """The files of a source. None is opened: one that is broken would end the rest."""
+
+    def _new_video(self, path: str) -> None:
+        """Leave the video closed."""
+
+
+def find_sources(source: Any) -> list[Source]:
+    """Return what a source names, images first.
+
+    Args:
+        source: A file, a folder, a pattern, a .txt or .csv of files, a list of files, a URL, the number of a webcam, a
+            stream (rtsp://, rtmp://, tcp://, http://), a .streams file of several, or 'screen'.
+
+    Raises:
+        FileNotFoundError: If there is no image and no video.
+        OSError: If a URL cannot be reached.
+    """
+    files = source
+    if not isinstance(source, (list, tuple)):
+        files, stream, screen, image, *_ = check_source(source)
+        if stream or screen:
+            return [Source(files, "stream" if stream else "screen")]
+        if image:  # a URL without a suffix, which is fetched by now
+            return [Source(one, "image") for one in files]
+    try:
+        found = _Listing(files)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{source} is no image or video, no folder with some, and no pattern or list that names one."
+        ) from None
+    return [
+        Source(Path(file), "video" if video else "image")
+        for file, video in zip(found.files, found.video_flag, strict=True)
+    ]
+
+
+def open_clip(source: Source) -> Clip:
+    """Open a video, a stream or the screen; a broken video can turn out to have no frame.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    if source.kind == "screen":
+        screen = LoadScreenshots(source.place)
+        return Clip(["screen"], screen.fps, None, True, _frames(screen))
+    if source.kind == "stream":
+        stream: Any = LoadStreams(source.place)
+        names = [_file_name(name) for name in stream.sources]
+        return Clip(names, min(stream.fps), None, True, _frames(stream))
+    video: Any = LoadImagesAndVideos(source.place)
+    fps = video.fps if 0 < video.fps < 1000 else FPS
+    return Clip([Path(source.place).stem], fps, video.frames if video.frames > 0 else None, False, _frames(video))
+
+
+def _file_name(stream: str) -> str:
+    """Return a name for files about a stream."""
+    return f"webcam-{stream}" if stream.isnumeric() else re.sub(r"[\W_]+", "-", stream).strip("-")
+
+
+def _frames(loader: Any) -> Iterator[list[np.ndarray]]:
+    """Yield the frames of one of Ultralytics' loaders, and close it in the end."""
+    try:
+        for _, images, _ in loader:
+            yield images
+    finally:
+        if hasattr(loader, "close"):
+            loader.close()
