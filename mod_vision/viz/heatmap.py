@@ -164,7 +164,9 @@ class _Job:
     def _report(self, recording: Recording, label: str) -> None:
         """Tell what became of a video."""
         if recording.frames:
-            print(f"{label}: {recording.frames} frames, see {recording.path.name} and {recording.path.stem}.csv")
+            print(
+                f"{label}: {_plural(recording.frames, 'frame')}, see {recording.path.name} and {recording.path.stem}.csv"
+            )
         else:
             self.written.remove(recording.path)
             print(f"{label}: left out, it has no frame that can be read")
@@ -177,7 +179,7 @@ class _Job:
     def counted(self) -> str:
         """Return what the shares are the mean of."""
         counts = (self.images, "image"), (self.frames, "frame")
-        return " and ".join(f"{count} {unit}{'s' * (count > 1)}" for count, unit in counts if count)
+        return " and ".join(_plural(count, unit) for count, unit in counts if count)
 
     def _free_name(self, stem: str, view: str, suffix: str) -> Path:
         """Name a picture after its source; those of one name from several folders are numbered."""
@@ -188,6 +190,11 @@ class _Job:
             name = self.folder / f"{stem}-{number}-{kind}{suffix}"
             number += 1
         return name
+
+
+def _plural(count: int, unit: str) -> str:
+    """Write a number of things."""
+    return f"{count} {unit}{'s' * (count != 1)}"
 
 
 def _shares(skipped: dict[str, list[float]]) -> str:

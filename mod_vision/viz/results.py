@@ -12,6 +12,7 @@ from mod_vision.viz.text import INK, line_height, put_text, text_size_for, text_
 from mod_vision.yolo.predict import class_colour
 
 MASK_OPACITY = 0.45
+BAND = 64  # rows tinted at a time
 WHITE = (255, 255, 255)
 
 
@@ -49,8 +50,10 @@ def _fill(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int]) -> None
     mask = np.zeros(part.shape[:2], np.uint8)
     cv2.fillPoly(mask, [outline - (left, top)], 1)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))  # without lines that join its parts
-    tinted = cv2.addWeighted(part, 1 - MASK_OPACITY, np.full_like(part, colour), MASK_OPACITY, 0)
-    np.copyto(part, tinted, where=mask[..., None] > 0)
+    for start in range(0, len(part), BAND):
+        band = part[start : start + BAND]
+        tinted = cv2.addWeighted(band, 1 - MASK_OPACITY, np.full_like(band, colour), MASK_OPACITY, 0)
+        np.copyto(band, tinted, where=mask[start : start + BAND, :, None] > 0)
 
 
 def _label(scene: np.ndarray, text: str, corner: np.ndarray, colour: Sequence[int], px: int) -> None:

@@ -1,0 +1,261 @@
+"""Route maps are what the forward did: for every kind of model, of image and of file, and after export to ONNX."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import OPEN
+from PIL import Image
+from ultralytics import YOLO
+
+from mod_vision.eval.traced import open_traced
+from mod_vision.nn.windows import window_slots
+from mod_vision.resources import find_shipped
+from mod_vision.routing import routed_layers
+from mod_vision.viz.routes import crop_maps, read_image, route_maps, skipped_depth
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.export import export_yolo
+from mod_vision.yolo.export_notes import read_notes
+from mod_vision.yolo.images import load_model
+
+IMGSZ = 160
+PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
+SHIPPED = "yolo26n-mod-seg.pt"
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return read_image(PHOTOS[0])
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_model(SHIPPED)
+
+
+def vit_yaml(folder, window):
+    d = yaml.safe_load(find_shipped("yolo26-mod-vit-t.yaml").read_text())
+    d["backbone"][0][3] = [128, "vit_tiny_patch16_224", {"blocks": [[8, 11]], "window": window}]
+    (folder / "vit.yaml").write_text(yaml.safe_dump(d))
+    return folder / "vit.yaml"
+
+
+def with_random_routers(name):
+    torch.manual_seed(0)
+    yolo = load_model(name)
+    for _, layer in routed_layers(yolo.model):
+        torch.nn.init.normal_(layer.router.proj.weight)
+    return yolo
+
+
+def best_tokens(layer, logits, size):
+    """The routed tokens by plain sorting, for a layer that selects in the whole map or in windows."""
+    slots = window_slots(size, getattr(layer, "window", None), logits.device)
+    scores = np.append(logits.numpy(), -np.inf)
+    k = layer.plan.indices.shape[1] // len(slots)
+    chosen = {t for row in slots.numpy() for t in sorted(row, key=lambda t: -scores[t])[:k] if t < len(logits)}
+    return np.isin(np.arange(len(logits)), list(chosen))
+
+
+@pytest.mark.parametrize("name", ["yolo26n-mod-seg", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod", "windows"])
+def test_maps_follow_the_scores_that_the_routers_gave(name, photo, tmp_path):
+    yolo = with_random_routers(vit_yaml(tmp_path, 3) if name == "windows" else f"{name}.yaml")
+    seen = {}
+    layers = dict(routed_layers(yolo.model))
+    for layer_name, layer in layers.items():
+        layer.router.register_forward_hook(lambda _, args, out, n=layer_name: seen.update({n: (out[0], args[1])}))
+    square = cv2.resize(photo, (IMGSZ, IMGSZ))
+    maps = route_maps(yolo, square, IMGSZ)
+    assert [m.name for m in maps] == list(layers)
+    for m in maps:
+        logits, grid = seen[m.name]
+        tile = np.ones((layers[m.name].tile,) * 2, int)
+        expected = np.kron(best_tokens(layers[m.name], logits, grid).reshape(grid), tile).astype(bool)
+        np.testing.assert_array_equal(m.kept, expected[: m.kept.shape[0], : m.kept.shape[1]])
+        scores = np.kron(logits.numpy().reshape(grid), tile)[: m.kept.shape[0], : m.kept.shape[1]]
+        np.testing.assert_array_equal(m.score, scores)
+
+
+def test_maps_are_those_of_the_image_in_a_batch(shipped, photo):
+    images = [cv2.resize(image, (IMGSZ, IMGSZ)) for image in (photo, photo[::-1].copy(), photo[:, ::-1].copy())]
+    alone = [route_maps(shipped, image, IMGSZ) for image in images]
+    rgb = np.stack([image[..., ::-1].transpose(2, 0, 1) for image in images])
+    with torch.inference_mode():
+        shipped.model.eval()(torch.from_numpy(rgb.copy()).float() / 255)
+    for i, maps in enumerate(alone):
+        for m, (_, layer) in zip(maps, routed_layers(shipped.model), strict=True):
+            np.testing.assert_array_equal(m.kept, layer.plan.kept()[i].numpy())
+
+
+def same_maps(model, images):
+    first, *others = (route_maps(model, image, IMGSZ) for image in images)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_array_equal(a.score, b.score)
+            np.testing.assert_array_equal(a.kept, b.kept)
+    return first
+
+
+def test_gray_and_colour_agree(shipped, photo, tmp_path):
+    gray = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)
+    for name in ("8.png", "8.tif"):
+        cv2.imwrite(str(tmp_path / name), gray)
+    colour = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
+    same_maps(shipped, [colour, gray, gray[..., None], Image.fromarray(gray), tmp_path / "8.png", tmp_path / "8.tif"])
+
+
+def test_alpha_is_left_out(shipped, photo, tmp_path):
+    alpha = np.dstack((photo, np.zeros(photo.shape[:2], np.uint8)))
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), alpha)
+    pil = Image.fromarray(cv2.cvtColor(alpha, cv2.COLOR_BGRA2RGBA))
+    same_maps(shipped, [photo, alpha, pil, tmp_path / "a.png", str(tmp_path / "a.tif")])
+
+
+def test_sixteen_bits_keep_the_upper_eight(shipped, photo, tmp_path):
+    deep = photo.astype(np.uint16) * 256 + 255
+    for name in ("16.png", "16.tif"):
+        cv2.imwrite(str(tmp_path / name), deep)
+    same_maps(shipped, [photo, deep, np.dstack((deep, deep[..., 0])), tmp_path / "16.png", tmp_path / "16.tif"])
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_files_are_turned_as_their_exif_says(shipped, photo, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = Image.fromarray(photo[..., ::-1].copy())
+    turned.save(tmp_path / "plain.png")
+    turned.save(tmp_path / "turned.png", exif=exif)
+    upright = np.rot90(photo, {3: 2, 6: 3, 8: 1}[orientation])
+    file = tmp_path / "turned.png"
+    maps = same_maps(shipped, [np.ascontiguousarray(upright), file, Image.open(file)])
+    plain = route_maps(shipped, tmp_path / "plain.png", IMGSZ)
+    assert maps[0].kept.shape != plain[0].kept.shape or (maps[0].kept != plain[0].kept).any()
+
+
+EXPORTS = {
+    "depth": (SHIPPED, [0.5, 0.25], {"dynamic": True}),
+    "tiles": ("yolo26n-mod-conv.yaml", 0.5, {}),
+    "windows": ("windows", 0.5, {"batch": 2}),
+}
+
+
+@pytest.fixture(scope="module", params=EXPORTS)
+def exported(request, tmp_path_factory):
+    """A checkpoint and its ONNX file."""
+    folder = tmp_path_factory.mktemp(request.param)
+    name, capacity, options = EXPORTS[request.param]
+    yolo = (
+        load_model(name) if name == SHIPPED else with_random_routers(vit_yaml(folder, 3) if name == "windows" else name)
+    )
+    set_capacity(yolo, capacity)
+    yolo.save(folder / "model.pt")
+    return folder / "model.pt", export_yolo(load_model(folder / "model.pt"), format="onnx", imgsz=IMGSZ, **options)
+
+
+def test_an_onnx_export_has_the_maps_of_its_checkpoint(exported, photo):
+    checkpoint, onnx = exported
+    models = open_traced(checkpoint, IMGSZ), open_traced(onnx, IMGSZ)
+    size = (IMGSZ, 100) if models[1].dynamic else (IMGSZ, IMGSZ)
+    for image in (cv2.resize(photo, size), cv2.resize(photo[::-1], size)):
+        wanted, given = (crop_maps(model.trace(image)) for model in models)
+        assert len(wanted) == len(given) > 0
+        for a, b in zip(wanted, given, strict=True):
+            assert (a.name, a.blocks, a.extent) == (b.name, b.blocks, b.extent)
+            np.testing.assert_array_equal(a.kept, b.kept)
+            np.testing.assert_array_equal(a.depth, b.depth)
+            np.testing.assert_allclose(a.score, b.score, atol=1e-4)
+
+
+def test_exports_of_a_fixed_size_lose_their_padding_too(exported, photo):
+    maps = route_maps(exported[1], photo[: photo.shape[1] // 2], IMGSZ)
+    for m in maps:
+        assert m.kept.shape[0] < m.kept.shape[1]
+        assert m.extent[2] == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_results_are_those_of_yolo_predict(exported, photo, kind):
+    path = exported[kind == "onnx"]
+    model = open_traced(path, IMGSZ)
+    result = model.postprocess(0.01)(model.trace(photo).forward, photo)
+    expected = YOLO(path).predict(photo, imgsz=IMGSZ, conf=0.01, device="cpu", verbose=False)[0]
+    torch.testing.assert_close(result.boxes.data, expected.boxes.data, rtol=1e-3, atol=1e-2)
+    assert result.names == expected.names
+    assert (result.masks is None) == (expected.masks is None)
+    if result.masks is not None:
+        assert (result.masks.data == expected.masks.data).float().mean() > 0.999
+
+
+def test_gflops_are_those_of_the_forward_and_its_twin(shipped, photo):
+    from mod_vision.eval.flops import executed_gflops
+
+    model = open_traced(shipped, IMGSZ)
+    trace = model.trace(photo)
+    executed, dense = model.gflops(trace)
+    assert executed == executed_gflops(shipped.model, image=trace.forward.batch)
+    twin = load_model(SHIPPED)
+    set_capacity(twin, 1.0)
+    assert dense == executed_gflops(twin.model, image=trace.forward.batch) > executed
+
+
+def test_gflops_follow_the_image_in_threshold_mode(photo):
+    yolo = load_model(SHIPPED)
+    for _, layer in routed_layers(yolo.model):
+        layer.set_threshold(0.0)
+    model = open_traced(yolo, IMGSZ)
+    flat, rich = (model.trace(image) for image in (np.full_like(photo, 128), photo))
+    assert skipped_depth(crop_maps(flat)) != skipped_depth(crop_maps(rich))
+    assert model.gflops(flat)[0] != model.gflops(rich)[0]
+    assert model.gflops(flat)[1] == model.gflops(rich)[1]
+
+
+def test_models_that_do_not_show_their_routes(tmp_path, photo):
+    for name in ("model.engine", "model.torchscript", "model_openvino_model"):
+        with pytest.raises(ValueError, match=r"does not show what it routes; use the checkpoint"):
+            route_maps(tmp_path / name, photo)
+    with pytest.raises(FileNotFoundError, match=r"missing\.onnx does not exist"):
+        route_maps(tmp_path / "missing.onnx", photo)
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match=r"broken\.onnx says nothing about its routing"):
+        route_maps(tmp_path / "broken.onnx", photo)
+
+
+def test_an_export_at_capacity_1_says_nothing(tmp_path):
+    yolo = load_model("yolo26n-mod.yaml")
+    set_capacity(yolo, 1.0)
+    yolo.save(tmp_path / "dense.pt")
+    export_yolo(load_model(tmp_path / "dense.pt"), format="torchscript", imgsz=32)
+    with pytest.raises(ValueError, match="made at capacity 1"):
+        read_notes(tmp_path / "dense.torchscript")
+
+
+HUGE = """
+import resource, sys
+from mod_vision.viz.heatmap import heatmap
+from mod_vision.yolo.images import load_model
+
+model, (small, huge, out) = load_model("yolo26n-mod-seg.pt"), sys.argv[1:]
+heatmap(model, small, 160, out, view="overlay", boxes=True, conf=0.1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+heatmap(model, huge, 160, out, view="overlay", boxes=True, conf=0.1)
+print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_huge_images_take_bounded_memory(photo, tmp_path):
+    side = 8000
+    cv2.imwrite(str(tmp_path / "huge.jpg"), cv2.resize(photo, (side, side), interpolation=cv2.INTER_NEAREST))
+    words = [sys.executable, "-c", HUGE, str(PHOTOS[0]), str(tmp_path / "huge.jpg"), str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    more = int(done.stdout.rsplit("KiB", 1)[1]) * 1024
+    assert more < 5 * side * side * 3  # the image, the overlay, the picture with its legend, and the file
+    header = (tmp_path / "out" / "huge-overlay.png").read_bytes()[16:24]
+    assert int.from_bytes(header[:4], "big") == side
