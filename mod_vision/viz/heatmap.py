@@ -164,9 +164,8 @@ class _Job:
     def _report(self, recording: Recording, label: str) -> None:
         """Tell what became of a video."""
         if recording.frames:
-            print(
-                f"{label}: {_plural(recording.frames, 'frame')}, see {recording.path.name} and {recording.path.stem}.csv"
-            )
+            count, path = _plural(recording.frames, "frame"), recording.path
+            print(f"{label}: {count}, see {path.name} and {path.stem}.csv")
         else:
             self.written.remove(recording.path)
             print(f"{label}: left out, it has no frame that can be read")

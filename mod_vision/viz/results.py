@@ -11,7 +11,7 @@ import numpy as np
 from mod_vision.viz.text import INK, line_height, put_text, text_size_for, text_width
 from mod_vision.yolo.predict import class_colour
 
-MASK_OPACITY = 0.45
+MASK_OPACITY = 0.25
 BAND = 64  # rows tinted at a time
 WHITE = (255, 255, 255)
 
@@ -30,20 +30,21 @@ def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     scale = np.array([scene.shape[1] / width, scene.shape[0] / height])
     classes, confs = result.boxes.cls.int().tolist(), result.boxes.conf.tolist()
     outlines = result.masks.xy if result.masks else []
+    px = text_size_for(scene)
+    line = round(px / 8)
     for outline, c in zip(outlines, classes[: len(outlines)], strict=True):
         if len(outline):
-            _fill(scene, (outline * scale).round().astype(np.int32), class_colour(c))
+            _mask(scene, (outline * scale).round().astype(np.int32), class_colour(c), line)
     corners = (result.boxes.xyxy.cpu().numpy().reshape(-1, 2, 2) * scale).round().astype(int)
-    px = text_size_for(scene)
-    for box, c in zip(corners, classes, strict=True):
-        cv2.rectangle(scene, tuple(box[0].tolist()), tuple(box[1].tolist()), class_colour(c), round(px / 8))
+    for box, c in zip(corners.tolist(), classes, strict=True):
+        cv2.rectangle(scene, box[0], box[1], class_colour(c), line)
     for box, c, conf in reversed(list(zip(corners, classes, confs, strict=True))):  # the best ones on top
         _label(scene, f"{result.names[c]} {conf:.2f}", box[0], class_colour(c), px)
     return scene
 
 
-def _fill(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int]) -> None:
-    """Tint the inside of an outline (n, 2) of x, y."""
+def _mask(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int], line: int) -> None:
+    """Tint the inside of an outline (n, 2) of x, y, lightly, so that what is below can be read, and draw its edge."""
     left, top = outline.min(axis=0).clip(0)
     right, bottom = outline.max(axis=0) + 1
     part = scene[top:bottom, left:right]
@@ -54,6 +55,8 @@ def _fill(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int]) -> None
         band = part[start : start + BAND]
         tinted = cv2.addWeighted(band, 1 - MASK_OPACITY, np.full_like(band, colour), MASK_OPACITY, 0)
         np.copyto(band, tinted, where=mask[start : start + BAND, :, None] > 0)
+    edges, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(int(left), int(top)))
+    cv2.drawContours(scene, edges, -1, tuple(colour), max(line // 2, 1), cv2.LINE_AA)
 
 
 def _label(scene: np.ndarray, text: str, corner: np.ndarray, colour: Sequence[int], px: int) -> None:

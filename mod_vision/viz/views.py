@@ -101,17 +101,21 @@ def _page(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -
 def _overlay(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
     """Show the depth over the photo."""
     depth = DepthAnnotator(cmap)
-    scene = _with_results(depth.annotate(_enlarge(image), maps), result)
-    px = text_size_for(scene)
-    return View(scene, [_depth_legend(depth, maps, px)], _summary(maps), px)
+    return _depth_view(_with_results(depth.annotate(_enlarge(image), maps), result), depth, maps)
 
 
 def _side(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
-    """Show the photo, and beside it the overlay."""
-    overlay = _overlay(image, maps, result, cmap)
-    photo = _with_results(_enlarge(image), result)
-    between = blank(photo.shape[0], overlay.px)
-    return overlay._replace(picture=np.hstack((photo, between, overlay.picture)))
+    """Show the photo, and beside it the depth over the photo."""
+    depth = DepthAnnotator(cmap)
+    photo, scene = _enlarge(image), depth.annotate(_enlarge(image), maps)
+    between = blank(photo.shape[0], text_size_for(photo))
+    return _depth_view(np.hstack((_with_results(photo, result), between, _with_results(scene, result))), depth, maps)
+
+
+def _depth_view(picture: np.ndarray, depth: DepthAnnotator, maps: Sequence[RouteMap]) -> View:
+    """Add the legend of the depth to a picture."""
+    px = text_size_for(picture)
+    return View(picture, [_depth_legend(depth, maps, px)], _summary(maps), px)
 
 
 def _mask(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
