@@ -17,6 +17,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   check         versions, what is registered, what is missing and what to do
   val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
   heatmap       pictures and videos of what the router skips               source= [model=]
+  app           a local page to drop pictures and videos on                [model=]
   convert       a trained dense model into a routed one                    model= data=
   fit           routers and ways around for a model trained dense          model= data=
   threshold     let compute follow the image, within a mean budget         model= data=
@@ -78,6 +79,24 @@ def heatmap(
     from mod_vision.viz.heatmap import heatmap as draw
 
     draw(model, source, imgsz, out, view, boxes, conf, frames, cmap)
+
+
+def app(
+    model: str = "yolo26n-mod-seg.pt",
+    imgsz: int = 640,
+    device: str = "cpu",
+    threads: int = 2,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_mb: int = 50,
+) -> None:
+    """Serve a local page: drop a picture or a video, move the capacity, see routes and cost."""
+    import torch
+
+    from mod_vision.viz.app import app as run
+
+    torch.set_num_threads(threads)
+    run(model, imgsz, device, host, port, max_mb)
 
 
 def bench(
@@ -292,7 +311,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
-COMMANDS = (demo, check, val, heatmap, convert, fit, threshold, bench, export, tune, predict_many)
+COMMANDS = (demo, check, val, heatmap, app, convert, fit, threshold, bench, export, tune, predict_many)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 

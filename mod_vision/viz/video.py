@@ -19,6 +19,7 @@ from mod_vision.viz.layout import blank, with_blocks
 from mod_vision.viz.views import View
 from mod_vision.yolo.sources import Clip
 
+CODECS = {".mp4": "mp4v", ".webm": "VP80"}
 WINDOW = 300  # frames that the curves show
 
 
@@ -45,12 +46,12 @@ class Figures(NamedTuple):
 
 
 class Recording:
-    """An .mp4 and a .csv that grow frame by frame, as a context: they are complete whatever ends it.
+    """A video and a .csv that grow frame by frame, as a context: they are complete whatever ends it.
 
     Both are written under temporary names, and renamed in the end, also after an error or Ctrl-C.
 
     Args:
-        path: The .mp4; the .csv gets its name.
+        path: The video, .mp4 or, for browsers, .webm; the .csv gets its name.
         clip: Where the frames come from.
     """
 
@@ -94,7 +95,7 @@ class Recording:
         """Open the files for pictures like the first one."""
         self._start = time.monotonic()
         self._size = picture.shape[1::-1]
-        codec: Any = cv2.VideoWriter.fourcc(*"mp4v")
+        codec: Any = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix])
         self._writer = cv2.VideoWriter(str(self._video), codec, self.clip.fps, self._size)
         if not self._writer.isOpened():
             raise OSError(f"cannot write a video of {self._size[0]} x {self._size[1]} pixels to {self.path}.")

@@ -1,0 +1,146 @@
+"""One model at any capacity, its dense twin beside it: what a picture or a video costs, and which patches are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mod_vision.eval.latency import Latency, as_deployed, paired_latency
+from mod_vision.eval.traced import Trace, open_traced
+from mod_vision.routing import set_capacity
+from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
+from mod_vision.viz.video import Figures, Recording
+from mod_vision.viz.views import View, draw_view
+from mod_vision.yolo.images import load_model, torch_device
+from mod_vision.yolo.sources import Source, open_clip
+
+ROUNDS = 3  # of timing: enough for a number that is looked at, few enough to be waited for
+
+
+class Settings(NamedTuple):
+    """What is looked at, and how.
+
+    Attributes:
+        capacity: Share of tokens that pass the heavy blocks, below 1.
+        view: page, overlay, side or mask.
+        boxes: Whether to draw what is found.
+        conf: Lowest confidence of that.
+    """
+
+    capacity: float
+    view: str = "overlay"
+    boxes: bool = True
+    conf: float = 0.25
+
+
+class Look(NamedTuple):
+    """One picture: what was drawn, what was skipped and what it cost.
+
+    Attributes:
+        picture: (H, W, 3) uint8 in BGR.
+        figures: Skipped shares and executed GFLOPs.
+        latency: Milliseconds of the network.
+        dense: Those of its dense twin.
+    """
+
+    picture: np.ndarray
+    figures: Figures
+    latency: Latency
+    dense: Latency
+
+
+class Explorer:
+    """A routed model and its dense twin, as they are deployed.
+
+    Args:
+        model: A `YOLO` object, a .pt file, or a model YAML.
+        imgsz: Longer side of the input in pixels.
+        device: As in Ultralytics.
+
+    Raises:
+        FileNotFoundError: If the model does not exist.
+        ValueError: If it has another form, or routes nothing.
+    """
+
+    def __init__(self, model: Any, imgsz: int, device: str = "cpu") -> None:
+        self.yolo = load_model(model)
+        if not isinstance(self.yolo.model, torch.nn.Module):
+            raise ValueError(f"model {model} is an export, which has one capacity; use the checkpoint (.pt).")
+        self.device = torch_device(device)
+        self.yolo.model = as_deployed(self.yolo.model, self.device)
+        self.dense = deepcopy(self.yolo.model)
+        set_capacity(self.dense, 1.0)
+        self.traced = open_traced(self.yolo, imgsz)
+
+    def look(self, image: np.ndarray, settings: Settings) -> Look:
+        """Draw the routes of an image (H, W, 3), uint8 in BGR, and time the network on it.
+
+        Raises:
+            ValueError: If a setting is not valid.
+        """
+        view, trace, figures = self._view(image, settings)
+        batch = trace.forward.batch.to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            times = paired_latency(
+                {"routed": lambda: self.yolo.model(batch), "dense": lambda: self.dense(batch)},
+                ROUNDS,
+                warmup=1,
+                device=str(self.device),
+            )
+        return Look(view.compose(), figures, times["routed"], times["dense"])
+
+    def film(
+        self, video: Path, out: Path, settings: Settings, most: int, progress: Callable[[int, int], object]
+    ) -> Figures:
+        """Draw the routes of the first `most` frames of a video into `out`, and return the mean figures.
+
+        Args:
+            video: The video file.
+            out: The video to write; its suffix tells the format, as for `Recording`.
+            settings: What is drawn.
+            most: Most frames.
+            progress: Is told the number of frames that are done, and of all.
+
+        Raises:
+            OSError: If the video cannot be opened or written.
+            ValueError: If it has no frame, or a setting is not valid.
+        """
+        clip = open_clip(Source(video, "video"))
+        total = min(clip.total or most, most)
+        seen = []
+        with Recording(out, clip) as recording:
+            for number, (image,) in enumerate(islice(clip.frames, most), 1):
+                view, _, figures = self._view(image, settings)
+                recording.add(view, figures)
+                seen.append(figures)
+                progress(number, total)
+        if not seen:
+            raise ValueError("this video has no frame that can be read.")
+        return _mean(seen)
+
+    def _view(self, image: np.ndarray, settings: Settings) -> tuple[View, Trace, Figures]:
+        """Run an image and draw it."""
+        set_capacity(self.yolo.model, settings.capacity)
+        trace = self.traced.trace(image)
+        maps = crop_maps(trace)
+        result = self.traced.postprocess(settings.conf)(trace.forward, image) if settings.boxes else None
+        return draw_view(image, maps, settings.view, result), trace, self._figures(trace, maps)
+
+    def _figures(self, trace: Trace, maps: list[RouteMap]) -> Figures:
+        """Return what a frame cost."""
+        by_layer = {layer.name: skipped_share(layer) for layer in maps}
+        return Figures(skipped_depth(maps), by_layer, self.traced.gflops(trace))
+
+
+def _mean(seen: list[Figures]) -> Figures:
+    """Return the mean of the figures of frames."""
+    by_layer = {name: float(np.mean([figures.by_layer[name] for figures in seen])) for name in seen[0].by_layer}
+    costs = [figures.gflops for figures in seen if figures.gflops]
+    executed, dense = np.mean(costs, axis=0).tolist()
+    return Figures(float(np.mean([figures.skipped for figures in seen])), by_layer, (executed, dense))
