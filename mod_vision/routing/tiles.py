@@ -37,7 +37,7 @@ def _flat(rows: torch.Tensor, cols: torch.Tensor, plan: RoutingPlan) -> torch.Te
 
 
 def _planar() -> bool:
-    """Return whether the pixels of one channel lie side by side, as in ONNX Runtime, and not the channels of a pixel."""
+    """Return whether the pixels of a channel lie side by side, as in ONNX Runtime, not the channels of a pixel."""
     return torch.onnx.is_in_onnx_export()
 
 
