@@ -13,9 +13,16 @@ WIDTH = 420  # units; the page shows one as about a pixel, on a phone a little l
 LABELS = 132  # width of the row labels
 LETTERS = 19  # that fit into it
 ROW = 24
-TOP, BOTTOM, RIGHT = 8, 40, 14
-SHAPES = ("circle", "square", "diamond", "triangle")
+TOP, BOTTOM, RIGHT = 8, 40, 22
+CORNERS: dict[str, list[tuple[float, float]]] = {
+    "square": [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
+    "diamond": [(0, -6), (6, 0), (0, 6), (-6, 0)],
+    "triangle": [(0, -5.5), (5.5, 4.5), (-5.5, 4.5)],
+}
+SHAPES = ("circle", *CORNERS)
+COLOURS = 6  # of page.css
 BAR_HEIGHT = 72
+BAR_LABELS = 112  # width of the row labels of a histogram
 
 
 class Row(NamedTuple):
@@ -69,15 +76,16 @@ def histograms(shares: Mapping[str, Sequence[float]], palette: Sequence[str], ax
     band = BAR_HEIGHT + 30
     height = TOP + band * len(shares)
     svg = _svg(height + BOTTOM - 8, label)
-    step = (WIDTH - RIGHT - LABELS) / len(palette)
+    left, right = BAR_LABELS, WIDTH - RIGHT
+    step = (right - left) / len(palette)
     most = max(max(row) for row in shares.values())
     for number, (name, row) in enumerate(shares.items()):
         floor = TOP + band * (number + 1) - 8
-        _text(svg, (LABELS - 8, floor - 4), name, "row end")
-        _line(svg, (LABELS, floor), (WIDTH - RIGHT, floor), "base")
+        _text(svg, (left - 8, floor - 4), name, "row end")
+        _line(svg, (left, floor), (right, floor), "base")
         for i, share in enumerate(row):
             if share:
-                tall, x = max(1.0, BAR_HEIGHT * share / most), LABELS + step * i
+                tall, x = max(1.0, BAR_HEIGHT * share / most), left + step * i
                 ElementTree.SubElement(
                     svg, "rect", {"class": "bar", "style": f"fill:{palette[i]}"}
                     | _numbers(x=x + 0.1 * step, y=floor - tall, width=0.8 * step, height=tall),
@@ -85,17 +93,18 @@ def histograms(shares: Mapping[str, Sequence[float]], palette: Sequence[str], ax
                 _text(svg, (x + step / 2, floor - tall - 4), f"{100 * share:.0f} %", "tick middle")
     every = max(1, round(len(palette) / 12))
     for i in range(0, len(palette), every):
-        _text(svg, (LABELS + step * (i + 0.5), height + 8), str(i), "tick middle")
-    _text(svg, (LABELS + step * len(palette) / 2, height + 26), axis, "axis middle")
+        _text(svg, (left + step * (i + 0.5), height + 8), str(i), "tick middle")
+    _text(svg, ((left + right) / 2, height + 26), axis, "axis middle")
     return _markup(svg)
 
 
 class Point(NamedTuple):
-    """A point of a curve: x, y and what is written beside it."""
+    """A point of a curve: x, y and what is written below it, or above."""
 
     x: float
     y: float
     text: str
+    above: bool = False
 
 
 def curves(series: Sequence[Sequence[Point]], axes: tuple[str, str], label: str) -> Markup:
@@ -126,10 +135,10 @@ def curves(series: Sequence[Sequence[Point]], axes: tuple[str, str], label: str)
         places = [place(point.x, point.y) for point in line]
         if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            ElementTree.SubElement(svg, "polyline", {"class": f"curve s{i}", "points": path})
+            ElementTree.SubElement(svg, "polyline", {"class": f"curve s{i % COLOURS}", "points": path})
         for at, point in zip(places, line, strict=True):
             _mark(svg, at, i)
-            _text(svg, (at[0], at[1] + 18), point.text, "tick middle")
+            _text(svg, at, point.text, "tick middle", -10 if point.above else 18)
     return _markup(svg)
 
 
@@ -157,16 +166,11 @@ def _svg(height: float, label: str) -> ElementTree.Element:
 def _mark(svg: ElementTree.Element, at: tuple[float, float], series: int) -> None:
     """Draw the mark of a series, told apart by shape too."""
     shape, (x, y) = SHAPES[series % len(SHAPES)], at
-    look = {"class": f"mark s{series % 6}"}
+    look = {"class": f"mark s{series % COLOURS}"}
     if shape == "circle":
         ElementTree.SubElement(svg, "circle", look | _numbers(cx=x, cy=y, r=5))
         return
-    corners = {
-        "square": [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
-        "diamond": [(0, -6), (6, 0), (0, 6), (-6, 0)],
-        "triangle": [(0, -5.5), (5.5, 4.5), (-5.5, 4.5)],
-    }[shape]
-    path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in CORNERS[shape])
     ElementTree.SubElement(svg, "polygon", look | {"points": path})
 
 

@@ -127,7 +127,7 @@ def find_stops(yolo: Any, capacities: Sequence[float]) -> list[Stop]:
     if any(layer.threshold is not None for layer in layers):
         stops.insert(0, Stop("thresholds", None))
     if all(stop.dense for stop in stops):
-        raise ValueError("nothing is routed at capacity 1; give at least one capacity below it, such as capacity=1,0.5.")
+        raise ValueError("at capacity 1 nothing is skipped; give at least one below it, such as capacity=1,0.5.")
     return stops
 
 
@@ -155,7 +155,7 @@ def _score(yolo: Any, stop: Stop, stops: Sequence[Stop], settings: Settings) -> 
 
 def describe(stop: Stop) -> str:
     """Return a stop as words of a sentence."""
-    return "the checkpoint's thresholds" if stop.capacity is None else f"capacity {stop.label}"
+    return "its own thresholds" if stop.capacity is None else f"capacity {stop.label}"
 
 
 def _look_at(yolo: Any, files: Sequence[Path], stops: Sequence[Stop], settings: Settings) -> list[Picture]:

@@ -65,9 +65,9 @@ def depth_figure(content: Content) -> Figure:
     for i, stop in sparse(content):
         passed = [depth_of(picture.looks[i].maps, content.stages).ravel() for picture in content.pictures]
         counts = np.bincount(np.concatenate(passed), minlength=most + 1)
-        shares[stop.label] = (counts / counts.sum()).tolist()
+        shares[describe(stop)] = (counts / counts.sum()).tolist()
     occurring = [i for i in range(most + 1) if any(row[i] for row in shares.values())]
-    columns = ["blocks passed", *(describe(stop) for _, stop in sparse(content))]
+    columns = ["blocks passed", *shares]
     rows = [[str(i), *(percent(row[i]) for row in shares.values())] for i in occurring]
     title = "Depth of the patches"
     return Figure(
@@ -154,39 +154,44 @@ def class_figures(content: Content) -> list[Figure]:
 
 
 def cost_figure(content: Content) -> Figure:
-    """Show accuracy against executed GFLOPs, a point per stop."""
-    kinds = ["box", "mask"] if content.evaluations[0].mask else ["box"]
-    series: list[list[Point]] = [[] for _ in kinds]
+    """Show accuracy against executed GFLOPs: a line through the capacities, and a point for thresholds."""
+    series: dict[str, list[Point]] = {}
     rows = []
-    for stop, evaluation in zip(content.stops, content.evaluations, strict=True):
-        cost = evaluation.cost
-        scores = [evaluation.box["AP"], *([evaluation.mask["AP"]] if evaluation.mask else [])]
-        for points, score in zip(series, scores, strict=True):
-            points.append(Point(cost.gflops, 100 * max(0.0, score), stop.label))
-        aps = ["–" if score < 0 else f"{100 * score:.1f}" for score in scores]
-        rows.append([describe(stop), f"{cost.gflops:.2f}", *aps, str(cost.latency)])
-    cost = content.evaluations[0].cost
+    scored = zip(content.stops, content.evaluations, strict=True)
+    for stop, evaluation in sorted(scored, key=lambda pair: pair[0].capacity is None):
+        cost, aps, own = evaluation.cost, _ap(evaluation), stop.capacity is None
+        for kind, ap in aps.items():
+            name = f"{kind}, thresholds" if own else kind
+            series.setdefault(name, []).append(Point(cost.gflops, max(0.0, ap), stop.label, above=own))
+        cells = ["-" if ap < 0 else f"{ap:.1f}" for ap in aps.values()]
+        rows.append([describe(stop), f"{cost.gflops:.2f}", *cells, str(cost.latency)])
+    first = content.evaluations[0]
+    latency = f"latency ({first.cost.device}, threads: {first.cost.threads})"
     title = "Accuracy against cost"
     return Figure(
         title,
-        f"COCO AP over the {len(content.evaluations[0].files)} images of the split, in percent, and GFLOPs that one image "
-        "executes. Each point is a capacity of the same checkpoint.",
-        curves([sorted(points) for points in series], ("executed GFLOPs", "AP"), f"{title}; table below"),
-        [(swatch(i), f"{kind} AP") for i, kind in enumerate(kinds)],
-        Table(
-            ["", "GFLOPs", *(f"{kind} AP" for kind in kinds), f"latency ({cost.device}, {cost.threads} threads)"], rows
-        ),
+        f"COCO AP over the {len(first.files)} images of the split, in percent, and the GFLOPs that one image executes. "
+        "Each point is a capacity of the same checkpoint.",
+        curves([sorted(points) for points in series.values()], ("executed GFLOPs", "AP"), f"{title}; table below"),
+        [(swatch(i), name) for i, name in enumerate(series)],
+        Table(["", "GFLOPs", *_ap(first), latency], rows),
     )
 
 
 def percent(share: float | None) -> str:
     """Return a share as a cell of a table."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def skipped(routed: float | None) -> float | None:
     """Return the skipped share for a routed one."""
     return None if routed is None else 1 - routed
+
+
+def _ap(evaluation: Evaluation) -> dict[str, float]:
+    """Return AP in percent by its name, negative where the split has no label to score."""
+    masks = {"mask AP": 100 * evaluation.mask["AP"]} if evaluation.mask else {}
+    return {"box AP": 100 * evaluation.box["AP"], **masks}
 
 
 def _groups(evaluation: Evaluation) -> dict[str, int]:

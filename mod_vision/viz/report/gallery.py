@@ -25,7 +25,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 def encode(content: Content) -> dict[str, Any]:
     """Return what the script draws; numbers are shares in [0, 1] of images and patches."""
     return {
-        "stops": [describe(stop) for stop in content.stops],
+        "stops": [{"label": stop.label, "words": describe(stop)} for stop in content.stops],
         "stages": [stage._asdict() for stage in content.stages],
         "palette": palette(sum(stage.blocks for stage in content.stages)),
         "images": [_image(picture, content.stages) for picture in content.pictures],

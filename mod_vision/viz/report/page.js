@@ -63,7 +63,7 @@ function drawPatches(pen, ratio) {
     for (let col = 0; col < map.cols; col++) {
       const depth = passed[row * map.cols + col];
       const [x, y, right, bottom] = [xs[col], ys[row], xs[col + 1], ys[row + 1]];
-      pen.globalAlpha = depth ? 0.6 : 0.78;
+      pen.globalAlpha = depth ? 0.5 : 0.78;
       pen.fillStyle = data.palette[depth];
       pen.fillRect(x, y, right - x, bottom - y);
       if (col + 1 < map.cols && passed[row * map.cols + col + 1] !== depth) borders.rect(right, y, 0, bottom - y);
@@ -123,13 +123,13 @@ function showRoute() {
     const cells = [...row.cells].slice(1);
     const route = found[i];
     cells[0].className = route?.passed ? "computed" : "";
-    const score = route && route.score !== null ? route.score.toFixed(2) : "–";
-    const texts = route ? [route.passed ? "computed" : "skipped", `${route.passed} of ${route.blocks}`, score] : ["–", "–", "–"];
+    const score = route && route.score !== null ? route.score.toFixed(2) : "-";
+    const texts = route ? [route.passed ? "computed" : "skipped", `${route.passed} of ${route.blocks}`, score] : ["-", "-", "-"];
     texts.forEach((text, j) => (cells[j].textContent = text));
   });
   const map = grid();
   const [row, col] = patch ? cellAt(map, patch) : [];
-  at("route-title").textContent = patch ? `Patch in row ${row + 1} of ${map.rows}, column ${col + 1} of ${map.cols}` : "Patch";
+  at("route-title").textContent = patch ? `Patch, row ${row + 1}, column ${col + 1}` : "Patch";
 }
 
 function speakRoute() {
@@ -141,7 +141,7 @@ function speakRoute() {
 }
 
 function showSummary() {
-  const [all, stage, stop] = [look().all, at("stage").value, data.stops[at("stop").value]];
+  const [all, stage, stop] = [look().all, at("stage").value, data.stops[at("stop").value].words];
   const big = document.createElement("strong");
   big.textContent = percent(grid().skipped);
   const text = stage === ""
@@ -165,8 +165,8 @@ function show() {
   at("photo").style.aspectRatio = `${width} / ${height}`;
   at("photo").width = width >= height ? 800 : Math.round((800 * width) / height);
   at("name").textContent = `Image ${number() + 1} of ${images.length}: ${name}`;
-  at("stop-name").textContent = data.stops[stop];
-  at("stop").setAttribute("aria-valuetext", data.stops[stop]);
+  at("stop-name").textContent = data.stops[stop].label;
+  at("stop").setAttribute("aria-valuetext", data.stops[stop].label);
   canvas.setAttribute("aria-label", `Patches of ${name}`);
   for (const figure of document.querySelectorAll("[data-stop]")) figure.hidden = figure.dataset.stop !== stop;
   const ofStops = document.querySelectorAll("[data-stop]");

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import platform
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -22,7 +20,7 @@ from mod_vision.viz.report.data import Content, Settings, collect, describe, tel
 from mod_vision.viz.report.figures import draw_figures, percent
 from mod_vision.viz.report.gallery import encode, photo
 
-PACKAGES = ("ultralytics", "torch")
+PACKAGES = ("ultralytics", "torch", "torchvision")
 
 
 def write_report(
@@ -67,8 +65,8 @@ def write_report(
     writable_dir(path.parent)
     settings = Settings(model, data, images, imgsz, conf, batch, device)
     content = collect(settings, capacity, evaluate)
-    words = {**settings._asdict(), "evaluate": evaluate, "out": out}
-    words["capacity"] = ",".join(stop.label for stop in content.stops if stop.capacity is not None)
+    shares = ",".join(stop.label for stop in content.stops if stop.capacity is not None)
+    words = {"model": model, "data": data, "capacity": shares, **settings._asdict(), "evaluate": evaluate, "out": out}
     command = " ".join(["mod-vision report", *(shlex.quote(f"{key}={value}") for key, value in words.items())])
     write_text(path, render(content, settings, command))
     return path
@@ -107,17 +105,15 @@ def render(content: Content, settings: Settings, command: str) -> str:
 def _facts(content: Content, settings: Settings) -> dict[str, str]:
     """Return what the head of the page says of how it was made."""
     scored = f", {len(content.evaluations[0].files)} images scored" if content.evaluations else ""
-    made: dict[str, Any] = {
+    versions = {"mod_vision": __version__, **{name: version(name) for name in PACKAGES}}
+    return {
         "Model": settings.model,
         "Data": f"{settings.data}, validation split{scored}",
-        "Shown": ", ".join(describe(stop) for stop in content.stops),
+        "Capacities": ", ".join(stop.label for stop in content.stops),
         "Image size": f"{settings.imgsz} px",
         "Made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "Versions": ", ".join(
-            [f"mod_vision {__version__}", *(f"{p} {version(p)}" for p in PACKAGES), f"Python {platform.python_version()}"]
-        ),
+        "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
-    return made
 
 
 def _read(name: str) -> str:
