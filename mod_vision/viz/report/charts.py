@@ -138,7 +138,8 @@ def curves(series: Sequence[Sequence[Point]], axes: tuple[str, str], label: str)
             ElementTree.SubElement(svg, "polyline", {"class": f"curve s{i % COLOURS}", "points": path})
         for at, point in zip(places, line, strict=True):
             _mark(svg, at, i)
-            _text(svg, at, point.text, "tick middle", -10 if point.above else 18)
+            above = point.above or at[1] > height - 20  # not over the axis
+            _text(svg, at, point.text, "tick middle", -10 if above else 18)
     return _markup(svg)
 
 
