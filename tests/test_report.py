@@ -132,9 +132,8 @@ def test_maps_and_boxes_are_those_of_the_model(page, model, data):
                 steps = unpack(grid, "<u2", grid["scores"]["steps"])
                 scores = grid["scores"]["low"] + grid["scores"]["step"] * steps
                 np.testing.assert_allclose(scores, layer.score, atol=1e-3)
-        for photo, look, found in zip(
-            photos, looks, predict_images(fresh, photos, IMGSZ, 0.05, 8, "cpu"), strict=True
-        ):  # fmt: skip
+        predicted = predict_images(fresh, photos, IMGSZ, 0.05, 8, "cpu")
+        for photo, look, found in zip(photos, looks, predicted, strict=True):
             assert [box["name"] for box in look["boxes"]] == found.name
             scale = np.tile(photo.shape[1::-1], 2)
             boxes = np.array([box["box"] for box in look["boxes"]]).reshape(-1, 4)
@@ -229,9 +228,7 @@ def test_figures_are_those_of_the_split(page, model, data):
     for group, kind in ((EVIL_STUFF, "stuff"), ("road", "stuff"), (EVIL_CLASS, "class")):
         wanted = [f"{100 - 100 * shares[layer][group]:.1f} %" for layer in shares]
         assert [*classes[group][:2], *classes[group][3:]] == [group, kind, *wanted]
-    depths = np.concatenate(
-        [unpack(image["looks"][1]["all"]).ravel() for image in gallery(page)["images"]]
-    )  # fmt: skip
+    depths = np.concatenate([unpack(image["looks"][1]["all"]).ravel() for image in gallery(page)["images"]])
     for row in table(page, "Depth of the patches"):
         assert row[1] == f"{100 * (depths == int(row[0])).mean():.1f} %"
     costs = table(page, "Accuracy against cost")

@@ -86,10 +86,8 @@ def histograms(shares: Mapping[str, Sequence[float]], palette: Sequence[str], ax
         for i, share in enumerate(row):
             if share:
                 tall, x = max(1.0, BAR_HEIGHT * share / most), left + step * i
-                ElementTree.SubElement(
-                    svg, "rect", {"class": "bar", "style": f"fill:{palette[i]}"}
-                    | _numbers(x=x + 0.1 * step, y=floor - tall, width=0.8 * step, height=tall),
-                )  # fmt: skip
+                place = _numbers(x=x + 0.1 * step, y=floor - tall, width=0.8 * step, height=tall)
+                ElementTree.SubElement(svg, "rect", {"class": "bar", "style": f"fill:{palette[i]}"} | place)
                 _text(svg, (x + step / 2, floor - tall - 4), f"{100 * share:.0f} %", "tick middle")
     every = max(1, round(len(palette) / 12))
     for i in range(0, len(palette), every):

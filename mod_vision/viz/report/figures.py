@@ -16,6 +16,10 @@ from mod_vision.viz.report.data import Content, Stage, Stop, describe
 from mod_vision.viz.report.gallery import depth_of, palette
 
 MAX_GROUPS = 14  # rows of a chart; its table has all
+TRUTH_COLUMNS = (
+    *("stage, capacity", "objects computed", "best possible", "background skipped"),
+    *("random: computed", "random: skipped"),
+)
 
 
 class Table(NamedTuple):
@@ -85,22 +89,13 @@ def truth_figure(content: Content) -> Figure:
     chart, rows = [], []
     for stage in content.stages:
         for i, stop in sparse(content):
-            truth = content.evaluations[i].truth
+            truth, name = content.evaluations[i].truth, f"{stage.name}, {stop.label}"
             if stage.name not in truth.random():
                 continue
-            shares, best = truth.shares()[stage.name], truth.best()[stage.name]
-            chance = truth.random()[stage.name]
-            chart.append(Row(f"{stage.name}, {stop.label}", [shares.get(OBJECTS), shares.get(REST)], chance))
-            rows.append(
-                [
-                    f"{stage.name}, {stop.label}",
-                    percent(shares.get(OBJECTS)),
-                    percent(best.get(OBJECTS)),
-                    percent(skipped(shares.get(REST))),
-                    percent(chance),
-                    percent(skipped(chance)),
-                ]
-            )
+            shares, chance = truth.shares()[stage.name], truth.random()[stage.name]
+            objects, rest, best = shares.get(OBJECTS), shares.get(REST), truth.best()[stage.name].get(OBJECTS)
+            chart.append(Row(name, [objects, rest], chance))
+            rows.append([name, *map(percent, (objects, best, skipped(rest), chance, skipped(chance)))])
     title = "Routing truth"
     return Figure(
         title,
@@ -108,14 +103,8 @@ def truth_figure(content: Content) -> Figure:
         "router that looks at the objects pulls the two apart; random routing computes as much of both.",
         dot_chart(chart, "tokens computed", f"{title}: shares per stage and capacity; table below"),
         [(swatch(0), "objects"), (swatch(1), "background"), (swatch(-1), "random routing")],
-        Table(
-            [
-                "stage, capacity", "objects computed", "best possible", "background skipped",
-                "random: computed", "random: skipped",
-            ],
-            rows,
-        ),
-    )  # fmt: skip
+        Table(TRUTH_COLUMNS, rows),
+    )
 
 
 def class_figures(content: Content) -> list[Figure]:
