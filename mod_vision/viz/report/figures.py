@@ -17,8 +17,12 @@ from mod_vision.viz.report.gallery import depth_of, palette
 
 MAX_GROUPS = 14  # rows of a chart; its table has all
 TRUTH_COLUMNS = (
-    *("stage, capacity", "objects computed", "best possible", "background skipped"),
-    *("random: computed", "random: skipped"),
+    "stage, capacity",
+    "objects computed",
+    "best possible",
+    "background skipped",
+    "random: computed",
+    "random: skipped",
 )
 
 
