@@ -17,6 +17,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   check         versions, what is registered, what is missing and what to do
   val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
   heatmap       pictures and videos of what the router skips               source= [model=]
+  report        one HTML page: routes, predictions, accuracy and cost      model= data=
   app           a local page to drop pictures and videos on                [model=]
   convert       a trained dense model into a routed one                    model= data=
   fit           routers and ways around for a model trained dense          model= data=
@@ -97,6 +98,30 @@ def app(
 
     torch.set_num_threads(threads)
     run(model, imgsz, device, host, port, max_mb)
+
+
+def report(
+    model: str,
+    data: str,
+    capacity: Any = (1.0, 0.75, 0.5, 0.25),
+    images: int = 12,
+    imgsz: int = 640,
+    conf: float = 0.25,
+    batch: int = 8,
+    device: str = "cpu",
+    threads: int = 2,
+    evaluate: bool = True,
+    out: str = "runs/mod-vision-report.html",
+) -> None:
+    """Write one HTML page about what a model skips at several capacities; evaluate=False is quick."""
+    import torch
+
+    from mod_vision.viz.report import write_report
+
+    torch.set_num_threads(threads)
+    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
+    path = write_report(model, data, shares, images, imgsz, conf, batch, device, evaluate, out)
+    print(f"report in {path}; open it in a browser")
 
 
 def bench(
@@ -311,7 +336,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
-COMMANDS = (demo, check, val, heatmap, app, convert, fit, threshold, bench, export, tune, predict_many)
+COMMANDS = (demo, check, val, heatmap, report, app, convert, fit, threshold, bench, export, tune, predict_many)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 

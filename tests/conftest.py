@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from browser import chromium as chromium  # fixtures, for all tests
+from browser import visit as visit
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import yaml
@@ -87,6 +88,33 @@ def test_tiles_that_reach_beyond_the_map(size, border, options, tmp_path):
     torch.testing.assert_close(torch.from_numpy(out), twin(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
+def test_tiles_that_divide_the_map(format, photos, tmp_path):
+    """They are moved in strips, channels first in ONNX and last elsewhere."""
+    path = calibrated("yolo26n-mod-conv.yaml", photos[:4], tmp_path / "conv.pt")
+    done = export_model(path, format, 128)
+    check = check_export(*done, input_tensors(photos[:4], 128))
+    assert check.max_error < 1e-2  # of an untrained model, whose float32 is as far from its float64
+    assert check.same_indices == 1.0
+    assert check.distinct_routes
+    if format == "onnx":
+        operators = {node.op_type for node in onnx.load(done.path).graph.node}
+        assert "ScatterND" in operators
+        assert "ScatterElements" not in operators
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_dynamic_export_does_not_rely_on_the_size_it_is_traced_with(format, photos, tmp_path):
+    """Tiles divide the maps of 128 pixels, and not those of 96 and 160."""
+    path = calibrated("yolo26n-mod-conv.yaml", photos[:4], tmp_path / "conv.pt")
+    done = export_model(path, format, 128, dynamic=True)
+    images = [torch.cat(input_tensors(photos[:2], size)) for size in (128, 96, 160)]
+    for batch in (*images, images[2][:, :, :96].contiguous()):
+        check = check_export(*done, [batch])
+        assert check.max_error < 1e-2  # as above
+        assert check.same_indices == 1.0
+
+
 @pytest.fixture(scope="module")
 def checkpoint(photos, tmp_path_factory):
     return calibrated("yolo26n-mod.yaml", photos[:8], tmp_path_factory.mktemp("formats") / "model.pt")
@@ -117,7 +145,7 @@ def test_dynamic_onnx_takes_other_sizes_and_batches(size, dynamic, photos):
     batch, height, width = size
     images = torch.cat(input_tensors(photos[:batch], 256))[:, :, :height, :width].contiguous()
     check = check_export(*dynamic, [images])
-    assert check.max_error < 1e-2  # of an untrained model, whose float32 is as far from its float64
+    assert check.max_error < 1e-2  # as above
     assert check.same_indices == 1.0
 
 
@@ -140,8 +168,6 @@ def dynamic(request, photos, tmp_path_factory):
 
 def test_graph_is_ready_for_tensorrt(exported):
     """TensorRT wants the number of routed tokens to be a constant, and cannot add in ScatterElements."""
-    import onnx
-
     graph = onnx.load(exported.path).graph
     constants = {tensor.name for tensor in graph.initializer}
     selections = [node for node in graph.node if node.op_type == "TopK"]
@@ -166,8 +192,6 @@ def test_int8_leaves_the_router_in_float(format, checkpoint, photos, tiny_data):
 def _quantised(path: Path) -> set[str]:
     """Return the names of the nodes that read quantised weights."""
     if path.suffix == ".onnx":
-        import onnx
-
         graph = onnx.load(path).graph
         made = {out for node in graph.node if node.op_type == "DequantizeLinear" for out in node.output}
         return {

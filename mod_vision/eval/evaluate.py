@@ -49,8 +49,9 @@ class Evaluation:
         cost: Executed GFLOPs and latency, beside the dense twin's.
         truth: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image, in the order of `files`.
+        objects: Per layer, of each image how many object tokens were routed, and how many there are.
         files: File names of the images that were scored.
-        classes: Number of classes.
+        names: Class names by index.
     """
 
     box: dict[str, float]
@@ -58,8 +59,9 @@ class Evaluation:
     cost: Cost
     truth: RoutingTruth
     shares: dict[str, list[float]]
+    objects: dict[str, list[tuple[int, int]]]
     files: list[str]
-    classes: int
+    names: dict[int, str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain figures, for JSON."""
@@ -88,7 +90,7 @@ class Evaluation:
             f"{cost.threads} threads",
         ]
         if self.truth.total:
-            lines.append(self.truth.table() if self.classes <= MAX_CLASSES_SHOWN else self._short_truth().table())
+            lines.append(self.truth.table() if len(self.names) <= MAX_CLASSES_SHOWN else self._short_truth().table())
         else:
             lines.append("routing truth: nothing was routed (capacity 1 or no routed layer).")
         if any(min(shares) < max(shares) for shares in self.shares.values()):
@@ -145,7 +147,7 @@ def evaluate_model(
     cost = measure_cost(yolo.model, imgsz, device, images=images)
     found = validate(yolo, data=data, imgsz=imgsz, batch=batch, device=device, split=split, **overrides)
     box, mask = score(found, Path(annotations) if annotations else found.annotations, str(yolo.task))
-    return Evaluation(box, mask, cost, found.truth, found.shares, found.files, len(found.names))
+    return Evaluation(box, mask, cost, found.truth, found.shares, found.objects, found.files, found.names)
 
 
 def score(found: Validation, annotations: Path | None, task: str) -> tuple[dict[str, float], dict[str, float] | None]:

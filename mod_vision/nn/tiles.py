@@ -60,7 +60,11 @@ class Tiles(NamedTuple):
                 raise ValueError(f"a margin of {margin} pixels does not fit a convolution that reaches {reach}")
             margin = (margin - reach) // stride
             inside = _crop(inside, reach)
-        values = F.conv2d(values, conv.weight, conv.bias, stride, 0 if self.halo else reach, conv.dilation, conv.groups)
+        if conv.kernel_size == (1, 1) and stride == 1:
+            values = _conv_pixels(conv, values)
+        else:
+            padding = 0 if self.halo else reach
+            values = F.conv2d(values, conv.weight, conv.bias, stride, padding, conv.dilation, conv.groups)
         inside = None if inside is None else inside[:, :, ::stride, ::stride]
         tiles = self._replace(values=values, margin=margin, inside=inside, zeroed=inside is None)
         return tiles if norm is None else tiles.norm(norm)
@@ -97,6 +101,16 @@ def conv_reach(conv: nn.Conv2d) -> int:
 def _crop(x: torch.Tensor | None, cut: int) -> Any:
     """Cut `cut` pixels off every side of (T, C, s, s)."""
     return x if x is None or not cut else x[:, :, cut:-cut, cut:-cut]
+
+
+def _conv_pixels(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Run a 1x1 convolution on (T, C, s, s), all pixels in one row: small images are multiplied in small pieces."""
+    other_backend = torch.jit.is_tracing() or torch.compiler.is_exporting()  # keeps channels first, would copy
+    if other_backend or not len(x):  # no tile is an image, but no pixel is none
+        return F.conv2d(x, conv.weight, conv.bias, groups=conv.groups)
+    rows = x.permute(0, 2, 3, 1)
+    one = F.conv2d(rows.flatten(0, 2)[None, None].permute(0, 3, 1, 2), conv.weight, conv.bias, groups=conv.groups)
+    return one.permute(0, 2, 3, 1).reshape(*rows.shape[:3], conv.out_channels).permute(0, 3, 1, 2)
 
 
 def _batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, core: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

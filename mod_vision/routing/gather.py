@@ -6,9 +6,13 @@ import torch
 
 
 def tokens_to_map(tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """View tokens (B, N, C) as a map (B, C, H, W) of `size` (H, W); in exports the sizes stay those of the image."""
+    """View tokens (B, N, C) as a map (B, C, H, W) of `size` (H, W); in exports the sizes stay those of the image.
+
+    The channels move last: a transpose before the reshape would give a single image strides that torch does not take
+    for channels-last memory, and the next convolution would copy it.
+    """
     b, _, c = tokens.shape
-    return tokens.transpose(1, 2).reshape(b, c, *size)
+    return tokens.reshape(b, *size, c).permute(0, 3, 1, 2)
 
 
 def _rows(indices: torch.Tensor, num_tokens: int) -> torch.Tensor:
@@ -46,8 +50,12 @@ def scatter_tokens(tokens: torch.Tensor, indices: torch.Tensor, values: torch.Te
         (B, N, C), a new tensor.
     """
     b, n, c = tokens.shape
-    rows = _rows(indices, n)
-    flat, values = tokens.reshape(b * n, c), values.reshape(-1, c).to(tokens.dtype)
+    values = values.reshape(-1, c).to(tokens.dtype)
+    return put_rows(tokens.reshape(b * n, c), _rows(indices, n), values).view(b, n, c)
+
+
+def put_rows(table: torch.Tensor, rows: torch.Tensor, values: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    """Return `table` (M, C) with `rows` (n,) overwritten by `values` (n, C), in its own memory if `inplace`."""
     if torch.onnx.is_in_onnx_export():  # whole rows by ScatterND, where index_copy becomes an index for each element
-        return flat.index_put((rows,), values).view(b, n, c)
-    return flat.index_copy(0, rows, values).view(b, n, c)
+        return table.index_put((rows,), values)
+    return table.index_copy_(0, rows, values) if inplace else table.index_copy(0, rows, values)

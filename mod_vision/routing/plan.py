@@ -39,6 +39,7 @@ class RoutingPlan(NamedTuple):
         tile: Side of a token in pixels of the map: 1 where each pixel is a token, so that N = H * W.
         real: (B, k) False where an image that needs fewer than k tokens repeats its best one, None if none does. A
             repeated token must not be looked at by others; it comes out as its original does, so it can be scattered.
+        whole: Whether tokens divide the map, so that none reaches beyond it.
     """
 
     logits: torch.Tensor
@@ -47,6 +48,7 @@ class RoutingPlan(NamedTuple):
     size: tuple[int, int]
     tile: int = 1
     real: torch.Tensor | None = None
+    whole: bool = True
 
     @property
     def mask(self) -> torch.Tensor | None:
@@ -120,4 +122,5 @@ def make_plan(
         real = None if real is None else real.gather(1, order)
     if raster or real is not None:
         scores = logits.gather(1, indices)
-    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile, real)
+    whole = size[0] % tile == 0 and size[1] % tile == 0
+    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile, real, whole)

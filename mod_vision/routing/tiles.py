@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from mod_vision.routing.gather import put_rows
 from mod_vision.routing.plan import RoutingPlan
 
 
@@ -35,15 +36,30 @@ def _flat(rows: torch.Tensor, cols: torch.Tensor, plan: RoutingPlan) -> torch.Te
     return ((image * height + rows)[:, :, None] * width + cols[:, None, :]).flatten()
 
 
-def whole_tiles(plan: RoutingPlan) -> bool:
-    """Return whether the map divides into tiles, so that no tile reaches beyond it."""
-    return plan.size[0] % plan.tile == 0 and plan.size[1] % plan.tile == 0
+def _planar() -> bool:
+    """Return whether the pixels of a channel lie side by side, as in ONNX Runtime, not the channels of a pixel."""
+    return torch.onnx.is_in_onnx_export()
+
+
+def _as_strips(x: torch.Tensor, tile: int, planar: bool) -> torch.Tensor:
+    """View maps (B, C, H, W) as a table of strips: `tile` pixels of a row, of one channel if planar, else of all."""
+    return x.reshape(-1, tile) if planar else x.permute(0, 2, 3, 1).reshape(-1, tile * x.shape[1])
+
+
+def _strips(plan: RoutingPlan, planes: int) -> torch.Tensor:
+    """Return the strips of the routed tiles in the table of maps with so many planes, (B * k * planes * tile,)."""
+    (rows, columns), batch, device = plan.grid, plan.indices.shape[0], plan.indices.device
+    strip = torch.div(plan.indices, columns, rounding_mode="floor") * (plan.tile * columns) + plan.indices % columns
+    strip = strip[:, :, None, None] + torch.arange(plan.tile, device=device) * columns
+    plane = torch.arange(batch * planes, device=device).view(batch, 1, planes, 1) * (rows * plan.tile * columns)
+    return (strip + plane).flatten()
 
 
 def gather_tiles(x: torch.Tensor, plan: RoutingPlan, margin: int = 0) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Cut the routed tiles out of a map, with `margin` pixels of their neighbourhood on every side.
 
-    Pixels are rows of the channels-last map, copied whole in one memory-bound step.
+    Without a margin, a tile is copied in strips, which lie in one piece in memory; else pixel by pixel, each a row of
+    the channels-last map.
 
     Args:
         x: (B, C, H, W), fastest in channels-last memory.
@@ -55,16 +71,25 @@ def gather_tiles(x: torch.Tensor, plan: RoutingPlan, margin: int = 0) -> tuple[t
         map, (B * k, 1, s, s), 1 or 0 in the dtype of x, or None if all do.
     """
     channels, (height, width) = x.shape[1], plan.size
+    if plan.whole and not margin:
+        return _gather_strips(x, plan), None
     rows, cols = _pixels(plan, margin)
     side = rows.shape[1]
     flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
     index = _flat(rows.clamp(0, height - 1), cols.clamp(0, width - 1), plan)
     tiles = flat.index_select(0, index).view(-1, side, side, channels).permute(0, 3, 1, 2)
-    if not margin and whole_tiles(plan):
-        return tiles, None
     on_rows, on_cols = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
     inside = (on_rows[:, None, :, None] & on_cols[:, None, None, :]).to(x.dtype)
     return tiles.mul_(inside), inside  # a fresh tensor
+
+
+def _gather_strips(x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
+    """Cut the routed tiles (B * k, C, tile, tile) out of a map that they divide."""
+    channels, tile, planar = x.shape[1], plan.tile, _planar()
+    strips = _as_strips(x, tile, planar).index_select(0, _strips(plan, channels if planar else 1))
+    if planar:
+        return strips.view(-1, channels, tile, tile)
+    return strips.view(-1, tile, tile, channels).permute(0, 3, 1, 2)
 
 
 def scatter_tiles(x: torch.Tensor, plan: RoutingPlan, tiles: torch.Tensor, inplace: bool = False) -> torch.Tensor:
@@ -77,17 +102,20 @@ def scatter_tiles(x: torch.Tensor, plan: RoutingPlan, tiles: torch.Tensor, inpla
         inplace: Whether x, in channels-last memory and needed by nobody else, may be overwritten: saves a copy.
 
     Returns:
-        (B, C, H, W) in channels-last memory.
+        (B, C, H, W), in channels-last memory but in exported graphs.
     """
     batch, channels, height, width = x.shape
-    rows, cols = _pixels(plan, 0)
-    flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    values = tiles.permute(0, 2, 3, 1).reshape(-1, channels).to(flat.dtype)
-    index = _flat(rows, cols, plan)
-    if whole_tiles(plan):
-        flat = flat.index_copy_(0, index, values) if inplace else flat.index_copy(0, index, values)
+    tiles = tiles.to(x.dtype)
+    if plan.whole:
+        planar = _planar()
+        table, strips = (_as_strips(maps, plan.tile, planar) for maps in (x, tiles))
+        flat = put_rows(table, _strips(plan, channels if planar else 1), strips, inplace)
+        if planar:
+            return flat.view(x.shape)
     else:  # pixels beyond the map get a row of their own, which is cut off again
+        rows, cols = _pixels(plan, 0)
         on_map = ((rows < height)[:, :, None] & (cols < width)[:, None, :]).flatten()
-        index = torch.where(on_map, index, flat.shape[0])
-        flat = F.pad(flat, (0, 0, 0, 1)).index_copy(0, index, values)[:-1]
+        flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        index = torch.where(on_map, _flat(rows, cols, plan), flat.shape[0])
+        flat = put_rows(F.pad(flat, (0, 0, 0, 1)), index, tiles.permute(0, 2, 3, 1).reshape(-1, channels))[:-1]
     return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)

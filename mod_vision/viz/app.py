@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mod_vision.viz.explore import Explorer, Look, Settings
 from mod_vision.viz.video import Figures
 from mod_vision.viz.views import VIEWS
-from mod_vision.yolo.images import some_images
+from mod_vision.yolo.images import read_image, some_images
+
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError('the app needs Gradio: pip install "mod-vision[app]".') from error
 
 MAX_PIXELS = 64_000_000  # of a picture: a small file can hold a huge one
 MAX_FRAMES = 600
 KEEP_SECONDS = 3600  # uploads and videos are deleted after that
 START = 0.5
+MODEL = "model"  # what all questions share, so that one waits for the other
 VIDEO_SUFFIX = ".webm"  # what browsers play and OpenCV writes
+CSS = """
+footer { display: none !important }
+.prose table * { overflow-wrap: normal; word-break: normal }
+"""
 
 
 def app(
     model: Any, imgsz: int, device: str = "cpu", host: str = "127.0.0.1", port: int = 7860, max_mb: int = 50
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C; arguments and errors are those of `start`."""
+    if not _is_local(host):
+        print(f"anybody who reaches {host} can use this page; host=127.0.0.1 keeps it on this computer.")
+    start(model, imgsz, device, host, port, max_mb).block_thread()
+
+
+def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int) -> Any:
+    """Start the server in a thread of its own, and return the page; its `local_url` tells where it is.
 
     Args:
         model: A `YOLO` object, a .pt file, or a model YAML.
@@ -37,13 +55,10 @@ def app(
 
     Raises:
         FileNotFoundError: If the model does not exist.
-        ImportError: If Gradio is not installed.
         OSError: If the port is taken.
         ValueError: If the model is no PyTorch model, or routes nothing.
     """
     page = build(Explorer(model, imgsz, device))
-    if not _is_local(host):
-        print(f"anybody who reaches {host} can use this page; host=127.0.0.1 keeps it on this computer.")
     page.queue(max_size=16).launch(
         server_name=host,
         server_port=port,
@@ -51,95 +66,147 @@ def app(
         max_file_size=f"{max_mb}mb",
         footer_links=[],
         ssr_mode=False,
-        enable_monitoring=False,
-        theme=_theme(),
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # not fetched
         css=CSS,
+        quiet=True,
+        prevent_thread_lock=True,
     )
-
-
-def build(explorer: Explorer) -> Any:
-    """Return the page as `gradio.Blocks`.
-
-    Raises:
-        ImportError: If Gradio is not installed.
-    """
-    gr = _gradio()
-    photos = [str(photo) for photo in some_images("mod-open.yaml", 6, "val")]
-
-    def see(image: np.ndarray | None, *values: Any) -> tuple[np.ndarray | None, str]:
-        """Draw a picture (H, W, 3) in RGB."""
-        if image is None:
-            return None, ""
-        if image.shape[0] * image.shape[1] > MAX_PIXELS:
-            raise gr.Error(f"The picture has more than {MAX_PIXELS // 10**6} million pixels.")
-        try:
-            look = explorer.look(np.ascontiguousarray(image[..., ::-1]), Settings(*values))
-        except ValueError as error:
-            raise gr.Error(f"{error}") from error
-        return look.picture[..., ::-1], describe(look)
-
-    def film(video: str | None, frames: int, *values: Any, progress: Any = gr.Progress()) -> tuple[str | None, str]:  # noqa: B008
-        """Draw a video."""
-        if video is None:
-            raise gr.Error("Drop a video first.")
-        out = Path(tempfile.mkdtemp(prefix="mod-vision-")) / f"routes{VIDEO_SUFFIX}"
-        try:
-            figures = explorer.film(Path(video), out, Settings(*values), int(frames), lambda i, n: progress((i, n)))
-        except (ValueError, OSError) as error:
-            raise gr.Error(f"{error}") from error
-        return str(out), describe_video(figures)
-
-    with gr.Blocks(title="mod_vision", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
-        gr.Markdown("# What does the network skip?\nDark patches passed no heavy block.")
-        with gr.Row():
-            capacity = gr.Slider(0.05, 0.95, START, step=0.05, label="capacity", info="share of patches to compute")
-            view = gr.Radio([v for v in VIEWS if v != "page"], value="overlay", label="view")
-            conf = gr.Slider(0.05, 0.95, 0.25, step=0.05, label="lowest confidence")
-            boxes = gr.Checkbox(True, label="show what is found")
-        settings = [capacity, view, boxes, conf]
-        with gr.Tab("picture"):
-            with gr.Row():
-                image = gr.Image(value=photos[0], type="numpy", label="picture", sources=["upload", "clipboard", "webcam"])
-                drawn = gr.Image(label="routes", alt_text="The picture with its routes", interactive=False, format="png", buttons=["fullscreen", "download"])
-            told = gr.Markdown()
-            gr.Examples(photos, image, label="photos to try")
-            gr.on(
-                [page.load, image.change, *(part.change for part in settings)],
-                see,
-                [image, *settings],
-                [drawn, told],
-                concurrency_id="model",
-                trigger_mode="always_last",
-                show_progress="minimal",
-            )
-        with gr.Tab("video"):
-            with gr.Row():
-                video = gr.Video(label="video", sources=["upload"])
-                filmed = gr.Video(label="routes of the video", interactive=False, buttons=["download"])
-            frames = gr.Slider(10, MAX_FRAMES, 100, step=10, label="most frames")
-            start = gr.Button("draw the video", variant="primary")
-            told_video = gr.Markdown()
-            start.click(film, [video, frames, *settings], [filmed, told_video], concurrency_id="model")
+    print(f"the page is at {page.local_url}; Ctrl-C ends it", flush=True)
     return page
 
 
-def describe(look: Look) -> str:
+class _Answers:
+    """What the page asks of the model; Gradio lets one question in at a time."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer = explorer
+        self.folder = tempfile.TemporaryDirectory(prefix="mod-vision-")
+        self.films = count()
+
+    def see(self, file: str | None, *values: Any) -> tuple[np.ndarray | None, str]:
+        """Draw a picture, and tell its figures."""
+        if file is None:
+            return None, ""
+        try:
+            look = self.explorer.look(_read(file), Settings(*values))
+        except ValueError as error:
+            raise gr.Error(f"{error}") from error
+        return look.picture[..., ::-1], _describe(look)
+
+    def film(self, file: str | None, frames: int, *values: Any, progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008
+        """Draw a video, and tell its figures."""
+        if file is None:
+            raise gr.Error("drop a video first.")
+        out = Path(self.folder.name) / f"routes-{next(self.films)}{VIDEO_SUFFIX}"
+        try:
+            figures = self.explorer.film(
+                Path(file), out, Settings(*values), int(frames), lambda done, of: progress((done, of))
+            )
+        except (ValueError, OSError) as error:
+            raise gr.Error(f"{error}") from error
+        return str(out), _table(_costs(figures)) + _skipped(figures)
+
+
+def build(explorer: Explorer) -> gr.Blocks:
+    """Return the page."""
+    answers = _Answers(explorer)
+    with gr.Blocks(title="mod_vision", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
+        gr.Markdown("# What does the network skip?\nDark patches passed no heavy block.")
+        with gr.Row():
+            settings = [
+                gr.Slider(0.05, 0.95, START, step=0.05, label="capacity", info="share of patches to compute"),
+                gr.Radio([view for view in VIEWS if view != "page"], value="overlay", label="view"),
+                gr.Checkbox(True, label="show what is found"),
+                gr.Slider(0.05, 0.95, 0.25, step=0.05, label="lowest confidence"),
+            ]
+        with gr.Tab("picture"):
+            _picture_tab(answers, settings, page)
+        with gr.Tab("video"):
+            _video_tab(answers, settings)
+    return page
+
+
+def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> None:
+    """Lay out the tab for pictures, which are drawn anew when anything changes."""
+    photos = [str(photo) for photo in some_images("mod-open.yaml", 6, "val")]
+
+    def pick(event: gr.SelectData) -> str:
+        return photos[event.index]
+
+    with gr.Row():
+        image = gr.Image(photos[0], label="picture", sources=["upload", "clipboard", "webcam"], elem_id="picture")
+        image.preprocess = _uploaded  # else Gradio reads the file, and says "Error" where it cannot
+        drawn = gr.Image(
+            label="routes",
+            alt_text="The picture with its routes",
+            interactive=False,
+            format="png",
+            buttons=["fullscreen", "download"],
+            elem_id="routes",
+        )
+    told = gr.Markdown()
+    tries = gr.Gallery(
+        photos, label="photos to try", columns=len(photos), allow_preview=False, interactive=False, buttons=[]
+    )
+    tries.select(pick, None, image)
+    gr.on(
+        [page.load, image.change, *(setting.change for setting in settings)],
+        answers.see,
+        [image, *settings],
+        [drawn, told],
+        concurrency_id=MODEL,
+        trigger_mode="always_last",
+        show_progress="minimal",
+    )
+
+
+def _video_tab(answers: _Answers, settings: list[Any]) -> None:
+    """Lay out the tab for videos, which are drawn when the button is pressed."""
+    with gr.Row():
+        video = gr.Video(label="video", sources=["upload"], elem_id="video")
+        film = gr.Video(label="routes of the video", interactive=False, buttons=["download"], elem_id="film")
+    frames = gr.Slider(10, MAX_FRAMES, 100, step=10, label="most frames")
+    start = gr.Button("draw the video", variant="primary")
+    told = gr.Markdown()
+    start.click(answers.film, [video, frames, *settings], [film, told], concurrency_id=MODEL)
+
+
+def _uploaded(payload: Any) -> str | None:
+    """Return the file of an upload."""
+    return None if payload is None else payload.path
+
+
+def _read(file: str) -> np.ndarray:
+    """Read an uploaded picture (H, W, 3), in BGR.
+
+    Raises:
+        ValueError: If it is none, or too large.
+    """
+    try:
+        with Image.open(file) as picture:
+            width, height = picture.size  # of the header: nothing is decoded yet
+    except (OSError, ImportError, Image.DecompressionBombError):  # Ultralytics makes `open` look for a HEIF plugin
+        raise ValueError("this file is not a picture that can be read.") from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many, a picture may have {MAX_PIXELS // 10**6} million.")
+    return read_image(file)
+
+
+def _describe(look: Look) -> str:
     """Return the figures of a picture as a Markdown table."""
     routed, dense = look.latency.median, look.dense.median
-    rows = [*_costs(look.figures), ("network, milliseconds", f"{routed:.1f}", f"{dense:.1f}", f"{dense / routed:.2f}×")]
+    rows = [
+        *_costs(look.figures),
+        ("network, milliseconds", f"{routed:.1f}", f"{dense:.1f}", f"{dense / routed:.2f} x"),
+    ]
     return _table(rows) + _skipped(look.figures)
-
-
-def describe_video(figures: Figures) -> str:
-    """Return the mean figures of a video as a Markdown table."""
-    return _table(_costs(figures)) + _skipped(figures)
 
 
 def _costs(figures: Figures) -> list[tuple[str, str, str, str]]:
     """Return the row of the executed GFLOPs."""
     assert figures.gflops is not None  # PyTorch models are counted
     executed, dense = figures.gflops
-    return [("executed GFLOPs", f"{executed:.2f}", f"{dense:.2f}", f"{dense / executed:.2f}×")]
+    return [("executed GFLOPs", f"{executed:.2f}", f"{dense:.2f}", f"{dense / executed:.2f} x")]
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
@@ -160,25 +227,3 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _gradio() -> Any:
-    """Import Gradio, which shall call nobody."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError('the app needs Gradio: pip install "mod-vision[app]".') from error
-    return gradio
-
-
-def _theme() -> Any:
-    """Return a theme whose fonts are the system's own: nothing is fetched."""
-    gr = _gradio()
-    return gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-
-
-CSS = """
-footer { display: none !important }
-.prose table * { overflow-wrap: normal; word-break: normal }
-"""

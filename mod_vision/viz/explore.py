@@ -1,4 +1,4 @@
-"""One model at any capacity, its dense twin beside it: what a picture or a video costs, and which patches are skipped."""
+"""One model at any capacity, its dense twin beside it: which patches of an image are skipped, and what it costs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mod_vision.routing import set_capacity
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import View, draw_view
+from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.images import load_model, torch_device
 from mod_vision.yolo.sources import Source, open_clip
 
@@ -69,9 +70,10 @@ class Explorer:
     """
 
     def __init__(self, model: Any, imgsz: int, device: str = "cpu") -> None:
-        self.yolo = load_model(model)
-        if not isinstance(self.yolo.model, torch.nn.Module):
-            raise ValueError(f"model {model} is an export, which has one capacity; use the checkpoint (.pt).")
+        yolo = load_model(model)
+        if not isinstance(yolo.model, torch.nn.Module):
+            raise ValueError(f"model {yolo.model} is an export, which has one capacity; use the checkpoint (.pt).")
+        self.yolo = copy_model(yolo)
         self.device = torch_device(device)
         self.yolo.model = as_deployed(self.yolo.model, self.device)
         self.dense = deepcopy(self.yolo.model)

@@ -20,6 +20,7 @@ from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
 from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
+from mod_vision.yolo.twins.conv import prepare_export
 
 TESTED = ("8.4.190", "8.5")  # from, up to but without
 SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
@@ -52,6 +53,7 @@ def register() -> None:
     for event, callback in CALLBACKS.items():
         defaults[event].append(callback)
     defaults["on_export_start"].append(note_routing)
+    defaults["on_export_start"].append(prepare_export)
     onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)

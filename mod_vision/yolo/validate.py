@@ -33,6 +33,7 @@ class Validation:
         names: Class names by index.
         truth: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image.
+        objects: Per layer, of each image how many object tokens were routed, and how many there are.
     """
 
     predictions: list[dict[str, Any]] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Validation:
     names: dict[int, str] = field(default_factory=dict)
     truth: RoutingTruth = field(default_factory=RoutingTruth)
     shares: dict[str, list[float]] = field(default_factory=dict)
+    objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
 class _Collect(DetectionValidator):
@@ -86,6 +88,8 @@ class _Collect(DetectionValidator):
                 kept = layer.plan.kept()
                 self.found.truth.update(name, kept, groups)
                 self.found.shares.setdefault(name, []).extend(kept.float().mean(dim=(1, 2)).tolist())
+                counts = ((kept & groups[OBJECTS]).sum(dim=(1, 2)), groups[OBJECTS].sum(dim=(1, 2)))
+                self.found.objects.setdefault(name, []).extend(zip(*(c.tolist() for c in counts), strict=True))
 
     def finalize_metrics(self) -> None:
         """Keep what was collected."""

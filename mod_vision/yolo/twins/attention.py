@@ -36,12 +36,25 @@ def position_term(conv: nn.Module, values: torch.Tensor, plan: RoutingPlan) -> t
     return gather_tokens(to_tokens(conv(grid)), plan.indices)
 
 
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+    """Attend with queries and keys (B, heads, k, d) narrower than the values (B, heads, k, d_v).
+
+    On the CPU, torch's fused kernel takes only heads of one width, and its way out is slower than these lines.
+    """
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+    scores = (q * scale) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ v
+
+
 def psa_attention(attn: Attention, x: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
     """Run Ultralytics' `Attention` on routed tokens as a map (B, C, k, 1)."""
     widths = [attn.key_dim, attn.key_dim, attn.head_dim]
     parts = attn.qkv(x).reshape(x.shape[0], attn.num_heads, sum(widths), x.shape[2])
     q, k, v = (t.transpose(2, 3) for t in parts.split(widths, dim=2))
-    out = F.scaled_dot_product_attention(q, k, v, plan.mask, scale=attn.scale).transpose(1, 2).flatten(2)
+    out = attend(q, k, v, plan.mask, attn.scale).transpose(1, 2).flatten(2)
     out = out + position_term(attn.pe, v.transpose(1, 2).flatten(2), plan)
     return attn.proj(to_map(out))
 

@@ -91,6 +91,7 @@ class TileTwin(DenseTwin):
     halo: bool
     skip: CoarseSkip | None
     margin: int
+    any_size = False  # set in exports that take other sizes than the one they are traced with
 
     def check_block(
         self, where: str, tile: Any = DEFAULT_TILE, border: Any = "pad", scope: Any = "inner"
@@ -158,7 +159,8 @@ class TileTwin(DenseTwin):
             )
         shared = coarse is not None and self.tile % COARSE == 0
         tokens = tile_tokens(coarse, self.tile // COARSE) if shared else tile_tokens(x, self.tile)
-        return self.route(tokens, size)
+        plan = self.route(tokens, size)
+        return plan._replace(whole=False) if self.any_size else plan
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the feature map (B, C, H, W)."""
@@ -189,7 +191,8 @@ class TileTwin(DenseTwin):
         if plan.gates is not None:
             tiles = tiles * plan.gates.view(-1, 1, 1, 1).to(tiles.dtype)
         skipped = skip(coarse, size=(x.shape[2], x.shape[3]))
-        plan = plan._replace(size=(skipped.shape[2], skipped.shape[3]), tile=tiles.shape[2])  # a stride shrinks both
+        out_size = (skipped.shape[2], skipped.shape[3])  # a stride shrinks map and tiles
+        plan = plan._replace(size=out_size, tile=self.tile // skip.stride)
         return scatter_tiles(skipped, plan, tiles, inplace=True)
 
     def _forward_inner(self, x: torch.Tensor) -> torch.Tensor:
@@ -213,6 +216,13 @@ class TileTwin(DenseTwin):
             tiles = run(part, tiles)
             maps.append(scatter_tiles(x, plan, apply_gates(before, tiles.crop(0).values, gates)))
         return maps
+
+
+def prepare_export(exporter: Any) -> None:
+    """Tell the layers of a model that Ultralytics is about to export whether its image size is fixed."""
+    for module in exporter.model.modules():
+        if isinstance(module, TileTwin):
+            module.any_size = bool(exporter.args.dynamic)
 
 
 class MoDConv(TileTwin, Conv):

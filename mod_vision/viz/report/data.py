@@ -1,0 +1,179 @@
+"""What the page shows: images with their routes and predictions at several capacities, and scores of the split."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mod_vision.eval.evaluate import Evaluation, evaluate_model
+from mod_vision.routing import check_capacity, routed_layers
+from mod_vision.viz.report.ranking import Ranking, rank
+from mod_vision.viz.routes import RouteMap, read_image, route_maps
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.convert import copy_model
+from mod_vision.yolo.images import load_model, some_images, torch_device
+from mod_vision.yolo.predict import Detections, predict_images
+
+SPLIT = "val"
+
+
+class Stop(NamedTuple):
+    """A stop of the page's slider.
+
+    Attributes:
+        label: What the page calls it.
+        capacity: Share of tokens, None for the thresholds that the checkpoint was saved with.
+    """
+
+    label: str
+    capacity: float | None
+
+    @property
+    def dense(self) -> bool:
+        """True at capacity 1, where nothing is skipped."""
+        return self.capacity == 1
+
+
+class Stage(NamedTuple):
+    """A routed layer: its name, and how many blocks a patch passes in it at most."""
+
+    name: str
+    blocks: int
+
+
+class Look(NamedTuple):
+    """One image at one stop: its route maps, none at capacity 1, and what was found."""
+
+    maps: list[RouteMap]
+    found: Detections
+
+
+class Picture(NamedTuple):
+    """An image of the gallery: its file, its pixels (H, W, 3) in BGR, and a look at each stop."""
+
+    file: Path
+    image: np.ndarray
+    looks: list[Look]
+
+
+class Settings(NamedTuple):
+    """Arguments of `write_report` that the figures depend on."""
+
+    model: str
+    data: str
+    images: int
+    imgsz: int
+    conf: float
+    batch: int
+    device: str
+
+
+@dataclass
+class Content:
+    """All that the page shows.
+
+    Attributes:
+        stops: Stops of the slider, from much compute to little.
+        stages: Routed layers in forward order.
+        pictures: Images of the gallery.
+        evaluations: Scores at each stop, empty if there were none.
+        ranking: The images of the split that say most, None without scores.
+    """
+
+    stops: list[Stop]
+    stages: list[Stage]
+    pictures: list[Picture]
+    evaluations: list[Evaluation] = field(default_factory=list)
+    ranking: Ranking | None = None
+
+
+def collect(settings: Settings, capacities: Sequence[float], evaluate: bool) -> Content:
+    """Score the model on the split at each stop, then look at the images of the gallery.
+
+    Raises:
+        FileNotFoundError: If model or data does not exist, or the split has no image.
+        ValueError: If the model routes nothing, a capacity is out of range, or no image can be read.
+    """
+    yolo = load_model(settings.model)
+    stops = find_stops(yolo, capacities)
+    stages = [Stage(name, layer.depth) for name, layer in routed_layers(yolo.model)]
+    files = some_images(settings.data, settings.images, SPLIT)
+    evaluations: list[Evaluation] = []
+    ranking = None
+    if evaluate:
+        evaluations = [_score(yolo, stop, stops, settings) for stop in stops]
+        ranking = rank(evaluations[telling_stop(stops)], stops[telling_stop(stops)].capacity is None)
+        ranked = {line.file for line in ranking.images} - {file.name for file in files}
+        files += [file for file in some_images(settings.data, sys.maxsize, SPLIT) if file.name in ranked]
+    return Content(stops, stages, _look_at(yolo, files, stops, settings), evaluations, ranking)
+
+
+def find_stops(yolo: Any, capacities: Sequence[float]) -> list[Stop]:
+    """Return the stops: the checkpoint's own thresholds if it has some, and the capacities in descending order.
+
+    Raises:
+        ValueError: If the model has no routed layer, a capacity is out of range, or nothing is routed at any.
+    """
+    layers = [layer for _, layer in routed_layers(yolo.model)]
+    if not layers:
+        raise ValueError("this model has no routed layer, so there is nothing to report.")
+    stops = [Stop(f"{c:g}", c) for c in sorted({check_capacity(c) for c in capacities}, reverse=True)]
+    if any(layer.threshold is not None for layer in layers):
+        stops.insert(0, Stop("thresholds", None))
+    if all(stop.dense for stop in stops):
+        raise ValueError("at capacity 1 nothing is skipped; give at least one below it, such as capacity=1,0.5.")
+    return stops
+
+
+def telling_stop(stops: Sequence[Stop]) -> int:
+    """Return the stop at which images are ranked: the thresholds, or the lowest capacity, where most is skipped."""
+    return 0 if stops[0].capacity is None else len(stops) - 1
+
+
+def _at(yolo: Any, stop: Stop, device: str) -> Any:
+    """Return a copy of the model at a stop: scoring and predicting fuse layers, which cannot be undone."""
+    model = copy_model(yolo)
+    if stop.capacity is not None:
+        set_capacity(model, stop.capacity)
+    model.model.to(torch_device(device))
+    return model
+
+
+def _score(yolo: Any, stop: Stop, stops: Sequence[Stop], settings: Settings) -> Evaluation:
+    """Score the model on the split at a stop."""
+    print(f"[{stops.index(stop) + 1}/{len(stops)}] scoring at {describe(stop)}", flush=True)
+    _, data, _, imgsz, _, batch, device = settings
+    with tempfile.TemporaryDirectory() as folder:  # Ultralytics makes one, whatever it is told
+        return evaluate_model(_at(yolo, stop, device), data, imgsz, batch, device, SPLIT, project=folder)
+
+
+def describe(stop: Stop) -> str:
+    """Return a stop as words of a sentence."""
+    return "its own thresholds" if stop.capacity is None else f"capacity {stop.label}"
+
+
+def _look_at(yolo: Any, files: Sequence[Path], stops: Sequence[Stop], settings: Settings) -> list[Picture]:
+    """Route and predict the images that can be read, at each stop."""
+    pictures = []
+    for file in files:
+        try:
+            pictures.append(Picture(file, read_image(file), []))
+        except (OSError, ValueError) as error:
+            print(f"left out: {error}", flush=True)
+    if not pictures:
+        raise ValueError(f"none of the {len(files)} images of {settings.data} can be read.")
+    images = [picture.image for picture in pictures]
+    for number, stop in enumerate(stops, 1):
+        print(f"[{number}/{len(stops)}] routing {len(images)} images at {describe(stop)}", flush=True)
+        model = _at(yolo, stop, settings.device)
+        maps = [[] if stop.dense else route_maps(model, image, settings.imgsz) for image in images]
+        found = predict_images(model, images, settings.imgsz, settings.conf, settings.batch, settings.device)
+        for picture, look in zip(pictures, map(Look, maps, found), strict=True):
+            picture.looks.append(look)
+    return pictures

@@ -1,0 +1,238 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const canvas = at("overlay");
+const images = [...document.querySelectorAll("input[name=image]")];
+let patch = null; // what is pointed at: x and y in shares of the image
+
+const percent = (share) => `${Math.round(100 * share)} %`;
+const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+const number = () => images.findIndex((input) => input.checked);
+const look = () => data.images[number()].looks[at("stop").value];
+const grid = () => (at("stage").value === "" ? look().all : look().stages[at("stage").value]);
+const depths = (map) => (map.unpacked ??= bytes(map.depth));
+
+/** Row and column of the patch of a map that holds a point of the image. */
+function cellAt(map, { x, y }) {
+  const [top, left, height, width] = map.extent;
+  const place = (share, cells) => Math.min(cells - 1, Math.max(0, Math.floor(share * cells)));
+  return [place((y - top) / height, map.rows), place((x - left) / width, map.cols)];
+}
+
+/** Centre of a patch in shares of the image. */
+function centre(map, row, col) {
+  const [top, left, height, width] = map.extent;
+  return { x: left + ((col + 0.5) / map.cols) * width, y: top + ((row + 0.5) / map.rows) * height };
+}
+
+/** Edges of the columns and rows of a map in pixels of the canvas, whole ones, so that patches leave no gap. */
+function edges(map) {
+  const [top, left, height, width] = map.extent;
+  const lines = (cells, start, length, pixels) =>
+    Array.from({ length: cells + 1 }, (_, i) => Math.round((start + (i / cells) * length) * pixels));
+  return [lines(map.cols, left, width, canvas.width), lines(map.rows, top, height, canvas.height)];
+}
+
+/** The router's score of a patch, null where nothing was scored. */
+function scoreAt(map, index) {
+  if (!map.scores) return null;
+  map.scores.unpacked ??= bytes(map.scores.steps);
+  const { low, step, unpacked } = map.scores;
+  return low + step * (unpacked[2 * index] + 256 * unpacked[2 * index + 1]);
+}
+
+function draw() {
+  const ratio = window.devicePixelRatio || 1;
+  const box = canvas.getBoundingClientRect();
+  canvas.width = Math.max(1, Math.round(box.width * ratio));
+  canvas.height = Math.max(1, Math.round(box.height * ratio));
+  const pen = canvas.getContext("2d");
+  drawPatches(pen, ratio);
+  if (at("boxes").checked) for (const found of look().boxes) drawBox(pen, ratio, found);
+  if (patch) drawPointed(pen, ratio);
+}
+
+/** Colour each patch by the blocks it passed, with a line where the number changes. */
+function drawPatches(pen, ratio) {
+  const map = grid();
+  const passed = depths(map);
+  const [xs, ys] = edges(map);
+  const borders = new Path2D();
+  for (let row = 0; row < map.rows; row++) {
+    for (let col = 0; col < map.cols; col++) {
+      const depth = passed[row * map.cols + col];
+      const [x, y, right, bottom] = [xs[col], ys[row], xs[col + 1], ys[row + 1]];
+      pen.globalAlpha = depth ? 0.5 : 0.78;
+      pen.fillStyle = data.palette[depth];
+      pen.fillRect(x, y, right - x, bottom - y);
+      if (col + 1 < map.cols && passed[row * map.cols + col + 1] !== depth) borders.rect(right, y, 0, bottom - y);
+      if (row + 1 < map.rows && passed[(row + 1) * map.cols + col] !== depth) borders.rect(x, bottom, right - x, 0);
+    }
+  }
+  pen.globalAlpha = 0.85;
+  pen.strokeStyle = data.palette[0];
+  pen.lineWidth = ratio;
+  pen.stroke(borders);
+  pen.globalAlpha = 1;
+}
+
+function drawBox(pen, ratio, found) {
+  const [x1, y1, x2, y2] = found.box.map((share, i) => share * (i % 2 ? canvas.height : canvas.width));
+  for (const [colour, width] of [["#111", 4], ["#fff", 2]]) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = width * ratio;
+    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  }
+  const text = `${found.name} ${found.conf.toFixed(2)}`;
+  pen.font = `${12 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
+  const width = pen.measureText(text).width + 8 * ratio;
+  const left = Math.max(0, Math.min(x1, canvas.width - width));
+  const top = Math.max(0, y1 - 18 * ratio);
+  pen.fillStyle = "#111";
+  pen.fillRect(left, top, width, 18 * ratio);
+  pen.fillStyle = "#fff";
+  pen.fillText(text, left + 4 * ratio, top + 13 * ratio);
+}
+
+/** Outline the patch that is pointed at. */
+function drawPointed(pen, ratio) {
+  const map = grid();
+  const [row, col] = cellAt(map, patch);
+  const [xs, ys] = edges(map);
+  for (const [colour, width] of [["#111", 5], ["#fff", 2.5]]) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = width * ratio;
+    pen.strokeRect(xs[col], ys[row], xs[col + 1] - xs[col], ys[row + 1] - ys[row]);
+  }
+}
+
+/** What each stage did with the patch that is pointed at. */
+function routes() {
+  return look().stages.map((map, i) => {
+    const [row, col] = cellAt(map, patch);
+    const index = row * map.cols + col;
+    return { ...data.stages[i], passed: depths(map)[index], score: scoreAt(map, index) };
+  });
+}
+
+function showRoute() {
+  const rows = [...at("route").rows];
+  const found = patch ? routes() : [];
+  rows.forEach((row, i) => {
+    const cells = [...row.cells].slice(1);
+    const route = found[i];
+    cells[0].className = route?.passed ? "computed" : "";
+    const score = route && route.score !== null ? route.score.toFixed(2) : "-";
+    const texts = route ? [route.passed ? "computed" : "skipped", `${route.passed} of ${route.blocks}`, score] : ["-", "-", "-"];
+    texts.forEach((text, j) => (cells[j].textContent = text));
+  });
+  const map = grid();
+  const [row, col] = patch ? cellAt(map, patch) : [];
+  at("route-title").textContent = patch ? `Patch, row ${row + 1}, column ${col + 1}` : "Patch";
+}
+
+function speakRoute() {
+  const said = routes().map((route) => {
+    const score = route.score === null ? "" : `, score ${route.score.toFixed(2)}`;
+    return `${route.name} ${route.passed ? `computed, ${route.passed} of ${route.blocks} blocks` : "skipped"}${score}`;
+  });
+  at("spoken").textContent = `${at("route-title").textContent}: ${said.join("; ")}`;
+}
+
+function showSummary() {
+  const [all, stage, stop] = [look().all, at("stage").value, data.stops[at("stop").value].words];
+  const big = document.createElement("strong");
+  big.textContent = percent(grid().skipped);
+  const text = stage === ""
+    ? ` of the block passes skipped at ${stop}; ${percent(all.none)} of the patches pass no routed block.`
+    : ` of the patches skipped by ${data.stages[stage].name} at ${stop}.`;
+  at("summary").replaceChildren(big, text);
+}
+
+function showBoxes() {
+  at("found").hidden = !at("boxes").checked;
+  const found = look().boxes.map(({ name, conf }) => `${name} ${conf.toFixed(2)}`);
+  at("found-list").textContent = found.length ? found.join(", ") : "none";
+}
+
+/** Bring the whole page to what the controls say. */
+function show() {
+  const { name, width, height } = data.images[number()];
+  const stop = at("stop").value;
+  at("photo").src = images[number()].nextElementSibling.src;
+  at("photo").alt = name;
+  at("photo").style.aspectRatio = `${width} / ${height}`;
+  at("photo").width = width >= height ? 800 : Math.round((800 * width) / height);
+  at("name").textContent = `Image ${number() + 1} of ${images.length}: ${name}`;
+  at("stop-name").textContent = data.stops[stop].label;
+  at("stop").setAttribute("aria-valuetext", data.stops[stop].label);
+  canvas.setAttribute("aria-label", `Patches of ${name}`);
+  for (const figure of document.querySelectorAll("[data-stop]")) figure.hidden = figure.dataset.stop !== stop;
+  const ofStops = document.querySelectorAll("[data-stop]");
+  at("nothing").hidden = !ofStops.length || [...ofStops].some((figure) => !figure.hidden);
+  showSummary();
+  showBoxes();
+  showRoute();
+  draw();
+}
+
+function chooseImage(index) {
+  images[(index + images.length) % images.length].checked = true;
+  patch = null;
+  show();
+}
+
+function pointAt(event) {
+  const box = canvas.getBoundingClientRect();
+  patch = { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
+  showRoute();
+  draw();
+}
+
+function leave() {
+  patch = null;
+  showRoute();
+  draw();
+}
+
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+/** Arrow keys move over the patches of the picture. */
+function movePatch(event) {
+  const step = STEPS[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const map = grid();
+  const [row, col] = patch ? cellAt(map, patch) : [0, 0];
+  const inside = (value, cells) => Math.min(cells - 1, Math.max(0, value));
+  patch = centre(map, inside(row + step[0], map.rows), inside(col + step[1], map.cols));
+  showRoute();
+  speakRoute();
+  draw();
+}
+
+canvas.addEventListener("pointermove", pointAt);
+canvas.addEventListener("pointerdown", pointAt);
+canvas.addEventListener("pointerleave", () => document.activeElement === canvas || leave());
+canvas.addEventListener("blur", leave);
+canvas.addEventListener("focus", () => {
+  patch ??= centre(grid(), 0, 0);
+  showRoute();
+  speakRoute();
+  draw();
+});
+canvas.addEventListener("keydown", movePatch);
+at("controls").addEventListener("input", show);
+at("controls").addEventListener("submit", (event) => event.preventDefault());
+for (const input of images) input.addEventListener("change", () => chooseImage(number()));
+for (const link of document.querySelectorAll("[data-image]"))
+  link.addEventListener("click", () => chooseImage(Number(link.dataset.image)));
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (step && document.activeElement === document.body) chooseImage(number() + step);
+});
+new ResizeObserver(draw).observe(canvas);
+at("controls").hidden = false;
+at("picture").hidden = false;
+show();

@@ -1,0 +1,171 @@
+"""The local page in a real browser: what moves when one moves a control, what it refuses, and whom it calls."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+import cv2
+import numpy as np
+import pytest
+from browser import fits, unnamed_controls
+from PIL import Image
+
+from mod_vision.viz.explore import Explorer, Settings
+from mod_vision.yolo.images import load_model
+
+gradio = pytest.importorskip("gradio")
+MODEL, IMGSZ, MAX_MB = "yolo26n-mod-seg.pt", 160, 1
+WAIT = 60_000
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    return Explorer(MODEL, IMGSZ)
+
+
+@pytest.fixture(scope="module")
+def page_server():
+    from mod_vision.viz.app import start
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = start(MODEL, IMGSZ, "cpu", "127.0.0.1", port, MAX_MB)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def page(visit, page_server):
+    page = visit(page_server.local_url)
+    page.set_default_timeout(WAIT)
+    page.get_by_text("Skipped").wait_for()
+    return page
+
+
+def skipped(page) -> int:
+    """Return the share of skipped blocks that the page states, in percent."""
+    return int(re.search(r"Skipped (\d+) %", page.get_by_text("Skipped").inner_text())[1])
+
+
+def upload(page, path) -> None:
+    """Put a file in the place of the picture; what was said of the last one goes."""
+    page.locator("#picture").get_by_label("Remove Image").click()
+    page.get_by_text("Skipped").wait_for(state="detached")
+    page.locator("#picture input[type=file]").set_input_files(path)
+
+
+def drawing(page) -> str | None:
+    """Return the address of the drawn picture."""
+    return page.locator("#routes img").get_attribute("src")
+
+
+def test_moving_the_capacity_moves_routes_and_cost(page, explorer, photos):
+    before, share = drawing(page), skipped(page)
+    assert 30 < share < 70
+    slider = page.get_by_label("number input for capacity")
+    slider.fill("0.25")
+    slider.press("Enter")
+    page.wait_for_function(f"!document.body.innerText.includes('Skipped {share} %')")
+    assert skipped(page) > share + 10
+    assert drawing(page) != before
+    row = page.get_by_role("row").filter(has_text="executed GFLOPs").get_by_role("cell").all_inner_texts()
+    executed, dense = float(row[1]), float(row[2])
+    assert executed < dense
+    assert float(row[3].removesuffix(" x")) == pytest.approx(dense / executed, abs=0.02)
+
+
+def test_figures_are_those_of_the_routes(explorer, photos):
+    image = cv2.imread(str(photos[0]))
+    for capacity in (0.5, 0.25):
+        look = explorer.look(image, Settings(capacity))
+        executed, dense = look.figures.gflops
+        assert executed < dense
+        assert all(abs(share - (1 - capacity)) < 0.15 for share in look.figures.by_layer.values())
+    assert look.picture.shape[2] == 3
+    assert look.latency.median > 0
+
+
+def test_pictures_of_every_kind(page, tmp_path, photos):
+    """Gray, 16 bits, transparent: what a browser sends is drawn."""
+    photo = cv2.imread(str(photos[0]))
+    kinds = {
+        "gray.png": photo[..., 0],
+        "deep.png": photo.astype(np.uint16) * 257,
+        "clear.png": cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA),
+        "tiny.png": photo[:20, :40],
+    }
+    for name, pixels in kinds.items():
+        cv2.imwrite(str(tmp_path / name), pixels)
+        upload(page, tmp_path / name)
+        page.get_by_text("Skipped").wait_for()
+        assert skipped(page) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("text.png", "not a picture"), ("big.png", "exceed"), ("wide.png", "too many")]
+)
+def test_what_is_refused(page, visit, tmp_path, name, message):
+    """No picture, a file above the limit, and a small file of a huge picture: a message, and the page goes on."""
+    content = b"no picture" if name == "text.png" else np.random.default_rng(0).bytes((MAX_MB << 20) + 1)
+    (tmp_path / name).write_bytes(content)
+    if name == "wide.png":
+        Image.new("1", (20_000, 4_000)).save(tmp_path / name)
+    upload(page, tmp_path / name)
+    page.get_by_test_id("toast-body").filter(has_text=message).wait_for()
+    page.get_by_label("Thumbnail 2").click()
+    page.get_by_text("Skipped").wait_for()
+    visit.wrong.clear()  # the browser notes that the server refused
+
+
+def test_a_video_is_drawn_and_plays(page, tmp_path, photos):
+    photo = cv2.resize(cv2.imread(str(photos[0])), (200, 120))
+    writer = cv2.VideoWriter(str(tmp_path / "street.webm"), cv2.VideoWriter.fourcc(*"VP80"), 10, (160, 120))
+    for left in range(0, 40, 4):
+        writer.write(np.ascontiguousarray(photo[:, left : left + 160]))
+    writer.release()
+    page.get_by_role("tab", name="video").click()
+    page.locator("#video input[type=file]").set_input_files(tmp_path / "street.webm")
+    page.locator("#video video").wait_for()
+    page.get_by_role("button", name="draw the video").click()
+    page.locator("#film video").wait_for()
+    page.wait_for_function("document.querySelector('#film video').readyState >= 2")
+    assert page.evaluate("document.querySelector('#film video').videoHeight") > 120  # frames with their legend
+
+
+def test_on_a_phone_and_for_a_screen_reader(visit, page_server):
+    page = visit(page_server.local_url, viewport={"width": 360, "height": 780})
+    page.get_by_text("Skipped").wait_for(timeout=WAIT)
+    assert fits(page)
+    assert not unnamed_controls(page)
+
+
+def test_only_this_computer_reaches_it(page_server):
+    port = page_server.server_port
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+
+
+def test_models_without_a_capacity_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no routed layer"):
+        Explorer("yolo26n.yaml", IMGSZ)
+    with pytest.raises(FileNotFoundError):
+        Explorer(tmp_path / "missing.pt", IMGSZ)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ValueError, match="neither a checkpoint"):
+        Explorer(tmp_path / "model.onnx", IMGSZ)
+
+
+def test_a_film_without_frames(explorer, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises((ValueError, OSError), match=r"frame|broken\.mp4"):
+        explorer.film(tmp_path / "broken.mp4", tmp_path / "out.webm", Settings(0.5), 5, lambda i, n: None)
+
+
+def test_the_routed_model_is_left_alone():
+    yolo = load_model("yolo26n-mod.yaml")
+    before = {name for name, _ in yolo.model.named_modules()}
+    Explorer(yolo, IMGSZ)
+    assert {name for name, _ in yolo.model.named_modules()} == before

@@ -1,0 +1,379 @@
+"""The report page in a real browser, against route maps and scores of a model of its own; and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from browser import fits, unnamed_controls
+from conftest import OPEN
+
+from mod_vision.cli import main
+from mod_vision.routing import routed_layers
+from mod_vision.viz.depth import total_depth
+from mod_vision.viz.heatmap import skipped_share
+from mod_vision.viz.report import write_report
+from mod_vision.viz.report.charts import Row, dot_chart
+from mod_vision.viz.report.data import Settings, collect
+from mod_vision.viz.routes import RouteMap, read_image, route_maps
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.images import load_model
+from mod_vision.yolo.predict import predict_images
+from mod_vision.yolo.validate import validate
+
+MODEL, IMGSZ, STOPS = "yolo26n-mod-seg.pt", 160, [1.0, 0.5, 0.25]
+EVIL_CLASS = "</script><script>document.title = 'broken'</script>"
+EVIL_FILE = "<img src=x onerror=alert(1)> & \"co\" 'so'.jpg"
+EVIL_STUFF = "<b>sky</b>"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Ultralytics makes a folder for its runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four photos, one with a bad name, a class with a worse one, and a dense annotation: sky above, road below."""
+    root = tmp_path_factory.mktemp("evil")
+    for kind in ("images", "labels", "stuff"):
+        (root / kind / "val").mkdir(parents=True)
+    for i, source in enumerate(sorted((OPEN / "images" / "val").glob("*.jpg"))[:4]):
+        name = EVIL_FILE if i == 0 else source.name
+        stem = name.removesuffix(".jpg")
+        shutil.copy(source, root / "images" / "val" / name)
+        shutil.copy(OPEN / "labels" / "val" / f"{source.stem}.txt", root / "labels" / "val" / f"{stem}.txt")
+        stuff = np.zeros(cv2.imread(str(source)).shape[:2], np.uint8)
+        stuff[len(stuff) // 2 :] = 1
+        (root / "stuff" / "val" / f"{stem}.png").write_bytes(cv2.imencode(".png", stuff)[1].tobytes())
+    names = {**yaml.safe_load((OPEN / "mod-open.yaml").read_text())["names"], 0: EVIL_CLASS}
+    described = {"path": str(root), "train": "images/val", "val": "images/val", "names": names}
+    described |= {"stuff": {"val": "stuff/val"}, "stuff_names": {0: EVIL_STUFF, 1: "road"}}
+    (root / "evil.yaml").write_text(yaml.safe_dump(described))
+    return root / "evil.yaml"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The shipped checkpoint with a bad class name."""
+    yolo = load_model(MODEL)
+    yolo.model.names = {**yolo.model.names, 0: EVIL_CLASS}
+    path = tmp_path_factory.mktemp("model") / "evil.pt"
+    yolo.save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def report(model, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "page.html"
+    assert write_report(model, str(data), STOPS, 2, IMGSZ, conf=0.05, out=out) == out
+    assert list(out.parent.iterdir()) == [out]  # nothing else is left
+    return out
+
+
+@pytest.fixture
+def page(report, visit):
+    return visit(report.as_uri(), viewport={"width": 1200, "height": 900})
+
+
+def picture(page) -> str:
+    return page.evaluate("document.getElementById('overlay').toDataURL()")
+
+
+def stated(page) -> int:
+    return int(page.locator("#summary strong").inner_text().removesuffix("%"))
+
+
+def gallery(page) -> dict:
+    return json.loads(page.locator("#data").text_content())
+
+
+def unpack(grid: dict, kind: str = "<u1", text: str | None = None) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text or grid["depth"]), kind).reshape(grid["rows"], grid["cols"])
+
+
+def photo_of(data, name: str) -> np.ndarray:
+    return read_image(data.parent / "images" / "val" / name)
+
+
+def table(page, title: str) -> list[list[str]]:
+    rows = page.get_by_role("region", name=f"Table: {title}", include_hidden=True).locator("tbody tr")
+    return [row.locator("th, td").all_text_contents() for row in rows.all()]
+
+
+def test_maps_and_boxes_are_those_of_the_model(page, model, data):
+    shown = gallery(page)
+    assert [stage["name"] for stage in shown["stages"]] == ["model.6", "model.8"]
+    most = sum(stage["blocks"] for stage in shown["stages"])
+    for number, capacity in enumerate(STOPS):
+        fresh = load_model(model)
+        set_capacity(fresh, capacity)
+        photos = [photo_of(data, image["name"]) for image in shown["images"]]
+        looks = [image["looks"][number] for image in shown["images"]]
+        for photo, look in zip(photos, looks, strict=True):
+            if capacity == 1:
+                assert look["all"]["skipped"] == look["all"]["none"] == 0
+                assert unpack(look["all"]).tolist() == [[most]]
+                continue
+            maps = route_maps(fresh, photo, IMGSZ)
+            total, _ = total_depth(maps)
+            np.testing.assert_array_equal(unpack(look["all"]), total)
+            assert look["all"]["skipped"] == pytest.approx(1 - total.mean() / most)
+            for grid, layer in zip(look["stages"], maps, strict=True):
+                np.testing.assert_array_equal(unpack(grid), layer.depth)
+                assert grid["extent"] == pytest.approx(layer.extent)
+                assert grid["skipped"] == pytest.approx(skipped_share(layer))
+                steps = unpack(grid, "<u2", grid["scores"]["steps"])
+                scores = grid["scores"]["low"] + grid["scores"]["step"] * steps
+                np.testing.assert_allclose(scores, layer.score, atol=1e-3)
+        predicted = predict_images(fresh, photos, IMGSZ, 0.05, 8, "cpu")
+        for photo, look, found in zip(photos, looks, predicted, strict=True):
+            assert [box["name"] for box in look["boxes"]] == found.name
+            scale = np.tile(photo.shape[1::-1], 2)
+            boxes = np.array([box["box"] for box in look["boxes"]]).reshape(-1, 4)
+            np.testing.assert_allclose(boxes * scale, np.reshape(found.box, (-1, 4)), atol=0.1)
+    assert any(look["boxes"] for image in shown["images"] for look in image["looks"])
+
+
+def test_total_depth_against_a_look_at_each_patch():
+    fine = RouteMap("a", np.eye(6, 8, dtype=bool), np.zeros((6, 8)), 3 * np.eye(6, 8, dtype=int), 3)
+    depth = np.arange(12).reshape(3, 4)
+    coarse = RouteMap("b", depth > 0, np.zeros((3, 4)), depth, 11, (-0.1, 0.0, 1.2, 1.0))
+    total, extent = total_depth([coarse, fine])
+    assert extent == fine.extent
+    for row, col in np.ndindex(6, 8):
+        below = int(((row + 0.5) / 6 + 0.1) / 1.2 * 3), col // 2
+        assert total[row, col] == fine.depth[row, col] + depth[below]
+
+
+def test_slider_and_stage_change_picture_and_shares(page):
+    looks = gallery(page)["images"][0]["looks"]
+    seen = set()
+    for number, look in enumerate(looks):
+        page.locator("#stop").fill(str(number))
+        for stage, grid in (("", look["all"]), ("0", look["stages"][0]), ("1", look["stages"][1])):
+            page.locator("#stage").select_option(stage)
+            assert stated(page) == round(100 * grid["skipped"])
+            seen.add(picture(page))
+        assert f"capacity {STOPS[number]:g}" in page.locator("#summary").inner_text()
+    assert len(seen) >= 8  # at capacity 1 pictures of stages with as many blocks are alike
+    page.locator("#boxes").check()
+    assert picture(page) not in seen
+    assert page.locator("#found-list").inner_text()
+
+
+def test_keyboard_moves_slider_images_and_patches(page):
+    start = picture(page)
+    page.locator("#stop").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#stop-name").inner_text() == "0.25"
+    assert page.locator("#stop").get_attribute("aria-valuetext") == "0.25"
+    lowest = picture(page)
+    assert lowest != start
+    names = [image["name"] for image in gallery(page)["images"]]
+    page.locator("input[name=image]").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert names[1] in page.locator("#name").inner_text()
+    assert page.locator("#photo").get_attribute("alt") == names[1]
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")  # around the end
+    assert names[-1] in page.locator("#name").inner_text()
+    page.locator("#overlay").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#route-title").inner_text() == "Patch, row 2, column 2"
+    assert re.match(
+        r"Patch, row 2, column 2: model.6 (skipped|computed, 6 of 6 blocks), score", page.inner_text("#spoken")
+    )
+
+
+def test_a_patch_shows_its_route(page):
+    page.locator("#stage").select_option("1")
+    shown = gallery(page)
+    grids = shown["images"][0]["looks"][len(STOPS) // 2]["stages"]
+    page.locator("#overlay").evaluate("(overlay) => overlay.scrollIntoView({block: 'end'})")
+    depth, box = unpack(grids[1]), page.locator("#overlay").bounding_box()
+    top, left, height, width = grids[1]["extent"]
+    for row, col in ((0, 0), (2, 3), (depth.shape[0] - 1, depth.shape[1] - 1)):
+        x, y = left + (col + 0.5) / depth.shape[1] * width, top + (row + 0.5) / depth.shape[0] * height
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        assert page.locator("#route-title").inner_text() == f"Patch, row {row + 1}, column {col + 1}"
+        name, route, blocks, score = page.locator("#route tr").nth(1).locator("th, td").all_inner_texts()
+        assert name == shown["stages"][1]["name"]
+        assert route == ("computed" if depth[row, col] else "skipped")
+        assert blocks == f"{depth[row, col]} of {shown['stages'][1]['blocks']}"
+        low, step = grids[1]["scores"]["low"], grids[1]["scores"]["step"]
+        steps = unpack(grids[1], "<u2", grids[1]["scores"]["steps"])
+        assert float(score) == pytest.approx(low + step * steps[row, col], abs=0.006)
+
+
+def test_figures_are_those_of_the_split(page, model, data):
+    fresh = load_model(model)
+    set_capacity(fresh, 0.5)
+    found = validate(fresh, data=str(data), imgsz=IMGSZ, batch=8, device="cpu", save_json=False)
+    shares, chance, best = found.truth.shares(), found.truth.random(), found.truth.best()
+    for layer in shares:
+        row = next(row for row in table(page, "Routing truth") if row[0] == f"{layer}, 0.5")
+        objects, rest = shares[layer]["objects"], shares[layer]["rest"]
+        wanted = [objects, best[layer]["objects"], 1 - rest, chance[layer], 1 - chance[layer]]
+        assert row[1:] == [f"{100 * share:.1f} %" for share in wanted]
+    classes = {row[0]: row for row in table(page, "What is skipped at capacity 0.5")}
+    for group, kind in ((EVIL_STUFF, "stuff"), ("road", "stuff"), (EVIL_CLASS, "class")):
+        wanted = [f"{100 - 100 * shares[layer][group]:.1f} %" for layer in shares]
+        assert [*classes[group][:2], *classes[group][3:]] == [group, kind, *wanted]
+    depths = np.concatenate([unpack(image["looks"][1]["all"]).ravel() for image in gallery(page)["images"]])
+    for row in table(page, "Depth of the patches"):
+        assert row[1] == f"{100 * (depths == int(row[0])).mean():.1f} %"
+    costs = table(page, "Accuracy against cost")
+    assert [row[0] for row in costs] == ["capacity 1", "capacity 0.5", "capacity 0.25"]
+    assert [float(row[1]) for row in costs] == sorted((float(row[1]) for row in costs), reverse=True)
+
+
+def test_only_the_classes_of_the_capacity_are_shown(page):
+    titles = page.locator("figure h3")
+    assert "What is skipped at capacity 0.5" in titles.all_inner_texts()
+    page.locator("#stop").fill("2")
+    assert "What is skipped at capacity 0.5" not in [t.inner_text() for t in titles.all() if t.is_visible()]
+    page.locator("#stop").fill("0")
+    assert page.locator("#nothing").is_visible()
+
+
+def test_ranked_images_open_in_the_gallery(page):
+    rows = page.locator("section[aria-labelledby=ranking-title] tbody tr")
+    shares = [float(text.removesuffix("%")) for text in rows.locator("td:nth-child(2)").all_inner_texts()]
+    most, least = shares[:3], shares[3:]
+    assert most == sorted(most, reverse=True)
+    assert min(most) >= max(least)
+    link = rows.nth(0).locator("a")
+    link.click()
+    assert link.inner_text() in page.locator("#name").inner_text()
+    assert len(gallery(page)["images"]) == 4  # two evenly spaced, and those that are ranked
+
+
+def test_what_the_user_names_is_text(page, report):
+    assert page.title() == "What evil.pt skips"
+    assert page.locator("img[src=x], b").count() == 0
+    assert page.locator("script").count() == 2
+    assert EVIL_FILE in [image.get_attribute("alt") for image in page.locator(".thumbs img").all()]
+    assert EVIL_CLASS in page.locator("figure").all_text_contents()[-1]
+    looks = [look for image in gallery(page)["images"] for look in image["looks"]]
+    assert EVIL_CLASS in {box["name"] for look in looks for box in look["boxes"]}
+    text = report.read_text()
+    assert EVIL_CLASS not in text
+    assert EVIL_STUFF not in text
+    assert EVIL_FILE.partition(" &")[0] not in text
+
+
+def test_controls_have_names(page):
+    assert unnamed_controls(page) == []
+    assert page.locator("img:not([alt])").count() == 0
+    assert page.locator("svg[role=img]:not([aria-label])").count() == 0
+    assert page.locator("#summary").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone_and_schemes(report, visit, scheme):
+    page = visit(report.as_uri(), viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    assert fits(page)
+    box = page.locator("#overlay").bounding_box()
+    assert box["width"] > 200
+    assert box == page.locator("#photo").bounding_box()
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (min(map(int, re.findall(r"\d+", paper))) > 128) == (scheme == "light")
+
+
+def test_without_scores_and_a_corrupt_image(data, tmp_path, capsys, visit):
+    root = tmp_path / "data"
+    shutil.copytree(data.parent, root)
+    photos = sorted((root / "images" / "val").glob("*.jpg"))
+    photos[1].write_bytes(b"no image")
+    described = yaml.safe_load(data.read_text())
+    (root / "evil.yaml").write_text(yaml.safe_dump({**described, "path": str(root)}))
+    out = tmp_path / "new" / "quick.html"
+    words = [
+        f"model={MODEL}",
+        f"data={root}/evil.yaml",
+        "capacity=0.5",
+        f"imgsz={IMGSZ}",
+        "evaluate=False",
+        "threads=1",
+    ]
+    assert main(["report", *words, f"out={out}"]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "[1/1] routing 3 images at capacity 0.5" in said
+    assert f"left out: {photos[1]} is not an image" in said
+    assert said.splitlines()[-1] == f"report in {out}; open it in a browser"
+    page = visit(out.as_uri())
+    assert page.locator("figure h3").all_inner_texts() == ["Depth of the patches"]
+    assert "evaluate=False" in page.inner_text("main")
+    assert "capacity=0.5" in page.inner_text("pre")
+
+
+def test_thresholds_come_first_and_rank_by_cost(data):
+    yolo = load_model(MODEL)
+    for _, layer in routed_layers(yolo.model):
+        layer.set_threshold(0.0)
+    yolo.save(data.parent / "threshold.pt")
+    settings = Settings(str(data.parent / "threshold.pt"), str(data), 1, IMGSZ, 0.25, 8, "cpu")
+    content = collect(settings, [0.5], evaluate=True)
+    assert [stop.label for stop in content.stops] == ["thresholds", "0.5"]
+    own, fixed = content.pictures[0].looks
+    assert [layer.kept.mean() for layer in own.maps] != [layer.kept.mean() for layer in fixed.maps]
+    shares = np.mean(list(content.evaluations[0].shares.values()), axis=0)
+    assert len(set(shares)) > 1
+    assert content.ranking.by_cost
+    wanted = sorted(1 - shares, reverse=True)
+    assert [image.skipped for image in content.ranking.most] == pytest.approx(wanted[:3])
+    assert [image.skipped for image in content.ranking.least] == pytest.approx(wanted[3:])
+
+
+def test_ranking_counts_object_tokens(data):
+    yolo = load_model(MODEL)
+    found = validate(yolo, data=str(data), imgsz=IMGSZ, batch=2, device="cpu")
+    for layer, counts in found.objects.items():
+        assert len(counts) == len(found.files) == 4
+        routed, objects = np.sum(counts, axis=0)
+        assert routed / objects == pytest.approx(found.truth.shares()[layer]["objects"])
+        assert objects == found.truth.total[layer]["objects"]
+
+
+def test_dot_chart_places_shares_on_its_axis():
+    chart = dot_chart([Row("<a> & b", [0.0, 1.0], 0.5), Row("c", [None, 0.25])], "axis", "label")
+    assert "&lt;a&gt; &amp; b" in chart
+    zero = float(re.search(r'<circle class="mark s0" cx="([\d.]+)"', chart)[1])
+    ticks = [float(x) for x in re.findall(r'<line class="grid" x1="([\d.]+)"', chart)]
+    assert zero == ticks[0]
+    squares = [float(x) + 4.5 for x in re.findall(r'<polygon class="mark s1" points="([\d.]+),', chart)]
+    assert squares == pytest.approx([ticks[4], ticks[1]], abs=0.11)
+    assert float(re.search(r'<line class="chance" x1="([\d.]+)"', chart)[1]) == pytest.approx(ticks[2], abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["out=report.txt"], "out=report.txt: the report is an .html file"),
+        (["capacity=half"], "capacity must be a number in (0, 1], got 'half'"),
+        (["capacity=0.5,1.5"], "got 1.5"),
+        (["capacity=1"], "at capacity 1 nothing is skipped"),
+        (["capacity="], "give at least one below it"),
+        (["conf=2"], "conf must be in [0, 1], got 2"),
+        (["model=yolo26n.yaml"], "no routed layer"),
+        (["model=none.pt"], "none.pt does not exist"),
+        (["data=none.yaml"], "none.yaml"),
+        (["out=file/report.html"], "cannot write to the output folder"),
+    ],
+)
+def test_what_it_refuses(words, reason, data, tmp_path, capsys):
+    (tmp_path / "file").write_text("a file where the folder should go")
+    given = {"model": MODEL, "data": str(data), "out": "report.html"} | dict(word.split("=") for word in words)
+    assert main(["report", *(f"{key}={value}" for key, value in given.items())]) == 1
+    assert reason in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
