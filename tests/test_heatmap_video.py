@@ -194,10 +194,18 @@ def test_streams_side_by_side_get_a_video_each(model, camera, tmp_path):
         assert len(read_video(video)[0]) >= 2
 
 
+COMMAND = """
+import signal, sys
+from mod_vision.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def start(source, out, stdout=subprocess.PIPE):
     """Run the command in a process of its own until it has drawn a few frames."""
-    code = "import sys; from mod_vision.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, "heatmap", f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
+    words = [sys.executable, "-c", COMMAND, "heatmap", f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.monotonic() + 90
