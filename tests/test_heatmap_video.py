@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,30 +194,60 @@ def test_streams_side_by_side_get_a_video_each(model, camera, tmp_path):
         assert len(read_video(video)[0]) >= 2
 
 
-@pytest.mark.parametrize("kind", ["video", "stream"])
-def test_ctrl_c_keeps_what_was_drawn(kind, camera, tmp_path):
-    source = camera if kind == "stream" else write_clip(tmp_path / "long.mp4", 2000)
-    out = tmp_path / "out"
-    code = "import sys; from mod_vision.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, "heatmap", f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+COMMAND = """
+import signal, sys
+from mod_vision.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(source, out, stdout=subprocess.PIPE):
+    """Run the command in a process of its own until it has drawn a few frames."""
+    words = [sys.executable, "-c", COMMAND, "heatmap", f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.monotonic() + 90
     while not any(file.read_text().count("\n") > 4 for file in out.glob(".*.part.csv")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
+    return process
+
+
+def test_ctrl_c_keeps_what_was_drawn_of_a_stream(camera, tmp_path):
+    process = start(camera, tmp_path / "out")
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("stopped\n")
-    (video,) = out.glob("*.mp4")
+    (video,) = (tmp_path / "out").glob("*.mp4")
     rows = read_rows(video.with_suffix(".csv"))
-    assert len(list(out.iterdir())) == 2  # nothing temporary is left
+    assert len(list((tmp_path / "out").iterdir())) == 2  # nothing temporary is left
     assert len(read_video(video)[0]) >= len(rows) > 3
     assert f": {len(rows)} frames, see {video.name}" in said
     assert f"mean of {len(rows)} frames" in said
+    assert "frame 4" not in said  # too early for a line in a log
+
+
+def test_ctrl_c_of_a_video_on_a_terminal(tmp_path):
+    ours, terminal = os.openpty()
+    process = start(write_clip(tmp_path / "long.mp4", 2000), tmp_path / "out", terminal)
+    os.close(terminal)
+    process.send_signal(signal.SIGINT)
+    said = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+    assert process.wait(60) == 130
+    rows = read_rows(tmp_path / "out" / "long-overlay.csv")
+    assert len(read_video(tmp_path / "out" / "long-overlay.mp4")[0]) == len(rows) > 3
+    states = re.findall(rb"\r\S+ \S+long\.mp4: frame (\d+)/2000\x1b\[K", said)
+    assert states
+    assert 1 <= int(states[-1]) <= len(rows)
+    assert f"{len(rows)} frames, see long-overlay.mp4".encode() in said
 
 
 def small_clip(total=None):

@@ -12,7 +12,7 @@ import torch
 from mod_vision.eval.exported import onnx_session
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.nn.windows import window_slots
-from mod_vision.routing import RoutingPlan, routed_layers, set_capacity
+from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers, set_capacity
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.export_notes import LayerNote, read_notes
 from mod_vision.yolo.images import Forward, forward_letterboxed, input_size, letterbox, load_export, load_model
@@ -94,11 +94,7 @@ class _TracedTorch:
     def trace(self, image: np.ndarray) -> Trace:
         """Run an image."""
         forward = forward_letterboxed(self.yolo, image, self.imgsz)
-        layers = [
-            TracedLayer(name, layer.plan, layer.plan.passed(layer.capacities, layer.depth), layer.depth)
-            for name, layer in routed_layers(self.yolo.model)
-            if not layer.dense and layer.plan is not None
-        ]
+        layers = [_traced(name, layer) for name, layer in routed_layers(self.yolo.model) if not layer.dense]
         if not layers:
             raise ValueError("nothing is routed: no routed layer, or capacity 1.")
         return Trace(forward, layers)
@@ -119,6 +115,17 @@ class _TracedTorch:
         """Return what turns outputs into results."""
         inner = self.yolo.model
         return Postprocess(self.yolo, inner.names, bool(getattr(inner, "end2end", False)), conf)
+
+
+def _traced(name: str, layer: RoutedLayer) -> TracedLayer:
+    """Return what a layer did in the last forward.
+
+    Raises:
+        ValueError: If it did not run.
+    """
+    if layer.plan is None:
+        raise ValueError(f"{name} did not run in the forward of the model, so it has no route.")
+    return TracedLayer(name, layer.plan, layer.plan.passed(layer.capacities, layer.depth), layer.depth)
 
 
 class _TracedOnnx:

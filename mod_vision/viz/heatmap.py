@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_sh
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import check_view, draw_view
 from mod_vision.yolo.images import read_image
-from mod_vision.yolo.sources import Clip, Source, find_sources, open_clip
+from mod_vision.yolo.sources import Source, find_sources, open_clip
 
 
 def heatmap(
@@ -133,33 +133,29 @@ class _Job:
             return
         view = self.view or "overlay"
         progress = Progress(label, min(clip.total or most, most) if most else clip.total)
-        recordings = []
+        recordings: list[Recording] = []
         try:
             with ExitStack() as stack:
                 for name in clip.names:
                     path = self._free_name(name, view, ".mp4")
                     self.written.append(path)
                     recordings.append(stack.enter_context(Recording(path, clip)))
-                self._record(clip, recordings, view, most, progress)
+                self._record(progress.over(islice(clip.frames, most)), recordings, view)
         finally:
             progress.clear()
             for recording in recordings:
                 self._report(recording, label)
 
-    def _record(self, clip: Clip, recordings: Sequence[Recording], view: str, most: int | None, progress: Any) -> None:
-        """Draw all frames."""
-        for number, images in enumerate(islice(clip.frames, most), 1):
+    def _record(self, frames: Iterable[Sequence[np.ndarray]], recordings: Sequence[Recording], view: str) -> None:
+        """Draw all frames, of which there is one for each recording at a time."""
+        for images in frames:
             for image, recording in zip(images, recordings, strict=True):
                 trace, maps, result = self.model.look(image)
-                figures = Figures(
-                    skipped_depth(maps),
-                    {layer.name: skipped_share(layer) for layer in maps},
-                    self.model.traced.gflops(trace),
-                )
+                by_layer = {layer.name: skipped_share(layer) for layer in maps}
+                figures = Figures(skipped_depth(maps), by_layer, self.model.traced.gflops(trace))
                 recording.add(draw_view(image, maps, view, result, self.cmap), figures)
                 self._count(maps)
                 self.frames += 1
-            progress.show(number)
 
     def _report(self, recording: Recording, label: str) -> None:
         """Tell what became of a video."""

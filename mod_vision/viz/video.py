@@ -21,6 +21,7 @@ from mod_vision.yolo.sources import Clip
 
 CODECS = {".mp4": "mp4v", ".webm": "VP80"}
 WINDOW = 300  # frames that the curves show
+FIGURE_SPACE = "\u2007"  # as wide as a digit, so that all frames are of one size
 
 
 class Figures(NamedTuple):
@@ -112,8 +113,9 @@ class Recording:
         if last.gflops:
             saved = [dense - executed for executed, dense in (f.gflops for f in self._recent if f.gflops)]
             _, dense = last.gflops
-            title = f"saved {saved[-1]:.2f} of {dense:.2f} GFLOPs"
-            drawn.append(curve(title, saved, dense, f"{dense:.2f}", self._window, px))
+            most = f"{dense:.2f}"
+            title = f"saved {f'{saved[-1]:.2f}'.rjust(len(most), FIGURE_SPACE)} of {most} GFLOPs"
+            drawn.append(curve(title, saved, dense, most, self._window, px))
         return drawn
 
 
