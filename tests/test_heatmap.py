@@ -118,11 +118,11 @@ def test_arrays_that_are_no_image(image):
 def test_forward_leaves_the_mode(square):
     model = untrained()
     model.model.train()
-    boxed = forward_letterboxed(model, square, 150)
+    boxed = forward_letterboxed(model.model, square, 150)
     assert model.model.training
     assert boxed.boxed == ((160, 160), (0, 0, 160, 160))
     with pytest.raises(ValueError, match="imgsz"):
-        forward_letterboxed(model, square, 0)
+        forward_letterboxed(model.model, square, 0)
 
 
 def test_missing_and_foreign_models(tmp_path):

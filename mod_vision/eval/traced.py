@@ -83,6 +83,19 @@ def open_traced(model: Any, imgsz: int) -> TracedModel:
     return _TracedOnnx(Path(path), imgsz)
 
 
+def trace_net(net: Any, image: np.ndarray, imgsz: int) -> Trace:
+    """Run an image (H, W, 3), uint8 in BGR, through the network of a `YOLO` object.
+
+    Raises:
+        ValueError: If it is none in PyTorch, or routes nothing.
+    """
+    forward = forward_letterboxed(net, image, imgsz)
+    layers = [_traced(name, layer) for name, layer in routed_layers(net) if not layer.dense]
+    if not layers:
+        raise ValueError("nothing is routed: no routed layer, or capacity 1.")
+    return Trace(forward, layers)
+
+
 class _TracedTorch:
     """A model in PyTorch."""
 
@@ -93,11 +106,7 @@ class _TracedTorch:
 
     def trace(self, image: np.ndarray) -> Trace:
         """Run an image."""
-        forward = forward_letterboxed(self.yolo, image, self.imgsz)
-        layers = [_traced(name, layer) for name, layer in routed_layers(self.yolo.model) if not layer.dense]
-        if not layers:
-            raise ValueError("nothing is routed: no routed layer, or capacity 1.")
-        return Trace(forward, layers)
+        return trace_net(self.yolo.model, image, self.imgsz)
 
     def gflops(self, trace: Trace) -> tuple[float, float]:
         """Count them once for each input size and number of routed tokens; nothing else changes the cost."""

@@ -176,33 +176,32 @@ def letterbox(image_bgr: np.ndarray, size: Any, stride: int, auto: bool) -> tupl
     return torch.from_numpy(rgb)[None].float() / 255, boxed
 
 
-def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
+def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     """Run one image through the model as Ultralytics predicts it: padded to the smallest rectangle of its stride.
 
     The routed layers then hold the plan of this image. The model is left in the mode it was in.
 
     Args:
-        model: A `YOLO` object with a PyTorch model.
+        net: The network of a `YOLO` object.
         image_bgr: (H, W, 3) uint8.
         imgsz: Longer side of the input, rounded up to a multiple of the stride.
 
     Raises:
         ValueError: If the model is an exported one, or `imgsz` is not positive.
     """
-    if not isinstance(model.model, nn.Module):
-        raise ValueError(f"model {model.model} is an exported one, its routing cannot be read; use the .pt file.")
-    inner: Any = model.model
-    stride = max(int(inner.stride.max()), MIN_STRIDE)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model {net} is an exported one, its routing cannot be read; use the .pt file.")
+    stride = max(int(net.stride.max()), MIN_STRIDE)
     batch, boxed = letterbox(image_bgr, input_size(imgsz, stride), stride, auto=True)
-    like = next(inner.parameters())
+    like = next(net.parameters())
     batch = batch.to(like.device, like.dtype)
-    training = inner.training
-    inner.eval()
+    training = net.training
+    net.eval()
     try:
         with torch.inference_mode():
-            return Forward(boxed, batch, inner(batch))
+            return Forward(boxed, batch, net(batch))
     finally:
-        inner.train(training)
+        net.train(training)
 
 
 def input_size(imgsz: int, stride: int) -> list[int]:

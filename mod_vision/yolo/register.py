@@ -18,6 +18,7 @@ from mod_vision.yolo.export_notes import note_routing
 from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
+from mod_vision.yolo.route_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
 from mod_vision.yolo.twins.conv import prepare_export
@@ -50,7 +51,7 @@ def register() -> None:
     for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
         model_type.loss = with_router_losses(model_type.loss)
     defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
-    for event, callback in CALLBACKS.items():
+    for event, callback in (*CALLBACKS.items(), *PLOTS.items()):
         defaults[event].append(callback)
     defaults["on_export_start"].append(note_routing)
     defaults["on_export_start"].append(prepare_export)

@@ -59,7 +59,7 @@ def _route(
     """Run images one by one, and return each layer's scores (1, N) and routed share for each of them."""
     logits, shares = defaultdict(list), defaultdict(list)
     for photo in photos:
-        forward_letterboxed(yolo, photo, imgsz)
+        forward_letterboxed(yolo.model, photo, imgsz)
         for name, layer in layers.items():
             if layer.plan is not None:
                 logits[name].append(layer.plan.logits.float().cpu())

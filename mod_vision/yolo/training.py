@@ -109,10 +109,17 @@ class RoutedTraining:
 
     def _rows_before(self, epoch: int) -> list[list[str]]:
         """Return the rows of earlier epochs of this training: a resumed one repeats the epoch it was stopped in."""
-        if epoch == 1 or not self.csv.is_file():
+        if epoch == 1:
             return []
-        with self.csv.open(newline="") as file:
-            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < epoch]
+        return [list(row.values()) for row in read_routing(self.csv) if int(row["epoch"]) < epoch]
+
+
+def read_routing(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a `routing.csv`, none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _student(model: Any) -> Any:
