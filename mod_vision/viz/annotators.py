@@ -17,6 +17,17 @@ SHADE = (64, 40, 32)  # a tint, so that a skipped patch differs from a computed 
 BAND = 64  # rows painted at a time: what huge images need beside themselves stays small
 
 
+def colours(count: int, cmap: str = "viridis") -> np.ndarray:
+    """Return evenly spaced colours (count, 3), uint8 in BGR, without the dark end of the colour map."""
+    levels = np.linspace(48, 255, count).round().astype(np.uint8)[:, None]
+    return cv2.applyColorMap(levels, CMAPS[cmap])[:, 0]
+
+
+def depth_palette(blocks: int, cmap: str = "viridis") -> np.ndarray:
+    """Return the colour of each depth from 0 to `blocks`, (blocks + 1, 3) uint8 in BGR: dark, then the colour map."""
+    return np.concatenate((np.array([SKIPPED], np.uint8), colours(blocks, cmap)))
+
+
 class _Coloured:
     """What paints in colours over the scene in gray, so that those of the scene do not mix with those of the map.
 
@@ -34,11 +45,6 @@ class _Coloured:
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be in [0, 1], got {opacity}.")
         self.cmap, self.opacity = cmap, opacity
-
-    def _colours(self, count: int) -> np.ndarray:
-        """Return evenly spaced colours (count, 3), uint8 in BGR, without the dark end of the colour map."""
-        levels = np.linspace(48, 255, count).round().astype(np.uint8)[:, None]
-        return cv2.applyColorMap(levels, CMAPS[self.cmap])[:, 0]
 
     def _lookup(self, palette: np.ndarray) -> np.ndarray:
         """Return what becomes of each gray value under each colour, (colours, 256, 3) uint8.
@@ -75,7 +81,7 @@ class DepthAnnotator(_Coloured):
 
     def palette(self, maps: Sequence[RouteMap]) -> np.ndarray:
         """Return the colour of each depth from 0 to all blocks of the layers, (depths, 3) uint8 in BGR."""
-        return np.concatenate((np.array([SKIPPED], np.uint8), self._colours(sum(layer.blocks for layer in maps))))
+        return depth_palette(sum(layer.blocks for layer in maps), self.cmap)
 
 
 class ConfidenceAnnotator(_Coloured):
@@ -100,7 +106,7 @@ class ConfidenceAnnotator(_Coloured):
 
     def palette(self) -> np.ndarray:
         """Return the colours of confidences from 0 to 1, (256, 3) uint8 in BGR."""
-        return self._colours(256)
+        return colours(256, self.cmap)
 
 
 class SkipAnnotator:

@@ -8,9 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 
+from mod_vision.viz.annotators import depth_palette
 from mod_vision.viz.depth import total_depth
 from mod_vision.viz.report.data import Content, Look, Picture, Stage, describe
 from mod_vision.viz.routes import RouteMap
@@ -18,7 +17,6 @@ from mod_vision.viz.routes import RouteMap
 PHOTO_SIDE = 800  # pixels of the longer side
 WEBP_QUALITY = 80
 SCORE_STEPS = 2**16 - 1
-NOTHING_PASSED = "#181818"
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -33,8 +31,8 @@ def encode(content: Content) -> dict[str, Any]:
 
 
 def palette(most: int) -> list[str]:
-    """Return the colour of 0 to `most` passed blocks: dark, then viridis without its darkest end."""
-    return [NOTHING_PASSED, *(to_hex(colormaps["viridis"](float(x))) for x in np.linspace(0.19, 1, most))]
+    """Return the colour of 0 to `most` passed blocks."""
+    return [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in depth_palette(most)]
 
 
 def photo(image: np.ndarray) -> str:
