@@ -139,7 +139,7 @@ def bench(
     out: str | None = None,
 ) -> None:
     """Time a routed model, its dense twin and rivals in turn; by=backbone, layer, step (of a training) or profile."""
-    from mod_vision.eval.benchmark import benchmark, conditions, save_rows, table
+    from mod_vision.eval.benchmark import as_figures, benchmark, conditions, save_figures, table
     from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
     from mod_vision.eval.layer_profile import profile_layers, profile_table
     from mod_vision.eval.step_benchmark import benchmark_step, step_table
@@ -149,26 +149,32 @@ def bench(
     whole = by in ("model", "backbone")
     if by not in ("model", "backbone", "layer", "step", "profile"):
         raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
-    if not whole and (backend, dtype, out) != ("eager", "float32", None):
-        raise ValueError(f"by={by} measures backend=eager in float32 and writes no file.")
+    if not whole and (backend, dtype) != ("eager", "float32"):
+        raise ValueError(f"by={by} measures backend=eager in float32.")
+    folder = writable_dir(out) if out else None
     capacities, others = [float(c) for c in as_list(capacity)], as_list(rivals)
     held = conditions(imgsz, batch, threads, device, repeats, backend, dtype)
     text = ", ".join(f"{key} {value}" for key, value in held.items())
     print(text)
     if by == "layer":
-        print(layer_table(benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)))
+        layers = benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)
+        told, figures = layer_table(layers), [{**row._asdict(), "efficiency": row.efficiency} for row in layers]
     elif by == "step":
-        print(step_table(benchmark_step(model, capacities, imgsz, batch, threads, device, repeats, others)))
+        steps = benchmark_step(model, capacities, imgsz, batch, threads, device, repeats, others)
+        told, figures = step_table(steps), [row._asdict() for row in steps]
     elif by == "profile":
-        print(profile_table(profile_layers(model, capacities, imgsz, batch, threads, device, repeats)))
+        profiles = profile_layers(model, capacities, imgsz, batch, threads, device, repeats)
+        told, figures = profile_table(profiles), [row._asdict() for row in profiles]
     else:
-        folder = writable_dir(out) if out else Path()
         rows = benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend, dtype, by)
-        print(table(rows))
-        if out:
-            save_rows(rows, held, folder / "bench.json")
-            draw_speed(rows, text, folder / "bench.png")
-            print(f"figures and picture in {folder}")
+        told, figures = table(rows), as_figures(rows)
+    print(told)
+    if folder is None:
+        return
+    save_figures(figures, {**held, "model": model, "by": by}, folder / "bench.json")
+    if whole:
+        draw_speed(rows, text, folder / "bench.png")
+    print(f"figures in {folder}")
 
 
 def export(

@@ -94,15 +94,20 @@ def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_
     assert "3 images, COCO metrics" in capsys.readouterr().out
 
 
-def test_bench_by_layer(capsys):
+def test_bench_by_layer(capsys, tmp_path):
     words = ["model=yolo26n-mod-conv.yaml", "by=layer", "capacity=0.5", "imgsz=128", "repeats=1", "threads=1"]
-    assert main(["bench", *words]) == 0
+    assert main(["bench", *words, f"out={tmp_path}"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("model.")]
     assert [line[0] for line in lines] == [f"model.{i}" for i in (4, 5, 6, 10, 13, 16, 19)]
     for line in lines:
         assert line[1].startswith("MoD")
         assert 1.0 < float(line[8]) < 2.0, "half of the tiles, and the way around the rest"
         assert float(line[9]) == pytest.approx(float(line[7]) / float(line[8]), abs=0.02)
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["conditions"]["by"] == "layer"
+    for row, line in zip(figures["rows"], lines, strict=True):
+        assert row["layer"] == line[0]
+        assert row["efficiency"] == pytest.approx(float(line[9]), abs=0.006)
 
 
 @pytest.mark.parametrize("model", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml"])
@@ -121,6 +126,7 @@ def test_bench_by_step(capsys, model):
     [
         (["by=block"], "by must be model, backbone, layer, step or profile"),
         (["by=layer", "backend=onnx"], "by=layer measures backend=eager"),
+        (["by=profile", "dtype=bfloat16"], "by=profile measures backend=eager in float32"),
         (["by=step", "dtype=bfloat16"], "by=step measures backend=eager"),
         (["by=backbone", "backend=onnx"], "only whole models are exported"),
         (["backend=cudagraph"], "needs an NVIDIA GPU"),

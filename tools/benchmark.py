@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import benchmark, conditions, efficiency, save_rows, table
+from mod_vision.eval.benchmark import as_figures, benchmark, conditions, efficiency, save_figures, table
 from mod_vision.files import writable_dir
 
 MODEL, CAPACITIES, IMGSZ, THREADS, ROUNDS = "yolo26n-mod.yaml", (0.5, 0.25), 640, 2, 11
@@ -32,7 +32,7 @@ def quick(write: bool) -> int:
     print(table(rows))
     if write:
         writable_dir(COMMITTED.parent)
-        save_rows(rows, conditions(IMGSZ, 1, THREADS, "cpu", ROUNDS, "eager", "float32"), COMMITTED)
+        save_figures(as_figures(rows), conditions(IMGSZ, 1, THREADS, "cpu", ROUNDS, "eager", "float32"), COMMITTED)
         return 0
     before = json.loads(COMMITTED.read_text())
     print(f"committed figures are from {before['conditions']['date']}, {before['conditions']['device']}")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import Row, conditions, save_rows, table
+from mod_vision.eval.benchmark import Row, as_figures, conditions, save_figures, table
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import paired_latency
 from mod_vision.eval.memory import peak_megabytes
@@ -214,7 +214,7 @@ def peers(
     print(", ".join(f"{key} {value}" for key, value in held.items()))
     print(table(rows))
     if out:
-        save_rows(rows, held, Path(out) / f"peers-batch{batch}.json")
+        save_figures(as_figures(rows), held, Path(out) / f"peers-batch{batch}.json")
         print(f"figures in {Path(out)}")
 
 

@@ -171,13 +171,15 @@ def cpu_name() -> str:
     return f"{names[0] if names else platform.processor()}, {cores} cores"
 
 
-def save_rows(rows: Sequence[Row], held: dict[str, Any], path: Path) -> None:
+def as_figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return rows as plain values for JSON, with their efficiency."""
+    return [{**row._asdict(), "latency": row.latency._asdict(), "efficiency": efficiency(row, rows[0])} for row in rows]
+
+
+def save_figures(figures: Sequence[dict[str, Any]], held: dict[str, Any], path: Path) -> None:
     """Write figures and what they hold for as JSON.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    figures = [
-        {**row._asdict(), "latency": row.latency._asdict(), "efficiency": efficiency(row, rows[0])} for row in rows
-    ]
     write_text(path, json.dumps({"conditions": held, "rows": figures}, indent=1) + "\n")
