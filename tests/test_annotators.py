@@ -14,8 +14,9 @@ from mod_vision.viz.annotators import SHADE, SKIPPED, WHITE, ConfidenceAnnotator
 from mod_vision.viz.depth import total_depth
 from mod_vision.viz.layout import gradient, swatches, with_blocks
 from mod_vision.viz.results import draw_results
-from mod_vision.viz.routes import RouteMap, crop_maps, read_image
+from mod_vision.viz.routes import RouteMap, crop_maps
 from mod_vision.viz.views import VIEWS, draw_heatmap, draw_view
+from mod_vision.yolo.images import read_image
 
 PHOTO = sorted((OPEN / "images" / "val").glob("*.jpg"))[0]
 EYE = np.eye(4, dtype=int)

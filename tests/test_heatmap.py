@@ -8,10 +8,10 @@ import torch
 from mod_vision.resources import resource_dir
 from mod_vision.routing import num_routed, routed_layers
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.viz.routes import RouteMap, read_image, route_maps, skipped_share
+from mod_vision.viz.routes import RouteMap, route_maps, skipped_share
 from mod_vision.viz.views import draw_heatmap
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import forward_letterboxed, load_model
+from mod_vision.yolo.images import forward_letterboxed, load_model, read_image
 
 IMGSZ = 160
 MODEL = "yolo26n-mod.yaml"

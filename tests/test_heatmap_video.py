@@ -23,10 +23,10 @@ from mod_vision.cli import main
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.files import renamed_at_end
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.viz.routes import read_image, route_maps, skipped_depth, skipped_share
+from mod_vision.viz.routes import route_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import WINDOW, Figures, Recording
 from mod_vision.viz.views import draw_view
-from mod_vision.yolo.images import letterbox, load_model
+from mod_vision.yolo.images import letterbox, load_model, read_image
 from mod_vision.yolo.sources import Clip, find_sources
 
 IMGSZ, FRAMES, FPS = 96, 8, 12.5

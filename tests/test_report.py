@@ -21,9 +21,9 @@ from mod_vision.viz.heatmap import skipped_share
 from mod_vision.viz.report import write_report
 from mod_vision.viz.report.charts import Row, dot_chart
 from mod_vision.viz.report.data import Settings, collect
-from mod_vision.viz.routes import RouteMap, read_image, route_maps
+from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.predict import predict_images
 from mod_vision.yolo.validate import validate
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from helpers import read_csv, write_mod_yaml
 from ultralytics import YOLO
 
@@ -66,6 +67,28 @@ def test_without_validation_and_plots(tiny_data, tmp_path):
     lines = (trainer.save_dir / "results.csv").read_text().splitlines()
     assert len({line.count(",") for line in lines}) == 1
     assert "routing" not in lines[0]
+
+
+def test_gray_images_have_pictures_too(tiny_data, tmp_path):
+    gray = {**yaml.safe_load(tiny_data.read_text()), "channels": 1}
+    (tmp_path / "gray.yaml").write_text(yaml.safe_dump(gray))
+    trainer, _ = train(tmp_path / "gray.yaml", tmp_path, plots=True, epochs=1)
+    assert (trainer.save_dir / "routes_epoch1.jpg").is_file()
+
+
+def test_a_distilled_student_has_pictures_whatever_its_teacher(drawn, tiny_data, tmp_path):
+    teacher = drawn[0].save_dir / "weights" / "last.pt"
+    trainer, _ = train(tiny_data, tmp_path, plots=True, epochs=1, distill_model=str(teacher))
+    assert (trainer.save_dir / "routes_epoch1.jpg").is_file()
+
+
+def test_a_picture_that_fails_costs_a_line(tiny_data, tmp_path, caplog):
+    """Whatever fails: here there is a folder in the place of the picture."""
+    (tmp_path / "run" / "routes_epoch1.jpg" / "in").mkdir(parents=True)
+    with caplog.at_level("WARNING", logger="ultralytics"):
+        trainer, _ = train(tiny_data, tmp_path, plots=True, epochs=1, exist_ok=True)
+    assert (trainer.save_dir / "weights" / "last.pt").is_file()
+    assert "no picture of the routes of epoch 1" in caplog.text
 
 
 def test_the_mosaic_shows_the_routes_of_the_model(photos, tmp_path):

@@ -12,17 +12,17 @@ import torch
 import yaml
 from conftest import OPEN
 from PIL import Image
-from ultralytics import YOLO
+from ultralytics import RTDETR, YOLO
 
 from mod_vision.eval.traced import open_traced
 from mod_vision.nn.windows import window_slots
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
-from mod_vision.viz.routes import crop_maps, read_image, route_maps, skipped_depth
+from mod_vision.viz.routes import crop_maps, route_maps, skipped_depth
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.export import export_yolo
 from mod_vision.yolo.export_notes import read_notes
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import forward_letterboxed, load_model, read_image
 
 IMGSZ = 160
 PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
@@ -239,7 +239,7 @@ def test_an_export_at_capacity_1_says_nothing(tmp_path):
 HUGE = """
 import resource, sys
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import forward_letterboxed, load_model, read_image
 
 model, (small, huge, out) = load_model("yolo26n-mod-seg.pt"), sys.argv[1:]
 heatmap(model, small, 160, out, view="overlay", boxes=True, conf=0.1)
@@ -259,3 +259,22 @@ def test_huge_images_take_bounded_memory(photo, tmp_path):
     assert more < 5 * side * side * 3  # the image, the overlay, the picture with its legend, and the file
     header = (tmp_path / "out" / "huge-overlay.png").read_bytes()[16:24]
     assert int.from_bytes(header[:4], "big") == side
+
+
+def test_gflops_follow_every_capacity():
+    """Two capacities with equally many tokens in the first block cost differently."""
+    model = load_model("yolo26n-mod.yaml")
+    traced, image = open_traced(model, 96), np.zeros((96, 96, 3), np.uint8)
+    costs = []
+    for capacity in (0.5, [0.5, 0.5, 0.5, 0.1, 0.1, 0.1]):
+        set_capacity(model, {"model.6": capacity})
+        costs.append(traced.gflops(traced.trace(image))[0])
+    assert costs[1] < costs[0]
+
+
+def test_rtdetr_sees_the_image_stretched():
+    """As its predictor does, which scales the boxes so."""
+    net = RTDETR("rtdetr-l.yaml").model
+    boxed = forward_letterboxed(net, np.zeros((40, 90, 3), np.uint8), 64).boxed
+    assert boxed.size == (64, 64)
+    assert boxed.valid == (0, 0, 64, 64)

@@ -109,9 +109,10 @@ class _TracedTorch:
         return trace_net(self.yolo.model, image, self.imgsz)
 
     def gflops(self, trace: Trace) -> tuple[float, float]:
-        """Count them once for each input size and number of routed tokens; nothing else changes the cost."""
+        """Count them once for each input size, capacities and number of routed tokens: nothing else changes them."""
         size, batch = trace.forward.boxed.size, trace.forward.batch
-        routed = (size, *(layer.plan.indices.shape[1] for layer in trace.layers))
+        capacities = [layer.capacities for _, layer in routed_layers(self.yolo.model)]
+        routed = (size, *capacities, *(layer.plan.indices.shape[1] for layer in trace.layers))
         if size not in self._dense:
             twin = copy.deepcopy(self.yolo.model)
             set_capacity(twin, 1.0)

@@ -14,6 +14,7 @@ from mod_vision.viz.routes import RouteMap
 CMAPS = {"viridis": cv2.COLORMAP_VIRIDIS, "cividis": cv2.COLORMAP_CIVIDIS, "magma": cv2.COLORMAP_MAGMA}
 WHITE, SKIPPED = (255, 255, 255), (24, 24, 24)
 SHADE = (64, 40, 32)  # a tint, so that a skipped patch differs from a computed one of a dark photo
+MIDDLE = 128  # a gray
 BAND = 64  # rows painted at a time: what huge images need beside themselves stays small
 
 
@@ -73,11 +74,19 @@ class DepthAnnotator(_Coloured):
         """
         depth, extent = _total(maps)
         grid = _Grid(scene, depth, extent)
-        lookup = self._lookup(self.palette(maps))
-        lookup[0] = (0.75 * np.array(SKIPPED) + 0.25 * np.arange(256)[:, None]).round()
-        grid.paint(lookup)
+        grid.paint(self._table(maps))
         grid.outline(SKIPPED)
         return scene
+
+    def legend(self, maps: Sequence[RouteMap]) -> np.ndarray:
+        """Return the colours as they look over a scene of middle gray, (depths, 3) uint8 in BGR."""
+        return self._table(maps)[:, MIDDLE]
+
+    def _table(self, maps: Sequence[RouteMap]) -> np.ndarray:
+        """Return what becomes of each gray value at each depth, (depths, 256, 3) uint8."""
+        table = self._lookup(self.palette(maps))
+        table[0] = (0.75 * np.array(SKIPPED) + 0.25 * np.arange(256)[:, None]).round()
+        return table
 
     def palette(self, maps: Sequence[RouteMap]) -> np.ndarray:
         """Return the colour of each depth from 0 to all blocks of the layers, (depths, 3) uint8 in BGR."""
@@ -103,6 +112,10 @@ class ConfidenceAnnotator(_Coloured):
         level = np.round(255 / (1 + np.exp(-layer.score.clip(-30, 30)))).astype(int)
         _Grid(scene, level, layer.extent).paint(self._lookup(self.palette()))
         return scene
+
+    def legend(self) -> np.ndarray:
+        """Return the colours as they look over a scene of middle gray, (256, 3) uint8 in BGR."""
+        return self._lookup(self.palette())[:, MIDDLE]
 
     def palette(self) -> np.ndarray:
         """Return the colours of confidences from 0 to 1, (256, 3) uint8 in BGR."""

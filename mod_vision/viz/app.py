@@ -24,7 +24,7 @@ except ImportError as error:
 MAX_PIXELS = 64_000_000  # of a picture: a small file can hold a huge one
 MAX_FRAMES = 600
 KEEP_SECONDS = 3600  # uploads and videos are deleted after that
-START = 0.5
+CAPACITIES = (0.05, 0.95)
 MODEL = "model"  # what all questions share, so that one waits for the other
 VIDEO_SUFFIX = ".webm"  # what browsers play and OpenCV writes
 CSS = """
@@ -45,6 +45,8 @@ def app(
 def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int) -> Any:
     """Start the server in a thread of its own, and return the page; its `local_url` tells where it is.
 
+    The page's fonts are those of the system: others would be fetched.
+
     Args:
         model: A `YOLO` object, a .pt file, or a model YAML.
         imgsz: Longer side of the model's input.
@@ -59,18 +61,21 @@ def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int
         ValueError: If the model is no PyTorch model, or routes nothing.
     """
     page = build(Explorer(model, imgsz, device))
-    page.queue(max_size=16).launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        max_file_size=f"{max_mb}mb",
-        footer_links=[],
-        ssr_mode=False,
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # not fetched
-        css=CSS,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        page.queue(max_size=16).launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=f"{max_mb}mb",
+            footer_links=[],
+            ssr_mode=False,
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=CSS,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise OSError(f"port {port} of {host} is not free; choose another with port=...") from error
     print(f"the page is at {page.local_url}; Ctrl-C ends it", flush=True)
     return page
 
@@ -97,6 +102,8 @@ class _Answers:
         """Draw a video, and tell its figures."""
         if file is None:
             raise gr.Error("drop a video first.")
+        for last in Path(self.folder.name).iterdir():  # Gradio serves a copy
+            last.unlink()
         out = Path(self.folder.name) / f"routes-{next(self.films)}{VIDEO_SUFFIX}"
         try:
             figures = self.explorer.film(
@@ -110,11 +117,12 @@ class _Answers:
 def build(explorer: Explorer) -> gr.Blocks:
     """Return the page."""
     answers = _Answers(explorer)
+    capacity = round(float(np.clip(explorer.capacity, *CAPACITIES)), 2)
     with gr.Blocks(title="mod_vision", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
         gr.Markdown("# What does the network skip?\nDark patches passed no heavy block.")
         with gr.Row():
             settings = [
-                gr.Slider(0.05, 0.95, START, step=0.05, label="capacity", info="share of patches to compute"),
+                gr.Slider(*CAPACITIES, capacity, step=0.05, label="capacity", info="share of patches to compute"),
                 gr.Radio([view for view in VIEWS if view != "page"], value="overlay", label="view"),
                 gr.Checkbox(True, label="show what is found"),
                 gr.Slider(0.05, 0.95, 0.25, step=0.05, label="lowest confidence"),
@@ -185,10 +193,12 @@ def _read(file: str) -> np.ndarray:
     try:
         with Image.open(file) as picture:
             width, height = picture.size  # of the header: nothing is decoded yet
+            pages = getattr(picture, "n_frames", 1)  # all of which are decoded
     except (OSError, ImportError, Image.DecompressionBombError):  # Ultralytics makes `open` look for a HEIF plugin
         raise ValueError("this file is not a picture that can be read.") from None
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are too many, a picture may have {MAX_PIXELS // 10**6} million.")
+    if width * height * pages > MAX_PIXELS:
+        size = f"{width} x {height} pixels" + (f" on {pages} pages" if pages > 1 else "")
+        raise ValueError(f"{size} are too many, a picture may have {MAX_PIXELS // 10**6} million.")
     return read_image(file)
 
 

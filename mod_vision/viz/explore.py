@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,16 @@ import torch
 
 from mod_vision.eval.latency import Latency, as_deployed, paired_latency
 from mod_vision.eval.traced import Trace, open_traced
-from mod_vision.routing import set_capacity
+from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import View, draw_view
 from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.images import load_model, torch_device
+from mod_vision.yolo.predict import Postprocess
 from mod_vision.yolo.sources import Source, open_clip
 
+NO_FRAME = "this video has no frame that can be read."
 ROUNDS = 3  # of timing: enough for a number that is looked at, few enough to be waited for
 
 
@@ -79,6 +82,8 @@ class Explorer:
         self.dense = deepcopy(self.yolo.model)
         set_capacity(self.dense, 1.0)
         self.traced = open_traced(self.yolo, imgsz)
+        self.capacity = mean(layer.capacities[0] for _, layer in routed_layers(self.yolo.model))  # as it was saved
+        self._finders: dict[float, Postprocess] = {}
 
     def look(self, image: np.ndarray, settings: Settings) -> Look:
         """Draw the routes of an image (H, W, 3), uint8 in BGR, and time the network on it.
@@ -110,20 +115,23 @@ class Explorer:
             progress: Is told the number of frames that are done, and of all.
 
         Raises:
-            OSError: If the video cannot be opened or written.
-            ValueError: If it has no frame, or a setting is not valid.
+            OSError: If the video cannot be written.
+            ValueError: If it is none, or has no frame, or a setting is not valid.
         """
-        clip = open_clip(Source(video, "video"))
+        try:
+            clip = open_clip(Source(video, "video"))
+        except FileNotFoundError:  # what Ultralytics raises for one that does not open, with its path
+            raise ValueError(NO_FRAME) from None
         total = min(clip.total or most, most)
         seen = []
-        with Recording(out, clip) as recording:
+        with Recording(out, clip, most) as recording:
             for number, (image,) in enumerate(islice(clip.frames, most), 1):
                 view, _, figures = self._view(image, settings)
                 recording.add(view, figures)
                 seen.append(figures)
                 progress(number, total)
         if not seen:
-            raise ValueError("this video has no frame that can be read.")
+            raise ValueError(NO_FRAME)
         return _mean(seen)
 
     def _view(self, image: np.ndarray, settings: Settings) -> tuple[View, Trace, Figures]:
@@ -131,8 +139,14 @@ class Explorer:
         set_capacity(self.yolo.model, settings.capacity)
         trace = self.traced.trace(image)
         maps = crop_maps(trace)
-        result = self.traced.postprocess(settings.conf)(trace.forward, image) if settings.boxes else None
+        result = self._find(settings.conf)(trace.forward, image) if settings.boxes else None
         return draw_view(image, maps, settings.view, result), trace, self._figures(trace, maps)
+
+    def _find(self, conf: float) -> Postprocess:
+        """Return what finds objects with confidences of at least `conf`, made once."""
+        if conf not in self._finders:
+            self._finders[conf] = self.traced.postprocess(conf)
+        return self._finders[conf]
 
     def _figures(self, trace: Trace, maps: list[RouteMap]) -> Figures:
         """Return what a frame cost."""

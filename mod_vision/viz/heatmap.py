@@ -139,7 +139,7 @@ class _Job:
                 for name in clip.names:
                     path = self._free_name(name, view, ".mp4")
                     self.written.append(path)
-                    recordings.append(stack.enter_context(Recording(path, clip)))
+                    recordings.append(stack.enter_context(Recording(path, clip, most)))
                 self._record(progress.over(islice(clip.frames, most)), recordings, view)
         finally:
             progress.clear()

@@ -11,13 +11,11 @@ import numpy as np
 from mod_vision.viz.text import INK, line_height, put_text, text_size_for, text_width
 from mod_vision.yolo.predict import class_colour
 
-MASK_OPACITY = 0.25
-BAND = 64  # rows tinted at a time
 WHITE = (255, 255, 255)
 
 
 def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
-    """Draw masks, boxes, class names and confidences on a picture.
+    """Draw the edges of masks, boxes, class names and confidences on a picture; a tint would change the map below.
 
     Args:
         scene: (H, W, 3) uint8 in BGR, the image of the result at any scale; it is drawn on.
@@ -34,7 +32,7 @@ def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     line = round(px / 8)
     for outline, c in zip(outlines, classes[: len(outlines)], strict=True):
         if len(outline):
-            _mask(scene, (outline * scale).round().astype(np.int32), class_colour(c), line)
+            _edge(scene, (outline * scale).round().astype(np.int32), class_colour(c), line)
     corners = (result.boxes.xyxy.cpu().numpy().reshape(-1, 2, 2) * scale).round().astype(int)
     for box, c in zip(corners.tolist(), classes, strict=True):
         cv2.rectangle(scene, box[0], box[1], class_colour(c), line)
@@ -43,20 +41,18 @@ def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     return scene
 
 
-def _mask(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int], line: int) -> None:
-    """Tint the inside of an outline (n, 2) of x, y, lightly, so that what is below can be read, and draw its edge."""
+def _edge(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int], line: int) -> None:
+    """Draw the edge of what lies in an outline (n, 2) of x, y, which also has lines that join its parts."""
     left, top = outline.min(axis=0).clip(0)
     right, bottom = outline.max(axis=0) + 1
     part = scene[top:bottom, left:right]
+    if not part.size:  # a sliver beyond the border
+        return
     mask = np.zeros(part.shape[:2], np.uint8)
     cv2.fillPoly(mask, [outline - (left, top)], 1)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))  # without lines that join its parts
-    for start in range(0, len(part), BAND):
-        band = part[start : start + BAND]
-        tinted = cv2.addWeighted(band, 1 - MASK_OPACITY, np.full_like(band, colour), MASK_OPACITY, 0)
-        np.copyto(band, tinted, where=mask[start : start + BAND, :, None] > 0)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     edges, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(int(left), int(top)))
-    cv2.drawContours(scene, edges, -1, tuple(colour), max(line // 2, 1), cv2.LINE_AA)
+    cv2.drawContours(scene, edges, -1, tuple(colour), line, cv2.LINE_AA)
 
 
 def _label(scene: np.ndarray, text: str, corner: np.ndarray, colour: Sequence[int], px: int) -> None:

@@ -52,7 +52,7 @@ def draw_mosaic(net: nn.Module, files: Sequence[Path], imgsz: int, path: Path) -
         panels.append([(f"skipped {100 * skipped_depth(maps):.0f}%", _centred(scene))])
     if not panels:
         raise ValueError(f"none of {len(files)} images can be read")
-    legend = swatches("depth: blocks passed in all layers", depth.palette(maps), TEXT)
+    legend = swatches("depth: blocks passed in all layers", depth.legend(maps), TEXT)
     picture = with_blocks(panel_grid(panels), [legend], TEXT)
     write_bytes(path, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return picture

@@ -54,13 +54,14 @@ class Recording:
     Args:
         path: The video, .mp4 or, for browsers, .webm; the .csv gets its name.
         clip: Where the frames come from.
+        most: Most frames that will be added, None if that is not known.
     """
 
-    def __init__(self, path: Path, clip: Clip) -> None:
+    def __init__(self, path: Path, clip: Clip, most: int | None = None) -> None:
         self.path, self.clip = path, clip
         self.frames = 0
         self._written = 0  # frames of the video, of which a live one can have several for one view
-        self._window = min(clip.total or WINDOW, WINDOW)
+        self._window = min(clip.total or WINDOW, most or WINDOW, WINDOW)
         self._recent: deque[Figures] = deque(maxlen=self._window)
         self._stack = ExitStack()
 
@@ -86,7 +87,7 @@ class Recording:
             picture = cv2.resize(picture, self._size)
         seconds = time.monotonic() - self._start if self.clip.live else self.frames / self.clip.fps
         due = round(seconds * self.clip.fps) + 1 if self.clip.live else self._written + 1
-        for _ in range(max(due - self._written, 1)):
+        for _ in range(due - self._written):  # none where a live source is ahead of its own pace
             self._writer.write(picture)
             self._written += 1
         self.frames += 1

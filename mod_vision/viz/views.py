@@ -94,7 +94,7 @@ def _page(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -
     for layer in maps:
         kept = f"{layer.name}: skipped {_percent(skipped_share(layer))}", skip.annotate(photo.copy(), [layer])
         stacks.append([kept, ("router's confidence", confidence.annotate(photo.copy(), layer))])
-    legends = [_depth_legend(depth, maps, TEXT), gradient("router's confidence", confidence.palette(), TEXT)]
+    legends = [_depth_legend(depth, maps, TEXT), gradient("router's confidence", confidence.legend(), TEXT)]
     return View(panel_grid(stacks), legends, [], TEXT)
 
 
@@ -146,7 +146,7 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 
 def _depth_legend(depth: DepthAnnotator, maps: Sequence[RouteMap], px: int) -> np.ndarray:
     """Draw the legend of the depth."""
-    return swatches("depth: blocks passed in all layers", depth.palette(maps), px)
+    return swatches("depth: blocks passed in all layers", depth.legend(maps), px)
 
 
 def _summary(maps: Sequence[RouteMap]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,12 @@ class ExportNotes(NamedTuple):
 
 
 def note_routing(exporter: Any) -> None:
-    """Add a note about each layer that routes to the metadata of an export; called before Ultralytics writes it."""
+    """Add a note about each layer that routes to the metadata of an export; called before Ultralytics writes it.
+
+    Not for RT-DETR: exports of it are opened by Ultralytics as YOLO's, whose images and boxes are scaled otherwise.
+    """
+    if isinstance(exporter.model, importlib.import_module("ultralytics.nn.tasks").RTDETRDetectionModel):
+        return
     notes = [
         LayerNote(
             name,
@@ -77,8 +83,8 @@ def read_notes(path: Path) -> ExportNotes:
     metadata = BaseBackend.read_metadata(path)
     if KEY not in metadata:
         raise ValueError(
-            f"{path} says nothing about its routing: it is no export of a routed model, or was made at capacity 1 or "
-            "without mod_vision; export it again."
+            f"{path} says nothing about its routing: it is no export of a routed YOLO, or was made at capacity 1 or "
+            "without mod_vision; use the checkpoint, or export it again."
         )
     names, args, end2end = (ast.literal_eval(metadata[key]) for key in ("names", "args", "end2end"))
     layers = [LayerNote(**note) for note in json.loads(metadata[KEY])]

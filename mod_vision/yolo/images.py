@@ -15,6 +15,7 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
+from ultralytics.nn.tasks import RTDETRDetectionModel
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
@@ -155,22 +156,25 @@ def _decode(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def letterbox(image_bgr: np.ndarray, size: Any, stride: int, auto: bool) -> tuple[torch.Tensor, Letterboxed]:
+def letterbox(
+    image_bgr: np.ndarray, size: Any, stride: int, auto: bool, stretch: bool = False
+) -> tuple[torch.Tensor, Letterboxed]:
     """Scale and pad an image as Ultralytics does for a prediction.
 
     Args:
-        image_bgr: (H, W, 3) uint8.
+        image_bgr: (H, W, 3) uint8, or (H, W, 1) for models of gray images.
         size: (height, width) that it is fitted into.
         stride: Stride of the model.
         auto: Pad to the smallest rectangle of the stride instead of the whole size.
+        stretch: Stretch it to the whole size instead of padding, as RT-DETR wants it.
 
     Returns:
-        The input (1, 3, height, width), RGB in [0, 1], float32, and where the image lies in it.
+        The input (1, 3 or 1, height, width), RGB in [0, 1], float32, and where the image lies in it.
     """
-    boxer = LetterBox(size, auto=auto, stride=stride)
+    boxer = LetterBox(size, auto=auto and not stretch, scale_fill=stretch, stride=stride)
     placed = boxer.get_params({"img": image_bgr})
     padded = boxer(image=image_bgr)
-    rgb = np.ascontiguousarray(padded[..., ::-1].transpose(2, 0, 1))
+    rgb = padded[..., ::-1].transpose(2, 0, 1).copy()
     width, height = placed["new_unpad"]
     boxed = Letterboxed((padded.shape[0], padded.shape[1]), (placed["top"], placed["left"], height, width))
     return torch.from_numpy(rgb)[None].float() / 255, boxed
@@ -178,6 +182,8 @@ def letterbox(image_bgr: np.ndarray, size: Any, stride: int, auto: bool) -> tupl
 
 def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     """Run one image through the model as Ultralytics predicts it: padded to the smallest rectangle of its stride.
+
+    For RT-DETR it is stretched to a square instead, and for models of gray images made gray.
 
     The routed layers then hold the plan of this image. The model is left in the mode it was in.
 
@@ -187,12 +193,17 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
         imgsz: Longer side of the input, rounded up to a multiple of the stride.
 
     Raises:
-        ValueError: If the model is an exported one, or `imgsz` is not positive.
+        ValueError: If the model is an exported one or of other channels than 1 or 3, or `imgsz` is not positive.
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"model {net} is an exported one, its routing cannot be read; use the .pt file.")
     stride = max(int(net.stride.max()), MIN_STRIDE)
-    batch, boxed = letterbox(image_bgr, input_size(imgsz, stride), stride, auto=True)
+    channels = int(net.yaml.get("channels", 3))
+    if channels not in (1, 3):
+        raise ValueError(f"images are read with 1 or 3 channels, and the model takes {channels}.")
+    image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)[..., None] if channels == 1 else image_bgr
+    stretch = isinstance(net, RTDETRDetectionModel)
+    batch, boxed = letterbox(image, input_size(imgsz, stride), stride, auto=True, stretch=stretch)
     like = next(net.parameters())
     batch = batch.to(like.device, like.dtype)
     training = net.training

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ultralytics.utils import LOGGER, RANK
 
-from mod_vision.yolo.training import read_routing
+from mod_vision.yolo.training import read_routing, student
 
 PICTURES = 10  # of a training
 IMAGES = 8  # of a picture
@@ -25,7 +25,7 @@ NOT_LOGGED = ("epoch", "layer", "images")
 
 def forget(trainer: Any) -> None:
     """Take our figures out of the metrics again: without a validation they would get into results.csv."""
-    if getattr(trainer, "mod_training", None):
+    if RANK in (-1, 0) and getattr(trainer, "mod_training", None):  # other ranks have none
         trainer.metrics = {key: value for key, value in trainer.metrics.items() if not key.startswith(PREFIX)}
 
 
@@ -44,23 +44,21 @@ def show_routes(trainer: Any) -> None:
     if trainer.args.plots and rows and (epoch % interval == 0 or trainer.stop):
         try:
             _draw(trainer, training.csv, epoch)
-        except (OSError, ValueError) as error:  # a picture is not worth a training
-            LOGGER.warning(f"mod_vision: no picture of the routes of epoch {epoch}: {error}")
+        except Exception as error:  # whatever it is, a picture is not worth a training
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            LOGGER.warning(f"mod_vision: no picture of the routes of epoch {epoch}: {reason}")
 
 
 def _draw(trainer: Any, table: Path, epoch: int) -> None:
     """Draw mosaic and curves."""
-    from mod_vision.viz.training import (
-        draw_curves,
-        draw_mosaic,
-    )  # need all of Ultralytics, which is being imported here
+    from mod_vision.viz import training as pictures  # all of Ultralytics, which is being imported here
 
-    net = trainer.ema.ema if trainer.ema else trainer.model
+    net = student(trainer.ema.ema)
     files = trainer.test_loader.dataset.im_files
     some = [Path(files[i * len(files) // IMAGES]) for i in range(IMAGES)] if len(files) > IMAGES else map(Path, files)
     mosaic, curves = trainer.save_dir / f"routes_epoch{epoch}.jpg", trainer.save_dir / f"{table.stem}.png"
-    picture = draw_mosaic(net, list(some), trainer.args.imgsz, mosaic)
-    draw_curves(read_routing(table), curves)
+    picture = pictures.draw_mosaic(net, list(some), trainer.args.imgsz, mosaic)
+    pictures.draw_curves(read_routing(table), curves)
     for path in (mosaic, curves):
         trainer.on_plot(path)
     board = sys.modules.get("ultralytics.utils.callbacks.tensorboard")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ultralytics.data.build import check_source
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadScreenshots, LoadStreams
+from ultralytics.data.utils import VID_FORMATS
 
 FPS = 30.0  # of videos that do not tell theirs
 
@@ -86,6 +87,7 @@ def open_clip(source: Source) -> Clip:
 
     Raises:
         OSError: If it cannot be opened.
+        ValueError: If a video has no suffix of one: Ultralytics would take it for a list of files.
     """
     if source.kind == "screen":
         screen = LoadScreenshots(source.place)
@@ -94,7 +96,9 @@ def open_clip(source: Source) -> Clip:
         stream: Any = LoadStreams(source.place)
         names = [_file_name(name) for name in stream.sources]
         return Clip(names, min(stream.fps), None, True, _frames(stream))
-    video: Any = LoadImagesAndVideos(source.place)
+    if Path(source.place).suffix[1:].lower() not in VID_FORMATS:
+        raise ValueError(f"{Path(source.place).name} is not a video; known are {', '.join(sorted(VID_FORMATS))}.")
+    video: Any = LoadImagesAndVideos([str(source.place)])
     fps = video.fps if 0 < video.fps < 1000 else FPS
     return Clip([Path(source.place).stem], fps, video.frames if video.frames > 0 else None, False, _frames(video))
 

@@ -83,7 +83,7 @@ class RoutedTraining:
             for tensor in own.values():
                 dist.broadcast(tensor, src=0)
         if trainer.ema:
-            _student(trainer.ema.ema).load_state_dict(own, strict=False)
+            student(trainer.ema.ema).load_state_dict(own, strict=False)
 
     def end_batch(self) -> None:
         """Count the routes of the batch."""
@@ -122,7 +122,7 @@ def read_routing(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _student(model: Any) -> Any:
+def student(model: Any) -> Any:
     """Return the model that is trained: with distillation, the student."""
     model = unwrap_model(model)
     return getattr(model, "student_model", model)
@@ -130,7 +130,7 @@ def _student(model: Any) -> Any:
 
 def _start(trainer: Any) -> None:
     """Take over a training of a routed model."""
-    net = _student(trainer.model)
+    net = student(trainer.model)
     trainer.mod_training = RoutedTraining(trainer, net) if any(routed_layers(net)) else None
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from mod_vision.eval.evaluate import Evaluation, evaluate_model
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.viz.report.ranking import Ranking, rank
-from mod_vision.viz.routes import RouteMap, read_image, route_maps
+from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.images import load_model, some_images, torch_device
+from mod_vision.yolo.images import load_model, read_image, some_images, torch_device
 from mod_vision.yolo.predict import Detections, predict_images
 
 SPLIT = "val"

@@ -12,7 +12,7 @@ import numpy as np
 from mod_vision.viz.annotators import depth_palette
 from mod_vision.viz.depth import total_depth
 from mod_vision.viz.report.data import Content, Look, Picture, Stage, describe
-from mod_vision.viz.routes import RouteMap
+from mod_vision.viz.routes import RouteMap, skipped_depth
 
 PHOTO_SIDE = 800  # pixels of the longer side
 WEBP_QUALITY = 80
@@ -73,7 +73,7 @@ def _look(look: Look, stages: Sequence[Stage], width: int, height: int) -> dict[
     return {
         "all": {
             **_grid(depth, total_depth(look.maps)[1] if look.maps else WHOLE),
-            "skipped": 1 - float(depth.mean()) / sum(stage.blocks for stage in stages),
+            "skipped": _skipped(look.maps, stages),
             "none": float((depth == 0).mean()),
         },
         "stages": [_stage(by_name.get(stage.name), stage) for stage in stages],
@@ -82,6 +82,12 @@ def _look(look: Look, stages: Sequence[Stage], width: int, height: int) -> dict[
             for name, conf, box in zip(look.found.name, look.found.conf, boxes, strict=True)
         ],
     }
+
+
+def _skipped(maps: Sequence[RouteMap], stages: Sequence[Stage]) -> float:
+    """Return the share of all blocks that the patches did not pass; a stage without a map skipped nothing."""
+    routed = sum(layer.blocks for layer in maps)
+    return skipped_depth(maps) * routed / sum(stage.blocks for stage in stages) if maps else 0.0
 
 
 def _stage(layer: RouteMap | None, stage: Stage) -> dict[str, Any]:

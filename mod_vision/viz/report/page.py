@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+import torch
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -66,7 +67,15 @@ def write_report(
     settings = Settings(model, data, images, imgsz, conf, batch, device)
     content = collect(settings, capacity, evaluate)
     shares = ",".join(stop.label for stop in content.stops if stop.capacity is not None)
-    words = {"model": model, "data": data, "capacity": shares, **settings._asdict(), "evaluate": evaluate, "out": out}
+    words = {
+        "model": model,
+        "data": data,
+        "capacity": shares,
+        **settings._asdict(),
+        "threads": torch.get_num_threads(),
+        "evaluate": evaluate,
+        "out": out,
+    }
     command = " ".join(["mod-vision report", *(shlex.quote(f"{key}={value}") for key, value in words.items())])
     write_text(path, render(content, settings, command))
     return path
