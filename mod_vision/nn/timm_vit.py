@@ -72,7 +72,7 @@ def _load(vit: Any, name: str, file: Path, where: str) -> None:
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     fit = getattr(module, "checkpoint_filter_fn", checkpoint_filter_fn)
     try:
-        result = vit.load_state_dict(fit(load_state_dict(str(file)), vit), strict=False)
+        result = vit.load_state_dict(fit(load_state_dict(str(file), weights_only=True), vit), strict=False)
     except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{where}: the weights in {file} do not fit {name}: {_short(error)}") from error
     unexpected = [key for key in result.unexpected_keys if not key.startswith(("head.", "head_dist."))]

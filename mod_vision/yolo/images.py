@@ -20,6 +20,7 @@ from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.resources import find_shipped
+from mod_vision.yolo.checkpoint import open_checkpoint, restricted
 from mod_vision.yolo.register import register
 
 MIN_STRIDE = 32
@@ -60,7 +61,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is neither .pt nor YAML, or no checkpoint that loads.
+        ValueError: If it is neither .pt nor YAML, or no whole checkpoint of weights alone, see `open_checkpoint`.
     """
     register()
     if isinstance(path_or_model, Model):
@@ -69,13 +70,12 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
     if path.suffix.lower() not in (".pt", ".yaml", ".yml"):
         raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
     if path.suffix.lower() != ".pt":
-        return YOLO(str(path))
-    if not path.is_file() and find_shipped(str(path)) is None:  # Ultralytics would try to download it
+        with restricted():
+            return YOLO(str(path))
+    file = path if path.is_file() else find_shipped(str(path))
+    if file is None:  # Ultralytics would try to download it
         raise FileNotFoundError(f"checkpoint {path} does not exist.")
-    try:
-        return YOLO(str(path))
-    except TypeError as error:  # what Ultralytics raises for a damaged file, with advice over several lines
-        raise ValueError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
+    return open_checkpoint(file)
 
 
 def load_export(path: Path) -> YOLO:
