@@ -20,6 +20,7 @@ from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.resources import find_shipped
+from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.checkpoint import open_checkpoint, restricted
 from mod_vision.yolo.register import register
 
@@ -187,7 +188,7 @@ def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Forwar
         imgsz: Longer side of the input, rounded up to a multiple of the stride.
 
     Raises:
-        ValueError: If the model is an exported one, or `imgsz` is not positive.
+        ValueError: If the model is an exported one, `imgsz` is not positive, or a router gives NaN.
     """
     if not isinstance(model.model, nn.Module):
         raise ValueError(f"model {model.model} is an exported one, its routing cannot be read; use the .pt file.")
@@ -200,7 +201,9 @@ def forward_letterboxed(model: Any, image_bgr: np.ndarray, imgsz: int) -> Forwar
     inner.eval()
     try:
         with torch.inference_mode():
-            return Forward(boxed, batch, inner(batch))
+            forward = Forward(boxed, batch, inner(batch))
+        check_finite(inner)
+        return forward
     finally:
         inner.train(training)
 

@@ -21,6 +21,7 @@ from mod_vision.yolo.parse import routed_parse_model
 from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
 from mod_vision.yolo.twins.conv import prepare_export
+from mod_vision.yolo.watch import warn_of_broken_routes
 
 TESTED = ("8.4.190", "8.5")  # from, up to but without
 SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
@@ -52,6 +53,7 @@ def register() -> None:
     defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
     for event, callback in CALLBACKS.items():
         defaults[event].append(callback)
+    defaults["on_predict_postprocess_end"].append(warn_of_broken_routes)
     defaults["on_export_start"].append(note_routing)
     defaults["on_export_start"].append(prepare_export)
     onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
