@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
 
 import torch
 from ultralytics import YOLO
-from ultralytics.nn import tasks
 
 from mod_vision.yolo.register import allow_vit_classes
+from mod_vision.yolo.trust import TRUST, restricted
 
-TRUST = "MOD_VISION_TRUST"
 VIT_MODULES = ("timm.", "mod_vision.nn.vit.", "mod_vision.nn.pyramid.")
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError)
-
-_lock = RLock()  # the switch is Ultralytics' own and counts for the process
-
-
-@contextmanager
-def restricted() -> Iterator[None]:
-    """Have Ultralytics load `weights_only`, and build models without `eval`, unless `MOD_VISION_TRUST=1`."""
-    with _lock:
-        before = tasks.SAFE_LOAD
-        tasks.SAFE_LOAD = before or os.environ.get(TRUST) != "1"
-        try:
-            yield
-        finally:
-            tasks.SAFE_LOAD = before
 
 
 def open_checkpoint(file: Path) -> YOLO:

@@ -21,8 +21,9 @@ from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.resources import find_shipped
 from mod_vision.routing.finite import check_finite
-from mod_vision.yolo.checkpoint import open_checkpoint, restricted
+from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.register import register
+from mod_vision.yolo.trust import restricted
 
 MIN_STRIDE = 32
 

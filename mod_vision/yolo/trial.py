@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import get_cfg
-from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DEFAULT_CFG_DICT, YAML
 
-from mod_vision.yolo.checkpoint import restricted
 from mod_vision.yolo.convert import save
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.search import Candidate, routed_variant
+from mod_vision.yolo.trust import check_data, restricted
 
 
 def find_data(data: str) -> tuple[str, int]:
@@ -22,8 +21,9 @@ def find_data(data: str) -> tuple[str, int]:
     Raises:
         FileNotFoundError: If the data set does not exist and cannot be downloaded.
         SyntaxError: If the YAML lacks a key.
+        ValueError: If its `download:` would run, and is not trusted.
     """
-    found = check_det_dataset(data)
+    found = check_data(data)
     return str(Path(found["yaml_file"]).resolve()), int(found["nc"])
 
 

@@ -20,6 +20,7 @@ from mod_vision.routing.finite import check_finite
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
 from mod_vision.yolo.loss import object_tokens
+from mod_vision.yolo.trust import check_data
 
 
 @dataclass
@@ -134,6 +135,8 @@ def validate(model: YOLO, **overrides: Any) -> Validation:
     base = {"detect": _Collect, "segment": _CollectMasks}.get(str(model.task))
     if base is None:
         raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
+    if Path(overrides["data"]).suffix.lower() in (".yaml", ".yml"):
+        check_data(overrides["data"], overrides.get("split", "val"))
     found = Validation()
     validator = type(base.__name__, (base,), {"found": found})
     defaults = {"plots": False, "verbose": False, "workers": 0}
