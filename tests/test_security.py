@@ -80,7 +80,7 @@ def test_a_model_yaml_runs_nothing(tmp_path):
     """Ultralytics evaluates the activation of a YAML."""
     d = shipped() | {"activation": f"__import__('os').mkdir({str(tmp_path / 'owned')!r})"}
     (tmp_path / "yolo26n-evil.yaml").write_text(yaml.safe_dump(d))
-    with pytest.raises(ValueError, match=r"yolo26n-evil\.yaml.*activation"):
+    with pytest.raises(ValueError, match="unsupported activation"):
         load_model(tmp_path / "yolo26n-evil.yaml")
     assert not (tmp_path / "owned").exists()
 
@@ -90,15 +90,15 @@ def test_a_data_yaml_runs_nothing(tmp_path, capsys, monkeypatch):
     script = f"import os; os.mkdir({str(tmp_path / 'owned')!r})"
     data = {"path": str(tmp_path / "none"), "train": "a", "val": "b", "names": {0: "x"}, "download": script}
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump(data))
-    words = [f"model={SHIPPED}", f"data={tmp_path}/evil.yaml", f"out={tmp_path}/out"]
-    for verb in ("val", "tune", "report", "fit", "threshold"):
-        assert main([verb, *words]) == 1
+    words = [f"model={SHIPPED}", f"data={tmp_path}/evil.yaml", "imgsz=64", "threads=1"]
+    for verb in ("val", "tune", "fit"):
+        assert main([verb, *words, f"out={tmp_path}/out.html"]) == 1
         told = capsys.readouterr().err
         assert "images" in told
         assert "missing" in told
         assert not (tmp_path / "owned").exists()
     monkeypatch.setenv("MOD_VISION_TRUST", "1")
-    assert main(["val", *words]) == 1
+    assert main(["val", *words, f"out={tmp_path}/out"]) == 1
     assert (tmp_path / "owned").exists(), "so the others would have been able to"
 
 

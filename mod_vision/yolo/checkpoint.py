@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from ultralytics import YOLO
 
+from mod_vision.errors import one_line
 from mod_vision.yolo.register import allow_vit_classes
 from mod_vision.yolo.trust import TRUST, restricted
 
@@ -38,7 +39,7 @@ def open_checkpoint(file: Path) -> YOLO:
                 f"checkpoint {file} holds {', '.join(refused[:3])}, which are no weights and could run any code, so it "
                 f"was not loaded. If you trust whoever made it, set the environment variable {TRUST}=1."
             ) from error
-        raise ValueError(f"checkpoint {file} does not load: {_first_line(error)}") from error
+        raise ValueError(f"checkpoint {file} does not load: {one_line(error)}") from error
 
 
 def _check_whole(file: Path) -> None:
@@ -52,7 +53,7 @@ def _check_whole(file: Path) -> None:
             part = archive.testzip()
         broken = part and f"wrong checksum of {part}"
     except DAMAGE as error:
-        broken = _first_line(error)
+        broken = one_line(error)
     if broken:
         raise ValueError(f"checkpoint {file} is damaged or no checkpoint ({broken}); copy or download it again.")
 
@@ -63,8 +64,3 @@ def _unknown_names(file: Path) -> list[str]:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # a zip archive without a pickle, or with a strange one; loading it will tell
         return []
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of a message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

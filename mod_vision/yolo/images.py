@@ -19,6 +19,7 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
+from mod_vision.errors import one_line
 from mod_vision.resources import find_shipped
 from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.checkpoint import open_checkpoint
@@ -72,12 +73,22 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
     if path.suffix.lower() not in (".pt", ".yaml", ".yml"):
         raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
     if path.suffix.lower() != ".pt":
-        with restricted():
-            return YOLO(str(path))
+        return _build(path)
     file = path if path.is_file() else find_shipped(str(path))
     if file is None:  # Ultralytics would try to download it
         raise FileNotFoundError(f"checkpoint {path} does not exist.")
     return open_checkpoint(file)
+
+
+def _build(path: Path) -> YOLO:
+    """Build an untrained model; errors of ours name the row, others at least the file."""
+    try:
+        with restricted():
+            return YOLO(str(path))
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"model {path} cannot be built: {one_line(error)}") from error
 
 
 def load_export(path: Path) -> YOLO:

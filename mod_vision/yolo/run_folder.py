@@ -13,7 +13,7 @@ from mod_vision.files import write_bytes, write_text
 LOCK = ".training.lock"  # stays; the operating system frees it when a training ends or dies
 
 
-class WholeFile(type(Path())):  # type: ignore[misc]
+class WholeFile(type(Path())):
     """A path that is written under a temporary name, then renamed: a kill in between leaves the old file."""
 
     def write_bytes(self, data: bytes) -> int:

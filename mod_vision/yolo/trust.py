@@ -1,4 +1,4 @@
-"""What files of others may do. Checkpoints, model YAMLs and data YAMLs can hold code; it runs only where it is trusted."""
+"""What files of others may do: checkpoints, model and data YAMLs can hold code, which runs only if it is trusted."""
 
 from __future__ import annotations
 
