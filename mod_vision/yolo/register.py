@@ -59,7 +59,7 @@ def register() -> None:
     onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
-    torch.serialization.add_safe_globals([*SAFE_CLASSES])
+    torch.serialization.add_safe_globals(list(SAFE_CLASSES))
     if getattr(tasks, "SAFE_LOAD", False):
         allow_vit_classes()
     tasks.mod_vision_registered = True
