@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -85,3 +87,11 @@ def make_box_batch(images: int = 2, size: int = 64) -> dict:
     batch = make_batch(images, size)
     del batch["masks"], batch["sem_masks"]
     return batch
+
+
+def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
+    """Return what an action gives, or the message of the ValueError that refuses it; other errors fail the test."""
+    try:
+        return action(), None
+    except ValueError as error:
+        return None, str(error)

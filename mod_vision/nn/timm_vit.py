@@ -14,6 +14,8 @@ from timm.models import load_state_dict
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
+from mod_vision.errors import one_line
+
 PATCH = 16
 SHOWN_KEYS = 5
 MODULES = ("vision_transformer", "deit", "eva")
@@ -62,7 +64,7 @@ def _create(name: str, fetch: bool, c1: int, where: str) -> Any:
         if not fetch:
             raise
         raise ConnectionError(
-            f"{where}: timm's weights of {name} cannot be fetched ({_short(error)}). Without a network, give a file: "
+            f"{where}: timm's weights of {name} cannot be fetched ({one_line(error)}). Without a network, give a file: "
             "{pretrained: /path/to/weights.safetensors}."
         ) from error
 
@@ -72,9 +74,9 @@ def _load(vit: Any, name: str, file: Path, where: str) -> None:
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     fit = getattr(module, "checkpoint_filter_fn", checkpoint_filter_fn)
     try:
-        result = vit.load_state_dict(fit(load_state_dict(str(file)), vit), strict=False)
+        result = vit.load_state_dict(fit(load_state_dict(str(file), weights_only=True), vit), strict=False)
     except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{where}: the weights in {file} do not fit {name}: {_short(error)}") from error
+        raise ValueError(f"{where}: the weights in {file} do not fit {name}: {one_line(error)}") from error
     unexpected = [key for key in result.unexpected_keys if not key.startswith(("head.", "head_dist."))]
     if result.missing_keys or unexpected:
         raise ValueError(
@@ -87,12 +89,6 @@ def _few(keys: list[str]) -> str:
     """List the first keys."""
     rest = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
     return ", ".join(keys[:SHOWN_KEYS]) + rest if keys else "none"
-
-
-def _short(error: Exception, limit: int = 600) -> str:
-    """Return the message of an error on one line, cut where it lists too many keys."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
 def timm_classes() -> list[type]:

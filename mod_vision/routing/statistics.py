@@ -45,7 +45,7 @@ class RouteHealth(NamedTuple):
 
 
 class RouteStatistics:
-    """Count on the device, without synchronisation, how often each position is routed.
+    """Count on the device, without synchronisation, how often each position is routed, and watch for NaN.
 
     Grids of different sizes are counted apart, and so are numbers of routed tokens: where the capacity changes between
     steps, that alone would look like routes that differ.
@@ -54,6 +54,12 @@ class RouteStatistics:
     def __init__(self) -> None:
         self.counts: dict[Key, torch.Tensor] = {}
         self.images: dict[Key, int] = {}
+        self._finite: torch.Tensor | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether all scores were numbers, neither NaN nor infinite; this waits for the device."""
+        return self._finite is None or bool(self._finite)
 
     def update(self, plan: RoutingPlan) -> None:
         """Count the routed tokens of a batch."""
@@ -64,6 +70,8 @@ class RouteStatistics:
             self.images[key] = 0
         self.counts[key].index_add_(0, indices.flatten(), torch.ones(indices.numel(), device=logits.device))
         self.images[key] += len(logits)
+        finite = logits.isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
 
     def health(self) -> RouteHealth | None:
         """Return the figures, means over grids and numbers of tokens by images, or None if nothing was counted."""

@@ -6,7 +6,7 @@ twin. So the result is what Ultralytics would have built from a routed YAML: it 
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from copy import copy, deepcopy
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from ultralytics import YOLO
 
-from mod_vision.files import writable_dir
+from mod_vision.files import writable_dir, write_bytes
 from mod_vision.yolo.parse import RoutedRow, build_routed, take_place
 from mod_vision.yolo.twins import TWINS, DenseTwin
 
@@ -132,12 +132,13 @@ def save(model: YOLO, path: Path, source: str | Path) -> None:
 
     Raises:
         ValueError: If `path` is no .pt file, or the checkpoint `source` it was made from.
-        PermissionError: If the folder cannot be written to.
+        OSError: If the folder cannot be written to; nothing is left behind.
     """
     if path.suffix.lower() != ".pt":
         raise ValueError(f"out={path}: a checkpoint is a .pt file.")
     if path.exists() and path.samefile(source):
         raise ValueError(f"out={path} is the model it is made from; choose another name.")
-    part = writable_dir(path.parent) / f".{path.stem}.part.pt"
-    model.save(part)
-    os.replace(part, path)
+    writable_dir(path.parent)
+    checkpoint = io.BytesIO()
+    model.save(checkpoint)
+    write_bytes(path, checkpoint.getvalue())

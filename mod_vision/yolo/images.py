@@ -20,8 +20,12 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
+from mod_vision.errors import one_line
 from mod_vision.resources import find_shipped
+from mod_vision.routing.finite import check_finite
+from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.register import register
+from mod_vision.yolo.trust import restricted
 
 MIN_STRIDE = 32
 
@@ -61,7 +65,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is neither .pt nor YAML, or no checkpoint that loads.
+        ValueError: If it is neither .pt nor YAML, or no whole checkpoint of weights alone, see `open_checkpoint`.
     """
     register()
     if isinstance(path_or_model, Model):
@@ -70,13 +74,22 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
     if path.suffix.lower() not in (".pt", ".yaml", ".yml"):
         raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
     if path.suffix.lower() != ".pt":
-        return YOLO(str(path))
-    if not path.is_file() and find_shipped(str(path)) is None:  # Ultralytics would try to download it
+        return _build(path)
+    file = path if path.is_file() else find_shipped(str(path))
+    if file is None:  # Ultralytics would try to download it
         raise FileNotFoundError(f"checkpoint {path} does not exist.")
+    return open_checkpoint(file)
+
+
+def _build(path: Path) -> YOLO:
+    """Build an untrained model; errors of ours name the row, others at least the file."""
     try:
-        return YOLO(str(path))
-    except TypeError as error:  # what Ultralytics raises for a damaged file, with advice over several lines
-        raise ValueError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
+        with restricted():
+            return YOLO(str(path))
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"model {path} cannot be built: {one_line(error)}") from error
 
 
 def load_export(path: Path) -> YOLO:
@@ -193,7 +206,8 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
         imgsz: Longer side of the input, rounded up to a multiple of the stride.
 
     Raises:
-        ValueError: If the model is an exported one or of other channels than 1 or 3, or `imgsz` is not positive.
+        ValueError: If the model is an exported one or has neither 1 nor 3 channels, `imgsz` is not positive, or a
+            router gives NaN.
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"model {net} is an exported one, its routing cannot be read; use the .pt file.")
@@ -210,7 +224,9 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     net.eval()
     try:
         with torch.inference_mode():
-            return Forward(boxed, batch, net(batch))
+            forward = Forward(boxed, batch, net(batch))
+        check_finite(net)
+        return forward
     finally:
         net.train(training)
 

@@ -13,13 +13,15 @@ Row arguments of a twin are those of the dense block; `MoDStage` takes `[channel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 from torch import nn
 from ultralytics.utils import LOGGER
 
+from mod_vision.errors import one_line
 from mod_vision.nn import MoDStage
 from mod_vision.yolo.settings import ModSettings, check_options
 from mod_vision.yolo.twins import TWINS
@@ -45,8 +47,12 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
     Raises:
         ValueError: If the row has too many arguments, or an option or a value is not valid.
     """
-    name, args = row[2], list(row[3])
     where = f"layer {index}, row {row}"
+    if len(row) != 4 or not isinstance(row[3], list):
+        raise ValueError(f"{where}: a row is [from, repeats, module, [arguments]].")
+    if not _is_count(row[1]):
+        raise ValueError(f"{where}: repeats must be a whole number of at least 1, got {row[1]!r}.")
+    name, args = row[2], list(row[3])
     options: dict[str, Any] = {"capacity": settings.capacity, "router": settings.router}
     own = args.pop() if args and isinstance(args[-1], dict) else {}
     if name == STAGE:
@@ -62,9 +68,16 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
             f"{where}: {VIT} takes [channels, name of a ViT in timm] and options such as {{blocks: alternate}}, got "
             f"{len(args)} arguments."
         )
+    if not args or not _is_count(args[0]):
+        raise ValueError(f"{where}: channels, its first argument, must be a whole number of at least 1.")
     extra = TWINS[name].own_options if name in TWINS else VIT_OPTIONS if name == VIT else ()
     options |= check_options(own, where, extra)
     return RoutedRow(name, args, options, where)
+
+
+def _is_count(value: Any) -> bool:
+    """Return whether a value of a YAML is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def dense_row(row: list[Any], routed: RoutedRow) -> list[Any]:
@@ -104,14 +117,51 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         settings = ModSettings.from_yaml(d.get("mod"))
         routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in ROUTED_NAMES}
         dense = [dense_row(row, routed[i]) if i in routed else row for i, row in enumerate(deepcopy(rows))]
-        model, save = parse_model({**d, "backbone": dense, "head": []}, ch, False)
+        model, save = _parse_dense(parse_model, d, dense, rows, ch)
         for i, row in routed.items():
-            model[i] = take_place(model[i], build_routed(model[i], row))
+            with _naming(row.where):
+                model[i] = take_place(model[i], build_routed(model[i], row))
         if verbose:
             _print_table(rows, model)
         return model, save
 
     return parse
+
+
+def _parse_dense(parse_model: ParseModel, d: dict[str, Any], dense: list[Any], rows: list[Any], ch: int) -> Any:
+    """Parse dense rows by Ultralytics; if that fails, once more, row by row, to name the one that cannot be built.
+
+    Raises:
+        ValueError: If a row is not valid.
+    """
+
+    def parse(count: int) -> Any:
+        return parse_model({**d, "backbone": deepcopy(dense[:count]), "head": []}, ch, False)
+
+    try:
+        return parse(len(dense))
+    except Exception:
+        for i, row in enumerate(rows):
+            with _naming(f"layer {i}, row {row}"):
+                parse(i + 1)
+        raise
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Turn errors from inside Ultralytics and torch into a line that names the row.
+
+    Raises:
+        ValueError: If there is an error.
+    """
+    try:
+        yield
+    except (ValueError, ImportError, OSError) as error:
+        if where in str(error) or not isinstance(error, ValueError):
+            raise
+        raise ValueError(f"{where}: {one_line(error)}") from error
+    except Exception as error:
+        raise ValueError(f"{where} cannot be built: {one_line(error)}") from error
 
 
 def write_options(row: list[Any], options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils.plotting import colors
 
+from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.images import Forward
 
 
@@ -47,6 +48,9 @@ def predict_images(
         conf: Lowest confidence.
         batch: Most images at a time.
         device: As in Ultralytics.
+
+    Raises:
+        ValueError: If a router gives NaN.
     """
     by_shape: dict[Any, list[int]] = defaultdict(list)
     for i, image in enumerate(images):
@@ -58,6 +62,7 @@ def predict_images(
             results = model.predict(
                 [images[i] for i in chunk], imgsz=imgsz, conf=conf, batch=len(chunk), device=device, verbose=False
             )
+            check_finite(model.predictor.model.model)
             found |= {i: _read(result) for i, result in zip(chunk, results, strict=True)}
     return [found[i] for i in range(len(images))]
 

@@ -22,6 +22,7 @@ from mod_vision.yolo.route_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
 from mod_vision.yolo.twins.conv import prepare_export
+from mod_vision.yolo.watch import warn_of_broken_routes
 
 TESTED = ("8.4.190", "8.5")  # from, up to but without
 SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
@@ -53,22 +54,24 @@ def register() -> None:
     defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
     for event, callback in (*CALLBACKS.items(), *PLOTS.items()):
         defaults[event].append(callback)
+    defaults["on_predict_postprocess_end"].append(warn_of_broken_routes)
     defaults["on_export_start"].append(note_routing)
     defaults["on_export_start"].append(prepare_export)
     onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
-    torch.serialization.add_safe_globals([*SAFE_CLASSES, *_vit_classes(tasks)])
+    torch.serialization.add_safe_globals(list(SAFE_CLASSES))
+    if getattr(tasks, "SAFE_LOAD", False):
+        allow_vit_classes()
     tasks.mod_vision_registered = True
 
 
-def _vit_classes(tasks: Any) -> list[Any]:
-    """Return what checkpoints of ViT backbones hold, where Ultralytics loads them safely: timm is slow to import."""
-    if not getattr(tasks, "SAFE_LOAD", False):
-        return []
+def allow_vit_classes() -> None:
+    """Let checkpoints of ViT backbones be loaded safely; apart from the others, since timm is slow to import."""
     from mod_vision.nn import pyramid, timm_vit, vit
 
-    return [vit.MoDViT, vit.BlockGroup, vit.RoutedGroup, vit.Group, pyramid.SimplePyramid, *timm_vit.timm_classes()]
+    own = (vit.MoDViT, vit.BlockGroup, vit.RoutedGroup, vit.Group, pyramid.SimplePyramid)
+    torch.serialization.add_safe_globals([*own, *timm_vit.timm_classes()])
 
 
 def version_range() -> str:

@@ -7,6 +7,7 @@ take plots; TensorBoard gets the mosaic here. The figures of the epoch join the 
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from ultralytics.utils import LOGGER, RANK
 
-from mod_vision.yolo.training import read_routing, student
+from mod_vision.errors import one_line
+from mod_vision.yolo.training import student
 
 PICTURES = 10  # of a training
 IMAGES = 8  # of a picture
@@ -35,7 +37,7 @@ def show_routes(trainer: Any) -> None:
     epoch = trainer.epoch + 1
     if training is None or RANK not in (-1, 0):
         return
-    rows = [row for row in read_routing(training.csv) if int(row["epoch"]) == epoch]
+    rows = [row for row in _read_table(training.csv) if int(row["epoch"]) == epoch]
     figures = {
         f"{PREFIX}{row['layer']}/{name}": float(row[name]) for row in rows for name in row if name not in NOT_LOGGED
     }
@@ -45,8 +47,15 @@ def show_routes(trainer: Any) -> None:
         try:
             _draw(trainer, training.csv, epoch)
         except Exception as error:  # whatever it is, a picture is not worth a training
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            LOGGER.warning(f"mod_vision: no picture of the routes of epoch {epoch}: {reason}")
+            LOGGER.warning(f"mod_vision: no picture of the routes of epoch {epoch}: {one_line(error)}")
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a `routing.csv`, none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _draw(trainer: Any, table: Path, epoch: int) -> None:
@@ -58,7 +67,7 @@ def _draw(trainer: Any, table: Path, epoch: int) -> None:
     some = [Path(files[i * len(files) // IMAGES]) for i in range(IMAGES)] if len(files) > IMAGES else map(Path, files)
     mosaic, curves = trainer.save_dir / f"routes_epoch{epoch}.jpg", trainer.save_dir / f"{table.stem}.png"
     picture = pictures.draw_mosaic(net, list(some), trainer.args.imgsz, mosaic)
-    pictures.draw_curves(read_routing(table), curves)
+    pictures.draw_curves(_read_table(table), curves)
     for path in (mosaic, curves):
         trainer.on_plot(path)
     board = sys.modules.get("ultralytics.utils.callbacks.tensorboard")

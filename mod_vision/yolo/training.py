@@ -6,7 +6,6 @@ among them. Trainings of dense models pass through untouched.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from torch import nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from mod_vision.files import write_text
 from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
+from mod_vision.yolo.run_folder import check_free, forget_from, rows_before, take, write_rows, write_whole
 from mod_vision.yolo.settings import ModSettings
 
 ROUTES_CSV = "routing.csv"
@@ -44,6 +44,11 @@ class RoutedTraining:
         self.seed = int(trainer.args.seed)
         self.csv = Path(trainer.save_dir) / ROUTES_CSV
         self.alarmed: set[str] = set()
+        if RANK in (-1, 0):
+            self.lock = take(Path(trainer.save_dir))
+            write_whole(trainer)
+            if trainer.start_epoch:  # the kill can have come between the row of an epoch and its checkpoint
+                forget_from(trainer.csv, trainer.start_epoch + 1)
 
     def start_epoch(self, trainer: Any) -> None:
         """Count batches and routes anew; a repeated epoch starts where it started before."""
@@ -96,7 +101,7 @@ class RoutedTraining:
         """Append the epoch's figures to `routing.csv`, and warn once about a layer whose routes have collapsed."""
         if RANK not in (-1, 0):
             return
-        rows = self._rows_before(epoch)
+        rows = (epoch > 1 and rows_before(self.csv, epoch)) or [list(COLUMNS)]
         for name, statistics in self.statistics.items():
             health = statistics.health()
             if health is None:
@@ -105,27 +110,32 @@ class RoutedTraining:
             if health.alarm and name not in self.alarmed:
                 self.alarmed.add(name)
                 LOGGER.warning(f"mod_vision: {name}, epoch {epoch}: {health.alarm}; see {self.csv}")
-        write_text(self.csv, "\n".join(",".join(row) for row in [list(COLUMNS), *rows]) + "\n")
+        write_rows(self.csv, rows)
 
-    def _rows_before(self, epoch: int) -> list[list[str]]:
-        """Return the rows of earlier epochs of this training: a resumed one repeats the epoch it was stopped in."""
-        if epoch == 1:
-            return []
-        return [list(row.values()) for row in read_routing(self.csv) if int(row["epoch"]) < epoch]
+    def check_scores(self, trainer: Any) -> None:
+        """Name the first layer whose router gave no numbers in this epoch; Ultralytics goes back to its checkpoint.
 
-
-def read_routing(path: Path) -> list[dict[str, str]]:
-    """Return the lines of a `routing.csv`, none if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        Raises:
+            RuntimeError: If the loss is lost and there is no epoch to go back to.
+        """
+        name = next((name for name, statistics in self.statistics.items() if not statistics.finite), None)
+        if name is None:
+            return
+        said = f"epoch {trainer.epoch + 1}: {not_finite(name)}"
+        if trainer.epoch == trainer.start_epoch and not trainer.loss.isfinite():
+            raise RuntimeError(f"{said}, and neither does the loss; start again with a lower lr0, or with amp=False.")
+        LOGGER.warning(f"mod_vision: {said}")
 
 
 def student(model: Any) -> Any:
     """Return the model that is trained: with distillation, the student."""
     model = unwrap_model(model)
     return getattr(model, "student_model", model)
+
+
+def _check_folder(trainer: Any) -> None:
+    """Refuse to write into a training that is running, before Ultralytics removes its results."""
+    check_free(Path(trainer.save_dir))
 
 
 def _start(trainer: Any) -> None:
@@ -152,14 +162,24 @@ def _end_batch(trainer: Any) -> None:
 def _end_epoch(trainer: Any) -> None:
     if training := getattr(trainer, "mod_training", None):
         training.end_epoch(trainer.epoch + 1)
+        training.check_scores(trainer)
         if trainer.ema:  # it is validated next; its losses shall have the weights of this epoch's
             trainer.ema.ema.mod_progress = training.net.mod_progress
 
 
+def _teardown(trainer: Any) -> None:
+    """Free the folder, also after an error or Ctrl-C."""
+    lock = getattr(getattr(trainer, "mod_training", None), "lock", None)
+    if lock is not None:
+        lock.release()
+
+
 CALLBACKS = {
+    "on_pretrain_routine_start": _check_folder,
     "on_train_start": _start,
     "on_train_epoch_start": _start_epoch,
     "on_train_batch_start": _start_batch,
     "on_train_batch_end": _end_batch,
     "on_train_epoch_end": _end_epoch,
+    "teardown": _teardown,
 }

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import get_cfg
-from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DEFAULT_CFG_DICT, YAML
 
 from mod_vision.yolo.convert import save
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.search import Candidate, routed_variant
+from mod_vision.yolo.trust import check_data, restricted
 
 
 def find_data(data: str) -> tuple[str, int]:
@@ -21,8 +21,9 @@ def find_data(data: str) -> tuple[str, int]:
     Raises:
         FileNotFoundError: If the data set does not exist and cannot be downloaded.
         SyntaxError: If the YAML lacks a key.
+        ValueError: If its `download:` would run, and is not trusted.
     """
-    found = check_det_dataset(data)
+    found = check_data(data)
     return str(Path(found["yaml_file"]).resolve()), int(found["nc"])
 
 
@@ -55,5 +56,6 @@ def train(start: Path, candidate: Candidate, classes: int, folder: Path, args: d
     shutil.rmtree(folder, ignore_errors=True)
     untrained = folder / "start.pt"
     save(routed_variant(load_model(start), candidate, classes), untrained, start)
-    load_model(untrained).train(**args, project=str(folder.parent), name=folder.name, exist_ok=True)
+    with restricted():  # the model is built anew from the YAML in the checkpoint
+        load_model(untrained).train(**args, project=str(folder.parent), name=folder.name, exist_ok=True)
     return folder / "weights" / "best.pt"

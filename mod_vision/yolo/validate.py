@@ -16,9 +16,11 @@ from ultralytics.models.yolo.segment import SegmentationValidator
 from ultralytics.utils.ops import process_mask_native, xywh2ltwh
 
 from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.finite import check_finite
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
 from mod_vision.yolo.loss import object_tokens
+from mod_vision.yolo.trust import check_data
 
 
 @dataclass
@@ -64,6 +66,7 @@ class _Collect(DetectionValidator):
         self.args.save_json = self.args.val = False  # or COCO's own folders would be collected twice
         super().init_metrics(model)
         native = model.model if getattr(model, "format", None) == "pt" else model
+        self.native = native
         self.routed: list[tuple[str, RoutedLayer]] = list(routed_layers(native))
         self.class_map = list(range(len(model.names)))
         self.found.names = dict(self.data["names"])  # a model built from a YAML has numbers for names
@@ -72,6 +75,8 @@ class _Collect(DetectionValidator):
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
         """Collect the predictions and routes of a batch."""
         super().update_metrics(preds, batch)
+        if self.routed:
+            check_finite(self.native)
         for i, pred in enumerate(preds):
             image = self._prepare_batch(i, batch)
             self.sizes[Path(image["im_file"]).name] = image["ori_shape"]
@@ -124,11 +129,14 @@ def validate(model: YOLO, **overrides: Any) -> Validation:
 
     Raises:
         FileNotFoundError: If the data set is missing or has no images.
-        ValueError: If the model is neither for detection nor for segmentation, or has other classes than the data.
+        ValueError: If the model is neither for detection nor for segmentation, has other classes than the data, or a
+            router gives NaN.
     """
     base = {"detect": _Collect, "segment": _CollectMasks}.get(str(model.task))
     if base is None:
         raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
+    if Path(overrides["data"]).suffix.lower() in (".yaml", ".yml"):
+        check_data(overrides["data"], overrides.get("split", "val"))
     found = Validation()
     validator = type(base.__name__, (base,), {"found": found})
     defaults = {"plots": False, "verbose": False, "workers": 0}

@@ -134,6 +134,9 @@ class MoDA2C2f(TokenTwin, A2C2f):
                 f"{where}: this A2C2f has convolutions instead of attention (second argument False), so there is "
                 "nothing to route; write A2C2f."
             )
+        area = self.m[0][0].attn.area
+        if not isinstance(area, int) or area < 1:
+            raise ValueError(f"{where}: areas, the third argument, must be a whole number of at least 1, got {area!r}.")
         return self.cv1.conv.out_channels, sum(len(stage) for stage in self.m)
 
     def check_map(self, x: torch.Tensor) -> None:

@@ -1,0 +1,35 @@
+"""Whether the scores of routers are numbers: NaN ranks first in a top-k, so a broken router routes without a word."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mod_vision.routing.layer import routed_layers
+
+
+def first_not_finite(model: nn.Module) -> str | None:
+    """Return the first layer whose scores in the last forward are NaN or infinite, None if all are numbers.
+
+    One host synchronisation for the whole model, so for the end of a batch, not for a forward.
+    """
+    plans = {name: layer.plan for name, layer in routed_layers(model) if layer.plan is not None}
+    if not plans:
+        return None
+    finite = torch.stack([plan.logits.isfinite().all() for plan in plans.values()]).tolist()
+    return next((name for name, good in zip(plans, finite, strict=True) if not good), None)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse the routes of the last forward if they come from scores that are no numbers.
+
+    Raises:
+        ValueError: If the scores of a routed layer are NaN or infinite; the message names the first.
+    """
+    if name := first_not_finite(model):
+        raise ValueError(f"{not_finite(name)}; the weights are broken, or float16 is too small (use float32).")
+
+
+def not_finite(name: str) -> str:
+    """Return what to say of a layer with such scores."""
+    return f"router scores of {name} are NaN or infinite, so its routes mean nothing"

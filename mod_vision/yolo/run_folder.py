@@ -1,0 +1,82 @@
+"""The folder of a training: one training at a time, whole checkpoints, and no epoch twice."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ultralytics.utils import LOGGER
+
+from mod_vision.files import write_bytes, write_text
+
+LOCK = ".training.lock"  # stays; the operating system frees it when a training ends or dies
+
+
+class WholeFile(type(Path())):
+    """A path that is written under a temporary name, then renamed: a kill in between leaves the old file."""
+
+    def write_bytes(self, data: bytes) -> int:
+        """Write and rename."""
+        write_bytes(Path(self), data)
+        return len(data)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder in which a routed model is being trained.
+
+    Raises:
+        FileExistsError: If there is one; the message names the folder.
+    """
+    if (folder / LOCK).exists():
+        take(folder).release()
+
+
+def take(folder: Path) -> FileLock:
+    """Mark a folder as that of a running training, until the lock is released or the process ends.
+
+    Raises:
+        FileExistsError: If another training, of any process, runs in it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FileExistsError(
+            f"another training runs in {folder}, both would write its results and checkpoints; choose another name=, "
+            "or leave out exist_ok=True."
+        ) from None
+    except NotImplementedError:
+        LOGGER.warning(
+            f"mod_vision: {folder} is on a file system without locks; see to it that only one training runs in it"
+        )
+    return lock
+
+
+def write_whole(trainer: Any) -> None:
+    """Have a trainer write its checkpoints whole or not at all, and remove what a killed one left half-written."""
+    for folder in (trainer.save_dir, trainer.wdir):
+        for part in Path(folder).glob(".*.part"):
+            part.unlink()
+    trainer.last, trainer.best = WholeFile(trainer.last), WholeFile(trainer.best)
+
+
+def rows_before(file: Path, epoch: int) -> list[list[str]]:
+    """Return the header and the rows of a table before an epoch (from 1), or nothing if there is no file."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        header, *rows = list(csv.reader(lines)) or [[]]
+    return [header, *(row for row in rows if row and int(row[0]) < epoch)]
+
+
+def forget_from(file: Path, epoch: int) -> None:
+    """Take the rows from an epoch (from 1) on out of a table: a resumed training writes them again."""
+    if rows := rows_before(file, epoch):
+        write_rows(file, rows)
+
+
+def write_rows(file: Path, rows: list[list[str]]) -> None:
+    """Write a table, header first."""
+    write_text(file, "".join(",".join(row) + "\n" for row in rows))

@@ -1,0 +1,303 @@
+"""Nothing is lost: kills, Ctrl-C, full disks, vanishing folders, damaged files, NaN, two trainings in one folder."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import attempt, layers, read_csv
+from ultralytics import YOLO
+
+from mod_vision.cli import main
+from mod_vision.resources import find_shipped
+from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.predict import predict_images
+
+MODEL = "yolo26n-mod.yaml"
+SHIPPED = "yolo26n-mod-seg.pt"
+NAN = "router scores of model.6 are NaN or infinite"
+KILLED = """
+import os, signal, sys
+from ultralytics import YOLO
+
+data, project, where = sys.argv[1:]
+epoch = 0
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def in_epoch(trainer):
+    global epoch
+    epoch = trainer.epoch + 1
+    if (where, epoch) == ("batch", 2):
+        die()
+
+def on_rename(event, args):
+    if (event, where, epoch) == ("os.rename", "save", 2) and str(args[1]).endswith("last.pt"):
+        die()
+
+sys.addaudithook(on_rename)
+yolo = YOLO("yolo26n-mod.yaml")
+yolo.add_callback("on_train_batch_end", in_epoch)
+yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, epochs=3, workers=0, plots=False, amp=False,
+           device="cpu")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def words(tiny_data, tmp_path) -> dict[str, Any]:
+    return training_words(tiny_data, tmp_path)
+
+
+def training_words(data: Path, project: Path) -> dict[str, Any]:
+    still = {"workers": 0, "plots": False, "amp": False, "device": "cpu", "name": "run"}
+    return {"data": str(data), "imgsz": 32, "batch": 4, "epochs": 3, "project": str(project), **still}
+
+
+def error(capsys, *command: str) -> str:
+    capsys.readouterr()
+    assert main(list(command)) == 1
+    text = capsys.readouterr().err
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "Traceback" not in text
+    return last
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_data, tmp_path_factory) -> dict[str, Path]:
+    """Runs that were killed in the second of three epochs: between two batches, and while saving."""
+    script = tmp_path_factory.mktemp("killed") / "train.py"
+    script.write_text(KILLED)
+    runs = {}
+    for where in ("batch", "save"):
+        project = tmp_path_factory.mktemp(where)
+        done = subprocess.run([sys.executable, script, tiny_data, project, where], capture_output=True, timeout=300)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        runs[where] = project / "run"
+    return runs
+
+
+def figures(run: Path) -> list[list[dict[str, str]]]:
+    """The tables of a training, without the time it took."""
+    tables = [read_csv(run / name) for name in ("results.csv", "routing.csv")]
+    return [[{k: v for k, v in row.items() if k != "time"} for row in table] for table in tables]
+
+
+def test_a_killed_training_resumes(killed):
+    """From the same checkpoint, a training goes on to the same figures, wherever it was killed."""
+    left = {where: files_in(run) for where, run in killed.items()}
+    assert [len(read_csv(killed[where] / "results.csv")) for where in ("batch", "save")] == [1, 2]
+    assert any(name.endswith(".part") for name in left["save"])
+    for run in killed.values():
+        last = run / "weights" / "last.pt"
+        assert load_model(last).ckpt["epoch"] == 0, "the checkpoint of the first epoch is whole"
+        YOLO(last).train(resume=True)
+        assert not any(name.endswith(".part") for name in files_in(run))
+    one, other = (figures(run) for run in killed.values())
+    assert one == other
+    assert [row["epoch"] for row in one[0]] == ["1", "2", "3"]
+    assert [row["epoch"] for row in one[1]] == ["1", "1", "2", "2", "3", "3"]
+    weights = [load_model(run / "weights" / "last.pt").model.state_dict() for run in killed.values()]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_ctrl_c_leaves_a_usable_run(words):
+    yolo = YOLO(MODEL)
+
+    def stop(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    yolo.add_callback("on_train_batch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        yolo.train(**words)
+    run = Path(yolo.trainer.save_dir)
+    assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}
+    resumed = YOLO(run / "weights" / "last.pt")
+    resumed.train(resume=True)
+    assert [row["epoch"] for row in read_csv(run / "results.csv")] == ["1", "2", "3"]
+
+
+def test_two_trainings_in_one_folder(words):
+    """The second is refused, and the first goes on as if nothing had been."""
+    yolo, seen = YOLO(MODEL), []
+
+    def again(trainer: Any) -> None:
+        if trainer.epoch == 1 and not seen:
+            before = files_in(Path(trainer.save_dir))
+            with pytest.raises(FileExistsError, match=r"another training runs in .*run, both would write"):
+                YOLO(MODEL).train(**words, exist_ok=True)
+            seen.append(files_in(Path(trainer.save_dir)) == before)
+
+    yolo.add_callback("on_train_batch_end", again)
+    yolo.train(**words)
+    run = Path(yolo.trainer.save_dir)
+    assert seen == [True]
+    assert [row["epoch"] for row in read_csv(run / "results.csv")] == ["1", "2", "3"]
+    YOLO(MODEL).train(**words | {"epochs": 1, "val": False}, exist_ok=True)  # over now, so the folder is free
+    assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}
+
+
+def break_router(net: Any) -> None:
+    """What a bit flip in memory or a step that is too large does."""
+    with torch.no_grad():
+        next(layers(net)[0].router.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_nan_in_training_names_the_layer(words, caplog, epoch):
+    """With a checkpoint Ultralytics goes back to it; in the first epoch there is none."""
+    yolo, broken = YOLO(MODEL), []
+
+    def break_once(trainer: Any) -> None:
+        if trainer.epoch + 1 == epoch and not broken:
+            broken.append(break_router(trainer.model))
+
+    yolo.add_callback("on_train_batch_start", break_once)
+    if epoch == 1:
+        with pytest.raises(RuntimeError, match=rf"epoch 1: {NAN}.*lr0"):
+            yolo.train(**words)
+        return
+    yolo.train(**words)
+    lines = [line for line in caplog.messages if "NaN" in line]
+    assert f"mod_vision: epoch 2: {NAN}" in lines[0]
+    assert "recovering from last.pt" in lines[1]
+    assert [row["epoch"] for row in read_csv(Path(yolo.trainer.save_dir) / "routing.csv")] == list("112233")
+    assert all(torch.isfinite(p).all() for p in load_model(yolo.trainer.last).model.parameters())
+
+
+def test_nan_at_inference_names_the_layer(tiny_data, photos, tmp_path, capsys, caplog):
+    yolo = load_model(SHIPPED)
+    break_router(yolo.model)
+    yolo.save(tmp_path / "nan.pt")
+    for command in (("heatmap", f"source={photos[0]}"), ("val", f"data={tiny_data}")):
+        assert NAN in error(capsys, *command, f"model={tmp_path}/nan.pt", "imgsz=64", f"out={tmp_path}/out"), command
+    with pytest.raises(ValueError, match=NAN):
+        predict_images(load_model(tmp_path / "nan.pt"), [read_image(photos[0])], 64, 0.25, 1, "cpu")
+    caplog.clear()
+    load_model(tmp_path / "nan.pt").predict(photos[:2], imgsz=64, batch=1)
+    assert len([line for line in caplog.messages if NAN in line]) == 1, "plain `yolo predict` is told once"
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_damaged_checkpoint_is_refused_or_the_same(tmp_path):
+    whole = find_shipped(SHIPPED).read_bytes()
+    same = load_model(SHIPPED).model.state_dict()
+    file, refused = tmp_path / "flipped.pt", 0
+    spread = [len(whole) * i // 12 for i in range(12)]
+    for place in (*spread, *range(30, 90, 12), *range(len(whole) - 90, len(whole), 9)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        file.write_bytes(flipped)
+        found, told = attempt(lambda: load_model(file).model.state_dict())
+        if told is None:  # the byte was one that nothing depends on, such as a date
+            assert all(torch.equal(found[key], same[key]) for key in same), place
+        else:
+            refused += 1
+            assert f"checkpoint {file} " in told
+            assert "\n" not in told
+    assert refused > 12
+
+
+@pytest.mark.parametrize("length", [0, 20, 5_000_000, -1])
+def test_a_truncated_checkpoint_is_refused(tmp_path, photos, capsys, length):
+    (tmp_path / "cut.pt").write_bytes(find_shipped(SHIPPED).read_bytes()[:length])
+    told = error(capsys, "heatmap", f"model={tmp_path}/cut.pt", f"source={photos[0]}", "out=out")
+    assert f"checkpoint {tmp_path}/cut.pt is damaged or no checkpoint" in told
+    assert files_in(tmp_path) == {"cut.pt"}
+
+
+# ---------------------------------------------------------------------------------------------------------- full disk
+
+
+@contextmanager
+def full_disk(left: int):
+    """No file can grow beyond `left` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def command(verb: str, data: Path, photo: Path, out: Path) -> tuple[str, ...]:
+    """A command that writes, in a second or two; `fit` saves as `threshold` does."""
+    model = f"model={SHIPPED}"
+    if verb == "convert":
+        YOLO("yolo11n.yaml").save("dense.pt")
+        return "convert", "model=dense.pt", "blocks=all", f"out={out}/new.pt", "threads=1"
+    words = {
+        "heatmap": (f"source={photo}", f"out={out}"),
+        "report": (f"data={data}", "capacity=0.5", "images=1", "evaluate=False", f"out={out}/r.html", "threads=1"),
+        "val": (f"data={data}", f"out={out}", "threads=1"),
+        "threshold": (f"data={data}", f"out={out}/new.pt", "threads=1"),
+    }
+    return verb, model, "imgsz=64", *words[verb]
+
+
+VERBS = ("heatmap", "report", "val", "threshold", "convert")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_full_disk(tiny_data, photos, tmp_path, capsys, verb):
+    out = tmp_path / "out"
+    words = command(verb, tiny_data, photos[0], out)
+    with full_disk(2048):
+        told = error(capsys, *words)
+    assert f"cannot write to the folder {out}" in told
+    assert "large" in told
+    assert files_in(out) == set()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_output_folder_vanishes(tiny_data, photos, tmp_path, capsys, verb):
+    """A file is in its place as soon as it is made, so that no parent can be made again."""
+    out, over = tmp_path / "out", threading.Event()
+    words = command(verb, tiny_data, photos[0], out)
+    before = files_in(tmp_path)
+
+    def vanish() -> None:
+        while not over.is_set() and not out.is_dir():
+            time.sleep(0.001)
+        time.sleep(0.05)  # the check that it can be written is over, the work is not
+        shutil.rmtree(out, ignore_errors=True)
+        out.touch()
+
+    thread = threading.Thread(target=vanish)
+    thread.start()
+    try:
+        told = error(capsys, *words)
+    finally:
+        over.set()
+        thread.join()
+    assert str(out) in told
+    assert files_in(tmp_path) == before | {"out"}
