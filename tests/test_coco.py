@@ -81,7 +81,7 @@ def rectangle(box, counts_as_list=False):
     return {"size": encoded["size"], "counts": encoded["counts"].decode()}
 
 
-def random_split(folder, seed, images=14, crowds=True, empty=True, gaps=True):
+def random_split(folder, seed, images=14, crowds=True, empty=True, gaps=True, decimals=1):
     """Write a COCO JSON of random objects and return it with predictions that hit some of them, with equal scores."""
     generator = np.random.default_rng(seed)
     files = [f"{i:02d}.jpg" for i in range(images)]
@@ -93,7 +93,7 @@ def random_split(folder, seed, images=14, crowds=True, empty=True, gaps=True):
         return [float(generator.integers(0, WIDTH - w)), float(generator.integers(0, HEIGHT - h)), float(w), float(h)]
 
     def predict(file, category, where):
-        score = round(float(generator.random()), 1)
+        score = round(float(generator.random()), decimals)
         what = {"bbox": where, "segmentation": rectangle(where)}
         predictions.append({"file_name": file, "category_id": category, "score": score, **what})
 
@@ -232,7 +232,7 @@ def coco_folder(tmp_path_factory) -> Path:
         shutil.copytree(OPEN / kind / "val", root / kind / "val")
     (root / "annotations").mkdir()
     shutil.copy(OPEN / "annotations" / "instances_val.json", root / "annotations" / "instances_val2017.json")
-    (root / "val2017.txt").write_text("\n".join(map(str, sorted((root / "images" / "val").glob("*.jpg")))))
+    (root / "val2017.txt").write_text("\n".join(map(str, sorted((root / "images" / "val").glob("*.jpg"))[-9:])))
     data = yaml.safe_load((OPEN / "mod-open.yaml").read_text())
     data |= {"path": str(root), "train": "val2017.txt", "val": "val2017.txt"}
     (root / "labels.yaml").write_text(yaml.safe_dump({k: v for k, v in data.items() if k != "annotations"}))
@@ -343,7 +343,7 @@ def test_memory_hardly_grows_with_the_images(tmp_path):
         (tmp_path / kind).mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
     (tmp_path / "one.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.3 0.3 0.2 0.2\n")
-    for i in range(900):
+    for i in range(600):
         (tmp_path / "images" / f"{i}.png").symlink_to(tmp_path / "one.png")
         (tmp_path / "labels" / f"{i}.txt").symlink_to(tmp_path / "one.txt")
     data = {"path": str(tmp_path), "train": "images", "val": "images", "names": {0: "a", 1: "b"}}
@@ -358,9 +358,9 @@ def test_memory_hardly_grows_with_the_images(tmp_path):
     where = {"imgsz": 32, "batch": 10, "device": "cpu", "project": str(tmp_path), "conf": 1e-9}
     model = load_model(two_classes(tmp_path))
     validate(model, receive, data=str(tmp_path / "data.yaml"), **where)
-    assert sum(predictions) > 20 * 900
-    assert (held[-1] - held[30]) / 600 < 5000
-    assert scorer.scores()["box"].classes[0].objects == 900
+    assert sum(predictions) > 20 * 600
+    assert (held[-1] - held[20]) / 400 < 5000
+    assert scorer.scores()["box"].classes[0].objects == 600
 
 
 def two_classes(folder):

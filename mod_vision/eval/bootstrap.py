@@ -36,6 +36,8 @@ def draw_resamples(images: int, resamples: int, seed: int) -> np.ndarray:
 def resampled_ap(matches: Matches, categories: Iterable[int], counts: np.ndarray) -> np.ndarray:
     """Return COCO's AP of each resample, as if images drawn twice were there twice; -1 without objects.
 
+    Among equal scores, whose order COCO leaves open, the copies of a detection follow each other.
+
     Args:
         matches: Of all images.
         categories: COCO category ids that count.
