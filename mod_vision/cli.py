@@ -15,7 +15,8 @@ USAGE = """usage: mod-vision VERB key=value ...
 
   demo          train, evaluate, draw and export a routed segmenter on embedded photos
   check         versions, what is registered, what is missing and what to do
-  val           COCO metrics, executed GFLOPs, latency and routing truth   model= data=
+  val           COCO metrics, GFLOPs, latency and routing truth            model= data= [capacity=]
+  compare       models side by side, and how sure their differences are   models= data=
   heatmap       pictures and videos of what the router skips               source= [model=]
   report        one HTML page: routes, predictions, accuracy and cost      model= data=
   app           a local page to drop pictures and videos on                [model=]
@@ -42,27 +43,72 @@ def check() -> None:
 def val(
     model: str,
     data: str,
+    capacity: Any = None,
     imgsz: int = 640,
     batch: int = 8,
     device: str = "cpu",
     split: str = "val",
     annotations: str | None = None,
+    engine: str = "pycocotools",
     threads: int = 2,
     out: str = "runs/mod-vision-val",
 ) -> None:
-    """Score a model with pycocotools, beside its cost and its routing truth."""
+    """COCO metrics, cost and routing truth; capacity=1,0.5 sweeps; engine=faster for many images."""
     import torch
 
     from mod_vision.eval.evaluate import evaluate_model, save_evaluation
+    from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
     from mod_vision.files import writable_dir
+    from mod_vision.viz.sweep import draw_sweep
 
     folder = writable_dir(out).resolve()
     torch.set_num_threads(threads)
-    result = evaluate_model(
-        model, data, imgsz, batch, device, split, annotations, project=str(folder), name="ultralytics", exist_ok=True
-    )
+    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
+    where = (imgsz, batch, device, split, annotations, engine)
+    run: dict[str, Any] = {"project": str(folder), "name": "ultralytics", "exist_ok": True}
+    if len(shares) > 1:
+        sweep = evaluate_capacities(model, data, shares, *where, **run)
+        save_sweep(sweep, folder)
+        draw_sweep(sweep, Path(model).stem, folder / "sweep.png")
+        print(f"{sweep_table(sweep)}\nfigures and picture in {folder}")
+        return
+    if shares:
+        (result,) = evaluate_capacities(model, data, shares, *where, **run).values()
+    else:
+        result = evaluate_model(model, data, *where, **run)
     save_evaluation(result, folder / "evaluation.json")
     print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
+
+
+def compare(
+    models: str,
+    data: str,
+    resamples: int = 1000,
+    seed: int = 1,
+    imgsz: int = 640,
+    batch: int = 8,
+    device: str = "cpu",
+    split: str = "val",
+    annotations: str | None = None,
+    engine: str = "pycocotools",
+    threads: int = 2,
+    out: str = "runs/mod-vision-compare",
+) -> None:
+    """Score models=a.pt,b.pt on one split, and bootstrap their differences in AP over its images."""
+    import json
+
+    import torch
+
+    from mod_vision.eval.compare import compare as run
+    from mod_vision.files import writable_dir, write_text
+
+    folder = writable_dir(out).resolve()
+    torch.set_num_threads(threads)
+    named = {name: name for name in as_list(models)}
+    where = (imgsz, batch, device, split, annotations, engine)
+    found = run(named, data, resamples, seed, *where, project=str(folder), name="ultralytics", exist_ok=True)
+    write_text(folder / "compare.json", json.dumps(found.as_dict(), indent=2) + "\n")
+    print(f"{found.table()}\nfigures in {folder / 'compare.json'}")
 
 
 def heatmap(
@@ -302,7 +348,7 @@ def tune(
 ) -> None:
     """Train variants by capacity, router and routed stages, and print the Pareto front of AP against latency."""
     from mod_vision.eval.tune import tune as run
-    from mod_vision.viz.pareto import Mark, draw_pareto
+    from mod_vision.viz.pareto import Mark, Panel, draw_pareto
 
     shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
     routers, rows = as_list(router), as_list(stages)
@@ -315,7 +361,8 @@ def tune(
         Mark(*trial.point, f"{trial.candidate.capacity:g}", trial.candidate.kind, trial in front)
         for trial in sweep.trials()
     ]
-    draw_pareto(marks, sweep.metric(), sweep.conditions(), sweep.folder / "pareto.png")
+    panel = Panel(f"latency in ms ({sweep.conditions()})", f"{sweep.metric()} in percent", marks)
+    draw_pareto([panel], sweep.folder / "pareto.png")
     print(f"\n{sweep.table()}\nfigures, picture and checkpoints in {sweep.folder}")
 
 
@@ -342,7 +389,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
-COMMANDS = (demo, check, val, heatmap, report, app, convert, fit, threshold, bench, export, tune, predict_many)
+COMMANDS = (demo, check, val, compare, heatmap, report, app, convert, fit, threshold, bench, export, tune, predict_many)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
 
 

@@ -1,132 +1,208 @@
-"""COCO metrics by pycocotools, for any data set and any category ids."""
+"""COCO metrics by pycocotools, for any data set, any category ids and any number of images."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import numpy as np
+from pycocotools.cocoeval import COCOeval, Params
+
+from mod_vision.eval.ground_truth import GroundTruth, from_json, from_labels, match_categories
+from mod_vision.eval.matching import AREAS, BITS, THRESHOLDS, Matches, check_engine
+from mod_vision.yolo.validate import Validation
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+KINDS = {"detect": {"box": "bbox"}, "segment": {"box": "bbox", "mask": "segm"}}  # COCO's name of each by ours
+AT_ONCE = 64  # images that are matched together
 
 
-def load_ground_truth(source: Path | dict[str, Any]) -> COCO:
-    """Load ground truth from a COCO JSON file or its content.
+class ClassScore(NamedTuple):
+    """Figures of one class; AP is in [0, 1], and -1 where there are no objects.
 
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is no COCO JSON, or lacks images, annotations or categories.
+    Attributes:
+        id: COCO category id.
+        name: Of the class.
+        objects: Objects that count, all and by size: crowds do not.
+        small: Objects up to 32 x 32 pixels.
+        medium: Objects up to 96 x 96 pixels.
+        large: Larger ones.
+        ap: Mean over the IoU thresholds 0.50 to 0.95.
+        ap50: At IoU 0.50.
+        ap_small: AP of small objects.
+        ap_medium: AP of medium ones.
+        ap_large: AP of large ones.
     """
-    name = str(source) if isinstance(source, Path) else "COCO ground truth"
-    if isinstance(source, Path):
-        if not source.is_file():
-            raise FileNotFoundError(f"COCO JSON {source} does not exist.")
-        try:
-            source = json.loads(source.read_text())
-        except ValueError as error:
-            raise ValueError(f"{name} is not valid JSON: {error}") from None
-    missing = [k for k in ("images", "annotations", "categories") if not isinstance(source, dict) or k not in source]
-    if missing or not isinstance(source, dict):
-        raise ValueError(f"{name} is no COCO ground truth: it lacks {', '.join(missing)}.")
-    coco = COCO()
-    coco.dataset = source
-    for annotation in source["annotations"]:  # pycocotools needs these, tools do not all write them
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+
+    id: int
+    name: str
+    objects: int
+    small: int
+    medium: int
+    large: int
+    ap: float
+    ap50: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
 
 
-def match_images(coco: COCO, files: Sequence[str]) -> dict[str, int]:
-    """Return the COCO image id of each file name.
+@dataclass
+class Scores:
+    """What one kind of prediction scores.
 
-    Raises:
-        ValueError: If images of the data set are missing from the JSON; the message names some.
+    Attributes:
+        stats: COCO's twelve numbers in [0, 1] by name; those without ground truth are -1, as in COCO's own tools.
+        classes: Figures per class, in the order of COCO's category ids.
+        matches: What they were computed from.
     """
-    ids = {Path(image["file_name"]).name: image["id"] for image in coco.dataset["images"]}
-    missing = [name for name in files if name not in ids]
-    if missing:
-        raise ValueError(
-            f"the COCO JSON lacks {len(missing)} of {len(files)} images of the data set, such as {missing[0]}; use the "
-            "JSON of this split."
-        )
-    return {name: ids[name] for name in files}
+
+    stats: dict[str, float]
+    classes: list[ClassScore]
+    matches: Matches
 
 
-def match_categories(coco: COCO, names: dict[int, str]) -> dict[int, int]:
-    """Return the COCO category id of each class index, by name.
+class Scorer:
+    """Scores predictions that come batch by batch, and keeps of them only how they matched."""
 
-    Raises:
-        ValueError: If the JSON has none of the classes.
-    """
-    by_name = {category["name"]: category["id"] for category in coco.dataset["categories"]}
-    matched = {index: by_name[name] for index, name in names.items() if name in by_name}
-    if not matched:
-        raise ValueError(
-            f"no class of the model is a category of the COCO JSON: the model has {', '.join(list(names.values())[:5])}"
-            f", the JSON {', '.join(list(by_name)[:5])}."
-        )
-    return matched
+    def __init__(self, task: str, annotations: Path | None = None, engine: str = "pycocotools") -> None:
+        """Prepare to score; ground truth is read with the first batch.
+
+        Args:
+            task: `detect` or `segment`.
+            annotations: COCO JSON; wins over the one that the data YAML names. Without either, ground truth is built
+                from the YOLO labels.
+            engine: What matches: `pycocotools`, or `faster` for faster-coco-eval.
+
+        Raises:
+            ValueError: If there is no such engine.
+            ImportError: If the engine is not installed.
+        """
+        check_engine(engine)
+        self.annotations = annotations
+        self.matches = {name: Matches(kind, engine) for name, kind in KINDS[task].items()}
+        self._truth: tuple[GroundTruth, dict[int, int]] | None = None
+
+    def add(self, found: Validation, files: Sequence[str], predictions: Sequence[dict[str, Any]]) -> None:
+        """Match the predictions of some images.
+
+        Args:
+            found: The validation they belong to, with labels and names.
+            files: File names of the images, also of those without predictions.
+            predictions: All predictions for them, with file_name and the class index as category_id.
+
+        Raises:
+            FileNotFoundError: If the COCO JSON is missing.
+            ValueError: If it lacks images or masks, or shares no class with the model.
+        """
+        truth, categories = self._truth or self._read_truth(found)
+        by_file: dict[str, list[dict[str, Any]]] = {name: [] for name in files}
+        for p in predictions:
+            if p["category_id"] in categories:
+                by_file[p["file_name"]].append(p)
+        for start in range(0, len(files), AT_ONCE):
+            some = files[start : start + AT_ONCE]
+            subset = truth.subset(some)
+            for matches in self.matches.values():
+                what = (
+                    "bbox" if matches.kind == "bbox" else "segmentation"
+                )  # alone, so that sizes are those of boxes or masks
+                matches.add(
+                    {**subset, "annotations": [dict(a) for a in subset["annotations"]]},
+                    [
+                        {
+                            "image_id": truth.image_index[name],
+                            "category_id": categories[p["category_id"]],
+                            "score": p["score"],
+                            what: p[what],
+                        }
+                        for name in some
+                        for p in by_file[name]
+                    ],
+                )
+
+    def scores(self) -> dict[str, Scores]:
+        """Return what all that was added scores: `box`, and `mask` if the task is segmentation."""
+        names = self._truth[0].categories if self._truth else {}
+        return {kind: summarise(matches, names) for kind, matches in self.matches.items()}
+
+    def _read_truth(self, found: Validation) -> tuple[GroundTruth, dict[int, int]]:
+        """Read the ground truth of a validation, and the category id of each class index."""
+        path = self.annotations or found.annotations
+        if path:
+            truth = from_json(path, found.files, "mask" in self.matches)
+        else:
+            truth = from_labels(found.labels, found.files, found.names)
+        self._truth = truth, match_categories(truth, found.names)
+        return self._truth
 
 
-def evaluate(coco: COCO, predictions: list[dict[str, Any]], kind: str, image_ids: list[int]) -> dict[str, float]:
-    """Score predictions in COCO's format.
+def summarise(matches: Matches, names: dict[int, str]) -> Scores:
+    """Compute COCO's numbers from matches.
 
     Args:
-        coco: Ground truth.
-        predictions: Each with image_id, category_id, score, bbox, and segmentation for masks.
-        kind: "bbox" or "segm".
-        image_ids: Images to score.
-
-    Raises:
-        ValueError: If masks are to be scored and the ground truth lacks some.
-
-    Returns:
-        COCO's twelve numbers in [0, 1] by name; those without ground truth are -1, as in COCO's own tools. Without
-        predictions, AP and AR are 0.
+        matches: Of all images.
+        names: Names by COCO category id, of all categories that count.
     """
-    if kind == "segm" and any("segmentation" not in a for a in coco.dataset["annotations"]):
-        raise ValueError("the COCO JSON has boxes without masks, so it cannot score a segmentation model's masks.")
-    if not predictions:
-        return dict.fromkeys(STATS, 0.0)
+    params = Params(matches.kind)
+    shape = (THRESHOLDS, len(params.recThrs), len(names), AREAS, len(params.maxDets))
+    precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
+    counts = np.zeros((len(names), AREAS), dtype=int)
+    for k, category in enumerate(names):
+        counts[k] = matches.objects.of(category)["count"].sum(axis=0, dtype=int)
+        if counts[k].any():
+            _curves(matches, category, counts[k], params, precision[:, :, k], recall[:, k])
+    summary = COCOeval(iouType=matches.kind)
+    summary.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
-        scored = COCOeval(coco, coco.loadRes([dict(p) for p in predictions]), kind)
-        scored.params.imgIds = image_ids
-        scored.evaluate()
-        scored.accumulate()
-        scored.summarize()
-    return dict(zip(STATS, map(float, scored.stats), strict=True))
+        summary.summarize()
+    classes = [
+        ClassScore(category, name, *counts[k].tolist(), *_class_ap(precision[:, :, k]))
+        for k, (category, name) in enumerate(names.items())
+    ]
+    return Scores(dict(zip(STATS, map(float, summary.stats), strict=True)), classes, matches)
 
 
-def ground_truth_from_labels(labels: list[dict[str, Any]], names: dict[int, str]) -> dict[str, Any]:
-    """Build COCO ground truth from YOLO labels, for data sets without a COCO JSON.
+def sorted_detections(matches: Matches, category: int) -> np.ndarray:
+    """Return the detections of a category, highest score first, and among equals in the order pycocotools has them."""
+    rows = matches.detections.of(category)
+    return rows[np.lexsort((rows["rank"], rows["image"], -rows["score"]))]
 
-    Args:
-        labels: Per image: file_name, width, height in pixels, cls (n,), boxes (n, 4) as pixel x, y, w, h, and segments,
-            a list of n pixel polygons (p, 2), empty without masks.
-        names: Class names by index.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, label in enumerate(labels, 1):
-        images.append({"id": image_id, **{k: label[k] for k in ("file_name", "width", "height")}})
-        for i, (cls, box) in enumerate(zip(label["cls"], label["boxes"], strict=True)):
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": int(cls) + 1,
-                "bbox": [float(v) for v in box],
-                "area": float(box[2] * box[3]),
-                "iscrowd": 0,
-            }
-            if len(label["segments"]):
-                annotation["segmentation"] = [label["segments"][i].reshape(-1).tolist()]
-            annotations.append(annotation)
-    categories = [{"id": index + 1, "name": name} for index, name in names.items()]
-    return {"images": images, "annotations": annotations, "categories": categories}
+
+def bits(values: np.ndarray, threshold: int) -> np.ndarray:
+    """Return which of some bit fields have the bit of an IoU threshold."""
+    return (values & BITS[threshold]) != 0
+
+
+def _curves(
+    matches: Matches, category: int, objects: np.ndarray, params: Params, precision: np.ndarray, recall: np.ndarray
+) -> None:
+    """Fill in the precision (T, R, A, M) and recall (T, A, M) of a category, as pycocotools' `accumulate` does."""
+    every = sorted_detections(matches, category)
+    for m, limit in enumerate(params.maxDets):
+        rows = every[every["rank"] < limit]
+        for a in np.flatnonzero(objects).tolist():
+            for t in range(THRESHOLDS):
+                counted = ~bits(rows["ignored"][:, a], t)
+                hits = np.flatnonzero(bits(rows["matched"][:, a], t) & counted)
+                found = np.arange(1, len(hits) + 1)
+                # precision falls between hits, so its envelope has its steps there
+                steps = envelope(found / (np.cumsum(counted)[hits] + np.spacing(1)))
+                at = np.searchsorted(found / objects[a], params.recThrs)
+                precision[t, :, a, m] = np.append(steps, 0)[at]
+                recall[t, a, m] = len(hits) / objects[a]
+
+
+def envelope(precision: np.ndarray) -> np.ndarray:
+    """Return, at each place of the last axis, the highest precision from there on."""
+    return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+
+
+def _class_ap(precision: np.ndarray) -> list[float]:
+    """Return AP, AP50, and AP of small, medium and large objects from the precision (T, R, A, M) of a class."""
+    best = precision[..., -1]
+    return [float(part.mean()) for part in (best[:, :, 0], best[0, :, 0], best[:, :, 1], best[:, :, 2], best[:, :, 3])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.eval.coco import evaluate, ground_truth_from_labels, load_ground_truth, match_categories, match_images
+from mod_vision.eval.class_table import class_csv, class_rows, class_table
+from mod_vision.eval.coco import Scorer, Scores
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import Latency, as_deployed, paired_latency
+from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images, torch_device
-from mod_vision.yolo.validate import Validation, validate
+from mod_vision.yolo.validate import validate
 
 MAX_CLASSES_SHOWN = 12
 COST_IMAGES = 8  # where the cost depends on the image
@@ -44,8 +46,7 @@ class Evaluation:
     """Accuracy, cost and routing truth.
 
     Attributes:
-        box: COCO's twelve numbers for boxes.
-        mask: The same for masks, None for a detection model.
+        scores: COCO's figures for `box`, and for `mask` if the model segments.
         cost: Executed GFLOPs and latency, beside the dense twin's.
         truth: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image, in the order of `files`.
@@ -54,8 +55,7 @@ class Evaluation:
         names: Class names by index.
     """
 
-    box: dict[str, float]
-    mask: dict[str, float] | None
+    scores: dict[str, Scores]
     cost: Cost
     truth: RoutingTruth
     shares: dict[str, list[float]]
@@ -63,12 +63,23 @@ class Evaluation:
     files: list[str]
     names: dict[int, str]
 
+    @property
+    def box(self) -> dict[str, float]:
+        """COCO's twelve numbers for boxes."""
+        return self.scores["box"].stats
+
+    @property
+    def mask(self) -> dict[str, float] | None:
+        """The same for masks, None for a detection model."""
+        return self.scores["mask"].stats if "mask" in self.scores else None
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain figures, for JSON."""
         return {
             "images": len(self.files),
             "box": self.box,
             "mask": self.mask,
+            "classes": class_rows(self.scores),
             "cost": asdict(self.cost),
             "routed_share": self.truth.shares(),
             "routed_share_random": self.truth.random(),
@@ -80,11 +91,11 @@ class Evaluation:
 
     def report(self) -> str:
         """Return the figures as text."""
-        cost, lines = self.cost, [f"{len(self.files)} images, COCO metrics by pycocotools"]
-        for name, stats in (("box", self.box), ("mask", self.mask)):
-            if stats:
-                lines.append(f"  {name:<5}" + "  ".join(f"{key} {100 * value:.1f}" for key, value in stats.items()))
+        cost, lines = self.cost, [f"{len(self.files)} images, COCO metrics"]
+        for name, part in self.scores.items():
+            lines.append(f"  {name:<5}" + "  ".join(f"{key} {100 * value:.1f}" for key, value in part.stats.items()))
         lines += [
+            class_table(class_rows(self.scores), MAX_CLASSES_SHOWN),
             f"executed GFLOPs  {cost.gflops:.2f}, dense twin {cost.dense_gflops:.2f}",
             f"latency          {cost.latency}, dense twin {cost.dense_latency}, batch 1, {cost.device}, "
             f"{cost.threads} threads",
@@ -121,6 +132,7 @@ def evaluate_model(
     device: str = "cpu",
     split: str = "val",
     annotations: str | None = None,
+    engine: str = "pycocotools",
     **overrides: Any,
 ) -> Evaluation:
     """Score a model on a labelled split.
@@ -134,50 +146,59 @@ def evaluate_model(
         device: As in Ultralytics.
         split: Split of the data set.
         annotations: COCO JSON, wins over the data YAML's.
+        engine: What matches predictions to objects: `pycocotools`, or `faster` for faster-coco-eval.
         overrides: More of Ultralytics' validation arguments.
 
     Raises:
         FileNotFoundError: If model, data or JSON is missing.
-        ValueError: If the JSON lacks images or shares no class with the model.
+        ValueError: If the JSON lacks images or shares no class with the model, or there is no such engine.
+        ImportError: If the engine is not installed.
     """
-    yolo = load_model(model)
+    return evaluate_models({"": model}, data, imgsz, batch, device, split, annotations, engine, **overrides)[""]
+
+
+def evaluate_models(
+    models: Mapping[str, Any],
+    data: str,
+    imgsz: int = 640,
+    batch: int = 8,
+    device: str = "cpu",
+    split: str = "val",
+    annotations: str | None = None,
+    engine: str = "pycocotools",
+    **overrides: Any,
+) -> dict[str, Evaluation]:
+    """Score models on the same split, by their names, and time them in turn; see `evaluate_model`."""
+    check_engine(engine)
+    yolos = {name: load_model(model) for name, model in models.items()}
     images = None
-    if any(layer.threshold is not None for _, layer in routed_layers(yolo.model)):
+    if any(layer.threshold is not None for yolo in yolos.values() for _, layer in routed_layers(yolo.model)):
         images = input_tensors(some_images(data, COST_IMAGES, split), round_imgsz(imgsz))
-    cost = measure_cost(yolo.model, imgsz, device, images=images)
-    found = validate(yolo, data=data, imgsz=imgsz, batch=batch, device=device, split=split, **overrides)
-    box, mask = score(found, Path(annotations) if annotations else found.annotations, str(yolo.task))
-    return Evaluation(box, mask, cost, found.truth, found.shares, found.objects, found.files, found.names)
+    costs = measure_costs([yolo.model for yolo in yolos.values()], imgsz, device, images=images)
+    evaluations: dict[str, Evaluation] = {}
+    for (name, yolo), cost in zip(yolos.items(), costs, strict=True):
+        if len(yolos) > 1:
+            print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {name}", flush=True)
+        scorer = Scorer(str(yolo.task), Path(annotations) if annotations else None, engine)
+        where = {"imgsz": imgsz, "batch": batch, "device": device, "split": split}
+        found = validate(yolo, scorer.add, data=data, **where, **overrides)
+        evaluations[name] = Evaluation(
+            scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names
+        )
+    return evaluations
 
 
-def score(found: Validation, annotations: Path | None, task: str) -> tuple[dict[str, float], dict[str, float] | None]:
-    """Return COCO's numbers for boxes, and for masks if the task is segmentation."""
-    coco = load_ground_truth(annotations or ground_truth_from_labels(found.labels, found.names))
-    images = match_images(coco, found.files)
-    categories = match_categories(coco, found.names)
-    predictions = [
-        {**p, "image_id": images[p["file_name"]], "category_id": categories[p["category_id"]]}
-        for p in found.predictions
-        if p["category_id"] in categories
-    ]
-    ids = list(images.values())
-    boxes = [{k: v for k, v in p.items() if k != "segmentation"} for p in predictions]
-    masks = [{k: v for k, v in p.items() if k != "bbox"} for p in predictions]  # so that areas are those of the masks
-    mask = evaluate(coco, masks, "segm", ids) if task == "segment" else None
-    return evaluate(coco, boxes, "bbox", ids), mask
-
-
-def measure_cost(
-    model: nn.Module,
+def measure_costs(
+    models: Sequence[nn.Module],
     imgsz: int,
     device: str = "cpu",
     repeats: int = 11,
     images: Sequence[torch.Tensor] | None = None,
-) -> Cost:
-    """Measure a model against its dense twin, the same weights at capacity 1.
+) -> list[Cost]:
+    """Measure models against their dense twins, the same weights at capacity 1, all in turn.
 
     Args:
-        model: Torch model.
+        models: Torch models.
         imgsz: Image size in pixels.
         device: As in Ultralytics.
         repeats: Timed rounds.
@@ -185,19 +206,24 @@ def measure_cost(
             default one of noise.
     """
     target, imgsz = torch_device(device), round_imgsz(imgsz)
-    routed = as_deployed(deepcopy(model), target)
+    routed = [as_deployed(deepcopy(model), target) for model in models]
     dense = deepcopy(routed)
-    if any(routed_layers(dense)):
-        set_capacity(dense, 1.0)
+    for twin in dense:
+        if any(routed_layers(twin)):
+            set_capacity(twin, 1.0)
     images = images or [torch.rand(1, 3, imgsz, imgsz)]
     inputs = [image.to(target, memory_format=torch.channels_last) for image in images]
+    calls = {str(i): _each(model, inputs) for i, model in enumerate(routed + dense)}
     with torch.inference_mode():
-        times = paired_latency(
-            {"routed": _each(routed, inputs), "dense": _each(dense, inputs)}, repeats, device=str(target)
-        )
-    gflops = mean(executed_gflops(routed, imgsz, image) for image in inputs), executed_gflops(dense, imgsz)
-    per_image = {name: Latency(*(t / len(inputs) for t in time)) for name, time in times.items()}
-    return Cost(*gflops, per_image["routed"], per_image["dense"], torch.get_num_threads(), str(target))
+        times = paired_latency(calls, repeats, device=str(target))
+    per_image = [Latency(*(t / len(inputs) for t in time)) for time in times.values()]
+    gflops = [mean(executed_gflops(model, imgsz, image) for image in inputs) for model in routed]
+    gflops += [executed_gflops(twin, imgsz) for twin in dense]
+    n = len(models)
+    return [
+        Cost(gflops[i], gflops[n + i], per_image[i], per_image[n + i], torch.get_num_threads(), str(target))
+        for i in range(n)
+    ]
 
 
 def _each(model: nn.Module, images: Sequence[torch.Tensor]) -> Callable[[], None]:
@@ -211,5 +237,6 @@ def _each(model: nn.Module, images: Sequence[torch.Tensor]) -> Callable[[], None
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write the figures as JSON."""
+    """Write the figures as JSON, and those of the classes as CSV beside it."""
     write_text(path, json.dumps(evaluation.as_dict(), indent=2) + "\n")
+    write_text(path.with_name(f"{path.stem}-classes.csv"), class_csv(class_rows(evaluation.scores)))

@@ -1,4 +1,4 @@
-"""The Pareto front of a sweep as a picture."""
+"""Pareto fronts of a sweep as a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mod_vision.files import write_figure
@@ -18,42 +19,59 @@ class Mark(NamedTuple):
     """A point of the picture.
 
     Attributes:
-        latency: Milliseconds.
+        cost: What it costs, such as milliseconds.
         ap: In [0, 1].
         text: What is written beside it.
         group: Points of a group share colour, shape and a line of the legend.
         front: Whether it is on the Pareto front.
     """
 
-    latency: float
+    cost: float
     ap: float
     text: str
     group: str
     front: bool
 
 
-def draw_pareto(marks: Sequence[Mark], metric: str, conditions: str, path: Path) -> None:
-    """Draw AP against latency: the front filled and joined by a staircase, the rest hollow.
+class Panel(NamedTuple):
+    """One pair of axes: what they show, and the points."""
+
+    xlabel: str
+    ylabel: str
+    marks: Sequence[Mark]
+
+
+def draw_pareto(panels: Sequence[Panel], path: Path) -> None:
+    """Draw AP against cost: the front filled and joined by a staircase, the rest hollow.
 
     Args:
-        marks: All trials.
-        metric: Name of the AP.
-        conditions: What the latency holds for.
+        panels: What to draw, two beside each other; they have the same groups.
         path: The PNG, written under a temporary name and renamed.
 
     Raises:
         OSError: If it cannot be written.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    front = sorted(mark for mark in marks if mark.front)
-    steps = [mark.latency for mark in front], [100 * mark.ap for mark in front]
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(9, 5) if len(panels) == 1 else (12, 4.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=True):
+        _draw(axes, panel)
+    handles, texts = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside right upper", frameon=False, title="numbers: capacity")
+    write_figure(path, figure)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    """Draw one panel."""
+    front = sorted(mark for mark in panel.marks if mark.front)
+    steps = [mark.cost for mark in front], [100 * mark.ap for mark in front]
     axes.step(*steps, where="post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front (filled)")
-    for i, group in enumerate(dict.fromkeys(mark.group for mark in marks)):
+    for i, group in enumerate(dict.fromkeys(mark.group for mark in panel.marks)):
         colour, shape = f"C{i % COLOURS}", SHAPES[i % len(SHAPES)]
         axes.scatter([], [], s=50, color=colour, marker=shape, label=group)
-        for mark in (mark for mark in marks if mark.group == group):
-            at = (mark.latency, 100 * mark.ap)
+        for mark in (mark for mark in panel.marks if mark.group == group):
+            at = (mark.cost, 100 * mark.ap)
             axes.scatter(
                 *at, s=50, marker=shape, edgecolors=colour, facecolors=colour if mark.front else "white", zorder=2
             )
@@ -63,8 +81,6 @@ def draw_pareto(marks: Sequence[Mark], metric: str, conditions: str, path: Path)
                 va="bottom" if mark.front else "top", fontsize=9, color=colour,
             )  # fmt: skip
     axes.margins(0.12)  # for the texts
-    axes.set(xlabel=f"latency in ms ({conditions})", ylabel=f"{metric} in percent")
+    axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, title="numbers: capacity")
-    write_figure(path, figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ class Validation:
     """What one pass over a labelled split gives.
 
     Attributes:
-        predictions: COCO-style predictions, with file_name and the class index as category_id.
         files: Image file names of the split.
         labels: Per image: file_name, width, height, cls, boxes (pixel x, y, w, h), segments (pixel polygons).
         annotations: COCO JSON that the data YAML names for the split, or None.
@@ -38,9 +38,8 @@ class Validation:
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
     """
 
-    predictions: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-    labels: list[dict[str, Any]] = field(default_factory=list)
+    labels: Sequence[dict[str, Any]] = ()
     annotations: Path | None = None
     names: dict[int, str] = field(default_factory=dict)
     truth: RoutingTruth = field(default_factory=RoutingTruth)
@@ -48,16 +47,46 @@ class Validation:
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
+Receiver = Callable[[Validation, Sequence[str], Sequence[dict[str, Any]]], None]
+
+
+class PixelLabels(Sequence[dict[str, Any]]):
+    """Ultralytics' labels in pixels of the original images, each made when it is asked for.
+
+    Those of images that were not read yet have no size, so they cannot be made.
+    """
+
+    def __init__(self, labels: Sequence[dict[str, Any]], sizes: dict[str, tuple[int, int]]) -> None:
+        self.labels, self.sizes = labels, sizes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: Any) -> Any:
+        labels = self.labels[i]
+        return [_label(lb, self.sizes) for lb in labels] if isinstance(i, slice) else _label(labels, self.sizes)
+
+
 class _Collect(DetectionValidator):
     """A validator that collects; predictions are as Ultralytics' `save_json` writes them, without its scoring.
 
-    Ultralytics builds the validator itself, so `found` is set on a subclass made for one run.
+    Ultralytics builds the validator itself, so `found` and `receive` are set on a subclass made for one run. Its own
+    metrics stay empty: they would grow with every image.
     """
 
     found: Validation
+    receive: Receiver | None
+
+    def get_desc(self) -> str:
+        """Return what the progress bar says."""
+        return "validating"
 
     def init_metrics(self, model: Any) -> None:
-        """Find the routed layers, and the classes by index instead of by COCO's ids."""
+        """Find the routed layers, the images, and the classes by index instead of by COCO's ids.
+
+        Raises:
+            ValueError: If the model has other classes than the data, or two images share a file name.
+        """
         if len(model.names) != self.data["nc"]:
             raise ValueError(
                 f"the model has {len(model.names)} classes, the data set {self.data['nc']} classes; train on this data "
@@ -71,17 +100,40 @@ class _Collect(DetectionValidator):
         self.class_map = list(range(len(model.names)))
         self.found.names = dict(self.data["names"])  # a model built from a YAML has numbers for names
         self.sizes: dict[str, tuple[int, int]] = {}
+        self.found.labels = PixelLabels(self.dataloader.dataset.labels, self.sizes)
+        self.found.files = [Path(label["im_file"]).name for label in self.dataloader.dataset.labels]
+        repeated = sorted(name for name, times in Counter(self.found.files).items() if times > 1)
+        if repeated:
+            raise ValueError(f"images in different folders share a file name, such as {repeated[0]}; rename them.")
+        annotations = self.data.get("annotations")
+        if isinstance(annotations, dict):
+            annotations = annotations.get(self.args.split)
+        self.found.annotations = Path(self.data["path"]) / annotations if annotations else None
 
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
-        """Collect the predictions and routes of a batch."""
-        super().update_metrics(preds, batch)
+        """Hand on the predictions of a batch, and count its routes."""
         if self.routed:
             check_finite(self.native)
         for i, pred in enumerate(preds):
-            image = self._prepare_batch(i, batch)
-            self.sizes[Path(image["im_file"]).name] = image["ori_shape"]
             if len(pred["cls"]):
+                image = DetectionValidator._prepare_batch(self, i, batch)  # without the labels' masks
                 self.pred_to_json(self.scale_preds(self._prepare_pred(pred), image), image)
+        files = [Path(file).name for file in batch["im_file"]]
+        self.sizes.update(zip(files, batch["ori_shape"], strict=True))
+        if self.receive is not None:
+            self.receive(self.found, files, list(self.jdict))
+        self.jdict.clear()
+        self._count_routes(batch)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return none of Ultralytics' own figures."""
+        return {}
+
+    def print_results(self) -> None:
+        """Print none of Ultralytics' own figures."""
+
+    def _count_routes(self, batch: dict[str, Any]) -> None:
+        """Count which tokens of a batch were routed."""
         overlap = bool(self.args.overlap_mask)
         stuff = _stuff_maps(self.data, self.args.split, batch)
         for name, layer in self.routed:
@@ -96,20 +148,6 @@ class _Collect(DetectionValidator):
                 counts = ((kept & groups[OBJECTS]).sum(dim=(1, 2)), groups[OBJECTS].sum(dim=(1, 2)))
                 self.found.objects.setdefault(name, []).extend(zip(*(c.tolist() for c in counts), strict=True))
 
-    def finalize_metrics(self) -> None:
-        """Keep what was collected."""
-        super().finalize_metrics()
-        self.found.predictions = list(self.jdict)
-        self.found.labels = [_label(label, self.sizes) for label in self.dataloader.dataset.labels]
-        self.found.files = [label["file_name"] for label in self.found.labels]
-        repeated = sorted(name for name, times in Counter(self.found.files).items() if times > 1)
-        if repeated:
-            raise ValueError(f"images in different folders share a file name, such as {repeated[0]}; rename them.")
-        annotations = self.data.get("annotations")
-        if isinstance(annotations, dict):
-            annotations = annotations.get(self.args.split)
-        self.found.annotations = Path(self.data["path"]) / annotations if annotations else None
-
 
 class _CollectMasks(_Collect, SegmentationValidator):
     """The same for segmentation, with masks at the resolution of the input, as COCO scores them."""
@@ -120,11 +158,13 @@ class _CollectMasks(_Collect, SegmentationValidator):
         self.process = process_mask_native
 
 
-def validate(model: YOLO, **overrides: Any) -> Validation:
+def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> Validation:
     """Run Ultralytics' validation of `model` and return what it found.
 
     Args:
         model: Detection or segmentation model.
+        receive: Takes, batch by batch, the validation, the batch's file names and its COCO-style predictions, which
+            have file_name and the class index as category_id.
         overrides: Ultralytics' validation arguments: data, split, imgsz, batch, device, ...
 
     Raises:
@@ -138,7 +178,7 @@ def validate(model: YOLO, **overrides: Any) -> Validation:
     if Path(overrides["data"]).suffix.lower() in (".yaml", ".yml"):
         check_data(overrides["data"], overrides.get("split", "val"))
     found = Validation()
-    validator = type(base.__name__, (base,), {"found": found})
+    validator = type(base.__name__, (base,), {"found": found, "receive": staticmethod(receive) if receive else None})
     defaults = {"plots": False, "verbose": False, "workers": 0}
     try:
         model.val(validator=validator, **{**defaults, **overrides})

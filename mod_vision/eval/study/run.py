@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from mod_vision.eval.evaluate import score
+from mod_vision.eval.coco import Scorer
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.study.rows import ROWS, Row, read_model
 from mod_vision.files import writable_dir, write_text
@@ -267,14 +267,15 @@ class Run:
             if capacity is not None:
                 set_capacity(yolo, capacity)
             torch.manual_seed(self.seed)  # for random routing
-            found = validate(yolo, data=self.schedule.data, imgsz=self.schedule.imgsz, device=self.device, batch=8)
-            box, mask = score(found, found.annotations, str(yolo.task))
+            scorer, where = Scorer(str(yolo.task)), {"imgsz": self.schedule.imgsz, "device": self.device}
+            found = validate(yolo, scorer.add, data=self.schedule.data, batch=8, **where)
+            stats = {kind: part.stats for kind, part in scorer.scores().items()}
             scores.append(
                 {
                     "capacity": capacity,
                     "gflops": executed_gflops(yolo.model.eval().fuse(verbose=False), self.schedule.imgsz),
-                    "box": box,
-                    "mask": mask,
+                    "box": stats["box"],
+                    "mask": stats.get("mask"),
                     "routed_share": found.truth.shares(),
                     "routed_share_random": found.truth.random(),
                     "routed_share_best": found.truth.best(),

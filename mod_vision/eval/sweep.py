@@ -1,0 +1,94 @@
+"""One checkpoint at several capacities: AP against executed GFLOPs and latency."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mod_vision.eval.evaluate import Evaluation, evaluate_models
+from mod_vision.eval.pareto import pareto_front
+from mod_vision.files import write_text
+from mod_vision.routing import check_capacity
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.convert import copy_model
+from mod_vision.yolo.images import load_model
+
+Sweep = Mapping[float, Evaluation]
+
+
+def evaluate_capacities(model: Any, data: str, capacities: Sequence[float], *where: Any, **overrides: Any) -> Sweep:
+    """Score a model at several capacities, by capacity, from much compute to little.
+
+    Args:
+        model: `YOLO` object, checkpoint or YAML name.
+        data: Data YAML.
+        capacities: Shares of tokens in (0, 1].
+        where: As the other arguments of `evaluate_model`.
+        overrides: As there.
+
+    Raises:
+        ValueError: If a capacity is out of range or the model routes nothing.
+    """
+    yolo = load_model(model)
+    models = {}
+    for capacity in sorted({check_capacity(c) for c in capacities}, reverse=True):
+        models[f"capacity {capacity:g}"] = copy_model(yolo)  # scoring fuses layers, which cannot be undone
+        set_capacity(models[f"capacity {capacity:g}"], capacity)
+    found = evaluate_models(models, data, *where, **overrides)
+    return {float(name.split()[-1]): evaluation for name, evaluation in found.items()}
+
+
+def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return a row of figures per capacity: AP in [0, 1], GFLOPs, and milliseconds with their quartiles."""
+    rows = []
+    for capacity, found in sweep.items():
+        latency = found.cost.latency._asdict()
+        row = {"capacity": capacity, "gflops": found.cost.gflops}
+        row |= {f"latency_ms_{key}": value for key, value in latency.items()}
+        for kind, part in found.scores.items():
+            row |= {f"{kind} {key}": value for key, value in part.stats.items()}
+        rows.append(row)
+    return rows
+
+
+def sweep_table(sweep: Sweep) -> str:
+    """Return the sweep as text, AP in percent; `*` marks the Pareto front of AP against latency."""
+    kinds = list(next(iter(sweep.values())).scores)
+    head = "".join(f"{f'{kind} AP':>9}{'AP50':>7}{'APs':>7}{'APm':>7}{'APl':>7}" for kind in kinds)
+    lines = [f"{'capacity':<11}{'GFLOPs':>9}   {'latency':<24}{head}"]
+    fronts = {kind: on_front(sweep, kind, "latency") for kind in kinds}
+    for i, (capacity, found) in enumerate(sweep.items()):
+        line = f"{capacity:<11g}{found.cost.gflops:>9.2f}   {found.cost.latency!s:<24}"
+        for kind, part in found.scores.items():
+            star = "*" if fronts[kind][i] else " "
+            line += f"{100 * part.stats['AP']:>8.2f}{star}"
+            line += "".join(f"{100 * part.stats[key]:>7.1f}" for key in ("AP50", "APs", "APm", "APl"))
+        lines.append(line)
+    return "\n".join([*lines, "* on the Pareto front of AP against latency"])
+
+
+def cost_of(found: Evaluation, cost: str) -> float:
+    """Return the `latency` in milliseconds, or the `gflops`."""
+    return found.cost.latency.median if cost == "latency" else found.cost.gflops
+
+
+def on_front(sweep: Sweep, kind: str, cost: str) -> list[bool]:
+    """Return which capacities are on the Pareto front of the AP of a kind, box or mask, against a cost."""
+    points = [(cost_of(found, cost), found.scores[kind].stats["AP"]) for found in sweep.values()]
+    front = set(pareto_front(points))
+    return [i in front for i in range(len(points))]
+
+
+def save_sweep(sweep: Sweep, folder: Path) -> None:
+    """Write `sweep.json` with all figures, and `sweep.csv` with those of the rows."""
+    content = [{"capacity": capacity, **found.as_dict()} for capacity, found in sweep.items()]
+    write_text(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
+    rows, lines = sweep_rows(sweep), io.StringIO()
+    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "sweep.csv", lines.getvalue())

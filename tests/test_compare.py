@@ -1,0 +1,109 @@
+"""Capacity sweeps and comparisons: the paired bootstrap against pycocotools on copied images, files and messages."""
+
+import copy
+import csv
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from test_coco import CATEGORIES, random_split, score
+
+from mod_vision.cli import main
+from mod_vision.eval.bootstrap import difference, draw_resamples, resampled_ap
+from mod_vision.eval.sweep import evaluate_capacities
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.convert import save
+from mod_vision.yolo.images import load_model
+
+WORDS = ["imgsz=96", "batch=4", "threads=1"]
+
+
+def slow_ap(content, predictions, kind, draws):
+    """Return pycocotools' AP of a split in which images stand as often as they were drawn."""
+    by_id = {image["id"]: image for image in content["images"]}
+    images, annotations, results = [], [], []
+    for id_, times in zip(sorted(by_id), draws.tolist(), strict=True):
+        for _ in range(times):
+            new = len(images) + 1
+            images.append({**by_id[id_], "id": new})
+            for annotation in (a for a in content["annotations"] if a["image_id"] == id_):
+                annotations.append({**copy.deepcopy(annotation), "id": len(annotations) + 1, "image_id": new})
+            for p in (
+                p for p in predictions if p["file_name"] == by_id[id_]["file_name"] and p["category_id"] in CATEGORIES
+            ):
+                key = "bbox" if kind == "bbox" else "segmentation"
+                what = {"score": p["score"], key: copy.deepcopy(p[key])}
+                results.append({"image_id": new, "category_id": CATEGORIES[p["category_id"]], **what})
+    coco = COCO()
+    coco.dataset = {**content, "images": images, "annotations": annotations}
+    coco.createIndex()
+    scored = COCOeval(coco, coco.loadRes(results), kind)
+    scored.evaluate()
+    scored.accumulate()
+    scored.summarize()
+    return scored.stats[0]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("bbox", "box"), ("segm", "mask")])
+def test_resampled_ap_equals_pycocotools_on_copied_images(tmp_path, kind, name):
+    path, files, predictions = random_split(tmp_path, seed=7, decimals=9)
+    content = json.loads(path.read_text())
+    part = score(predictions, path, "segment", files)[name]
+    counts = draw_resamples(len(files), 6, seed=3)
+    assert counts.sum(axis=1).tolist() == [len(files)] * 6
+    counts[0] = 1  # the split itself
+    ap = resampled_ap(part.matches, [c.id for c in part.classes], counts)
+    assert ap == pytest.approx([slow_ap(content, predictions, kind, draws) for draws in counts], abs=1e-12)
+    assert ap[0] == pytest.approx(part.stats["AP"], abs=1e-12)
+    assert len(set(ap.tolist())) > 3
+
+
+def test_resamples_repeat_with_the_seed_and_intervals_hold_the_difference():
+    assert np.array_equal(draw_resamples(20, 5, 1), draw_resamples(20, 5, 1))
+    assert not np.array_equal(draw_resamples(20, 5, 1), draw_resamples(20, 5, 2))
+    ap = np.linspace(0.0, 1.0, 1001)
+    found = difference(0.5, ap, np.zeros(1001))
+    assert (found.low, found.high) == pytest.approx((0.025, 0.975))
+    assert str(found) == "+50.00 (+2.50 to +97.50)"
+
+
+def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
+    words = [f"data={tiny_data}", f"out={tmp_path}", *WORDS]
+    assert main(["val", "model=yolo26n-mod-seg.pt", "capacity=0.25,1", *words]) == 0
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    assert [part["capacity"] for part in content] == [1.0, 0.25]
+    assert content[0]["cost"]["gflops"] > content[1]["cost"]["gflops"]
+    with (tmp_path / "sweep.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    for row, part in zip(rows, content, strict=True):
+        assert float(row["capacity"]) == part["capacity"]
+        assert float(row["gflops"]) == part["cost"]["gflops"]
+        assert float(row["mask AP50"]) == part["mask"]["AP50"]
+        assert float(row["latency_ms_median"]) == part["cost"]["latency"][0]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "Pareto front of AP against latency" in capsys.readouterr().out
+    alone = evaluate_capacities("yolo26n-mod-seg.pt", str(tiny_data), [0.25], 96, 4, project=str(tmp_path))[0.25]
+    assert alone.box == content[1]["box"]
+    assert main(["val", "model=yolo26n-mod-seg.pt", "capacity=1,1.5", *words]) == 1
+    assert "1.5" in capsys.readouterr().err
+
+
+def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys):
+    other = load_model("yolo26n-mod-seg.pt")
+    set_capacity(other, 0.1)
+    save(other, tmp_path / "other.pt", "yolo26n-mod-seg.pt")
+    words = [f"data={tiny_data}", f"out={tmp_path}", *WORDS, "resamples=50"]
+    models = f"models=yolo26n-mod-seg.pt,{tmp_path / 'other.pt'}"
+    assert main(["compare", models, *words]) == 0
+    found = json.loads((tmp_path / "compare.json").read_text())
+    first, second = found["models"].values()
+    assert [pair["kind"] for pair in found["differences"]] == ["box", "mask"]
+    for pair in found["differences"]:
+        assert pair["ap"]["observed"] == pytest.approx(second[pair["kind"]]["AP"] - first[pair["kind"]]["AP"])
+        assert pair["ap"]["low"] <= pair["ap"]["high"]
+    assert first["cost"]["gflops"] > second["cost"]["gflops"]
+    assert "95 % of 50 resamples of the 4 images, seed 1" in capsys.readouterr().out
+    assert main(["compare", "models=yolo26n-mod-seg.pt", *words]) == 1
+    assert "give at least two different ones" in capsys.readouterr().err
