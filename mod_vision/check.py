@@ -17,12 +17,12 @@ def report() -> str:
 
     from mod_vision import __version__
     from mod_vision.resources import find_shipped, resource_dir
+    from mod_vision.versions import SUPPORTED
     from mod_vision.yolo.parse import ROUTED_NAMES
-    from mod_vision.yolo.register import version_range
 
     lines = [f"mod-vision    {__version__}, Python {platform.python_version()}, {platform.machine()}"]
     for name in CORE:
-        note = f" (tested {version_range()})" if name == "ultralytics" else ""
+        note = f" (supported: {SUPPORTED[name]})" if name in SUPPORTED else ""
         lines.append(f"{name:<14}{_version(name) or 'MISSING: pip install ' + name}{note}")
     absent = [name for name in EXPORT if _version(name) is None]
     found = ", ".join(f"{name} {_version(name)}" for name in EXPORT if name not in absent)

@@ -1,11 +1,14 @@
 """Mixture-of-Depths routing in plain torch: which tokens pass a heavy block, and how they get there and back."""
 
+import torch
+
 from mod_vision.routing.capacity import capacity_per_depth, check_capacity, num_routed
 from mod_vision.routing.gather import gather_tokens, scatter_tokens, tokens_to_map
 from mod_vision.routing.layer import RoutedLayer, routed_layers, set_capacity
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routed import Routed
 from mod_vision.routing.routers import ROUTERS, build_router
+from mod_vision.versions import check_version
 
 __all__ = (
     "ROUTERS",
@@ -23,3 +26,5 @@ __all__ = (
     "set_capacity",
     "tokens_to_map",
 )
+
+check_version("torch", torch.__version__)  # here, because whatever routes imports this package

@@ -24,7 +24,19 @@ from mod_vision.yolo.twins import TWINS
 from mod_vision.yolo.twins.conv import prepare_export
 from mod_vision.yolo.watch import warn_of_broken_routes
 
-TESTED = ("8.4.190", "8.5")  # from, up to but without
+PATCHED = {  # everything of Ultralytics that is wrapped or added to
+    "ultralytics.nn.tasks": ("parse_model", "check_yaml", "BaseModel", "RTDETRDetectionModel"),
+    "ultralytics.utils.checks": ("check_file",),
+    "ultralytics.utils.downloads": ("attempt_download_asset",),
+    "ultralytics.utils.callbacks.base": ("default_callbacks",),
+    "ultralytics.utils.export.onnx": ("onnx_int8_quantize",),
+    "ultralytics.utils.export.openvino": ("torch2openvino",),
+}
+OTHERS = (
+    ("on_predict_postprocess_end", warn_of_broken_routes),
+    ("on_export_start", note_routing),
+    ("on_export_start", prepare_export),
+)
 SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
 
 
@@ -32,32 +44,22 @@ def register() -> None:
     """Make Ultralytics parse, find, train and safely load routed models. Idempotent.
 
     Raises:
-        ImportError: If the installed Ultralytics lacks a place that registration needs.
+        ImportError: If the installed Ultralytics lacks something that registration needs. Nothing is changed then.
     """
-    tasks = importlib.import_module("ultralytics.nn.tasks")
+    tasks, checks, downloads, callbacks, onnx, openvino = _modules()
     if getattr(tasks, "mod_vision_registered", False):
         return
-    missing = [name for name in ("parse_model", "check_yaml", "BaseModel") if not hasattr(tasks, name)]
-    if missing:
-        raise ImportError(f"Ultralytics has no {', '.join(missing)} in nn.tasks; use ultralytics {version_range()}.")
     tasks.parse_model = routed_parse_model(tasks.parse_model)
     tasks.check_yaml = _finding_ours(tasks.check_yaml)
-    checks = importlib.import_module("ultralytics.utils.checks")
     checks.check_file = _finding_ours(checks.check_file)
-    downloads = importlib.import_module("ultralytics.utils.downloads")
     downloads.attempt_download_asset = _finding_ours(downloads.attempt_download_asset)  # read anew for each checkpoint
     data_utils = sys.modules.get("ultralytics.data.utils")
     if hasattr(data_utils, "check_file"):  # else it is still to be imported, or about to take it from `checks`
         data_utils.check_file = checks.check_file
     for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
         model_type.loss = with_router_losses(model_type.loss)
-    defaults = importlib.import_module("ultralytics.utils.callbacks.base").default_callbacks
-    for event, callback in (*CALLBACKS.items(), *PLOTS.items()):
-        defaults[event].append(callback)
-    defaults["on_predict_postprocess_end"].append(warn_of_broken_routes)
-    defaults["on_export_start"].append(note_routing)
-    defaults["on_export_start"].append(prepare_export)
-    onnx, openvino = (importlib.import_module(f"ultralytics.utils.export.{name}") for name in ("onnx", "openvino"))
+    for event, callback in (*CALLBACKS.items(), *PLOTS.items(), *OTHERS):
+        callbacks.default_callbacks[event].append(callback)
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
     torch.serialization.add_safe_globals(list(SAFE_CLASSES))
@@ -66,17 +68,25 @@ def register() -> None:
     tasks.mod_vision_registered = True
 
 
+def _modules() -> list[Any]:
+    """Import what is patched, in the order of `PATCHED`.
+
+    Raises:
+        ImportError: If something is missing.
+    """
+    modules = [importlib.import_module(name) for name in PATCHED]
+    for module, names in zip(modules, PATCHED.values(), strict=True):
+        if missing := [name for name in names if not hasattr(module, name)]:
+            raise ImportError(f"Ultralytics has no {', '.join(missing)} in {module.__name__}; install another version.")
+    return modules
+
+
 def allow_vit_classes() -> None:
     """Let checkpoints of ViT backbones be loaded safely; apart from the others, since timm is slow to import."""
     from mod_vision.nn import pyramid, timm_vit, vit
 
     own = (vit.MoDViT, vit.BlockGroup, vit.RoutedGroup, vit.Group, pyramid.SimplePyramid)
     torch.serialization.add_safe_globals([*own, *timm_vit.timm_classes()])
-
-
-def version_range() -> str:
-    """Return the range of Ultralytics versions this package is tested with."""
-    return f">={TESTED[0]},<{TESTED[1]}"
 
 
 def _finding_ours(check: Any) -> Any:
