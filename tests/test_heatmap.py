@@ -133,7 +133,7 @@ def test_missing_and_foreign_models(tmp_path):
         load_model("nowhere.yaml")
     with pytest.raises(ValueError, match="neither a checkpoint"):
         load_model("model.onnx")
-    with pytest.raises(ValueError, match=r"broken\.pt does not load"):
+    with pytest.raises(ValueError, match=r"broken\.pt is damaged or no checkpoint"):
         load_model(tmp_path / "broken.pt")
 
 

@@ -44,9 +44,10 @@ def test_resume_goes_on_where_it_stopped(trained, run_cli):
     before = results(trained)
     yolo(run_cli, trained.parent, "train", "resume", f"model={trained / 'weights' / 'epoch0.pt'}")
     after = results(trained)
-    assert after[:2] == before
-    assert [row["epoch"] for row in after[2:]] == ["2"]  # the second epoch once more, and nothing before it
-    assert float(after[2]["train/guide_loss"]) > 0
+    assert after[0] == before[0]
+    assert [row["epoch"] for row in after] == ["1", "2"]  # the second epoch anew, in the place of the old one
+    assert after[1]["time"] != before[1]["time"]
+    assert float(after[1]["train/guide_loss"]) > 0
 
 
 def test_val_and_predict(trained, tiny_data, photos, run_cli):
