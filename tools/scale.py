@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mod_vision.cli import as_list, run_tool
+from mod_vision.cli import run_tool
 from mod_vision.eval.benchmark import Row, benchmark, conditions
 from mod_vision.files import writable_dir, write_text
+from mod_vision.keys import as_list
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
