@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mod_vision.keys import as_list
+from mod_vision.keys import as_list, as_value
 
 
 def check() -> None:
@@ -41,7 +39,7 @@ def val(
 
     folder = writable_dir(out).resolve()
     torch.set_num_threads(threads)
-    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
+    shares = [as_value(c, "capacity") for c in as_list(capacity)]
     where = (imgsz, batch, device, split, annotations, engine)
     run: dict[str, Any] = {"project": str(folder), "name": "ultralytics", "exist_ok": True}
     if len(shares) > 1:
@@ -143,7 +141,7 @@ def report(
     from mod_vision.viz.report import write_report
 
     torch.set_num_threads(threads)
-    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
+    shares = [as_value(c, "capacity") for c in as_list(capacity)]
     path = write_report(model, data, shares, images, imgsz, conf, batch, device, evaluate, out)
     print(f"report in {path}; open it in a browser")
 
@@ -258,7 +256,7 @@ def convert(
     path = Path(out or f"{Path(model).stem}-mod.pt")
     torch.set_num_threads(threads)
     if isinstance(blocks, str) and blocks not in ("auto", "all"):
-        blocks = yaml.safe_load(f"[{blocks}]")
+        blocks = as_value(f"[{blocks}]", "blocks")
     routed = run(model, capacity, blocks, router, data, imgsz)
     save(routed, path, model)
     print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
@@ -328,7 +326,7 @@ def tune(
     from mod_vision.eval.tune import tune as run
     from mod_vision.viz.pareto import Mark, Panel, draw_pareto
 
-    shares = [yaml.safe_load(c) if isinstance(c, str) else c for c in as_list(capacity)]
+    shares = [as_value(c, "capacity") for c in as_list(capacity)]
     routers, rows = as_list(router), as_list(stages)
     sweep = run(
         model, data, shares, routers, rows, imgsz, epochs, iterations, batch, device, threads, use_ray, cfg, out

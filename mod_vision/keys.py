@@ -15,6 +15,18 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 
+def as_value(text: Any, key: str) -> Any:
+    """Return a number, list, ... of a text, and what is no text as it is.
+
+    Raises:
+        ValueError: If the text is no YAML.
+    """
+    try:
+        return yaml.safe_load(text) if isinstance(text, str) else text
+    except yaml.YAMLError:
+        raise ValueError(f"{key}={text}: brackets or quotes are not closed.") from None
+
+
 def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
     """Turn `key=value` words into the arguments of a function, such as that of a verb; `name` is for messages.
 
@@ -30,7 +42,7 @@ def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str
         if key not in parameters:
             raise ValueError(f"{name} has no key {key!r}; it has {', '.join(parameters) or 'none'}.")
         wanted = str(parameters[key].annotation)
-        value = text if wanted.startswith("str") else yaml.safe_load(text)
+        value = text if wanted.startswith("str") else as_value(text, key)
         if wanted == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{key}={text}: {key} must be a whole number of at least 1.")
         if wanted == "bool" and not isinstance(value, bool):

@@ -124,6 +124,7 @@ def test_bench_by_step(capsys, model):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (["batch=[1"], "batch=[1: brackets or quotes are not closed"),
         (["by=block"], "by must be model, backbone, layer, step or profile"),
         (["by=layer", "backend=onnx"], "by=layer measures backend=eager"),
         (["by=profile", "dtype=bfloat16"], "by=profile measures backend=eager in float32"),

@@ -199,7 +199,7 @@ def test_missing_json_and_missing_masks_and_unknown_engine_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         score([], tmp_path / "none.json")
     (tmp_path / "gt.json").write_text(json.dumps(GAPPY))
-    with pytest.raises(ValueError, match="boxes without masks"):
+    with pytest.raises(ValueError, match="has a box without a mask"):
         score([], tmp_path / "gt.json", "segment")
     with pytest.raises(ValueError, match="engine must be one of pycocotools, faster, got 'fast'"):
         check_engine("fast")

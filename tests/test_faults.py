@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -23,6 +24,7 @@ from mod_vision.cli import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.predict import predict_images
+from mod_vision.yolo.run_folder import take
 
 MODEL = "yolo26n-mod.yaml"
 SHIPPED = "yolo26n-mod-seg.pt"
@@ -301,3 +303,16 @@ def test_the_output_folder_vanishes(tiny_data, photos, tmp_path, capsys, verb):
         thread.join()
     assert str(out) in told
     assert files_in(tmp_path) == before | {"out"}
+
+
+def test_a_file_system_without_locks_costs_a_line(tmp_path, monkeypatch, caplog):
+    """As some network file systems answer."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with caplog.at_level("WARNING", logger="ultralytics"):
+        take(tmp_path).release()
+    assert "No locks available" in caplog.text

@@ -148,8 +148,13 @@ def _compact(annotation: dict[str, Any], image: dict[str, Any], masks: bool) -> 
     kept.setdefault("iscrowd", 0)  # pycocotools needs these, tools do not all write them
     kept.setdefault("area", kept["bbox"][2] * kept["bbox"][3])
     mask = kept.pop("segmentation", None)
-    if masks and mask is None:
-        raise ValueError("the COCO JSON has boxes without masks, so it cannot score a segmentation model's masks.")
+    if masks and not mask:
+        raise ValueError(
+            f"annotation {annotation.get('id')} of the COCO JSON has a box without a mask, so it cannot score a "
+            "segmentation model's masks."
+        )
+    if masks and isinstance(mask, list) and not {"width", "height"} <= set(image):
+        raise ValueError("images of the COCO JSON lack width and height, without which polygons are no masks.")
     return kept | {"segmentation": _run_lengths(mask, image)} if masks else kept
 
 

@@ -12,7 +12,7 @@ from ultralytics import YOLO
 
 from mod_vision.errors import one_line
 from mod_vision.yolo.register import allow_vit_classes
-from mod_vision.yolo.trust import TRUST, restricted
+from mod_vision.yolo.trust import TRUST, restricted, trusted
 
 VIT_MODULES = ("timm.", "mod_vision.nn.vit.", "mod_vision.nn.pyramid.")
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError)
@@ -34,7 +34,7 @@ def open_checkpoint(file: Path) -> YOLO:
         with restricted():
             return YOLO(str(file))
     except Exception as error:
-        if refused := _unknown_names(file):
+        if not trusted() and (refused := _unknown_names(file)):
             raise ValueError(
                 f"checkpoint {file} holds {', '.join(refused[:3])}, which are no weights and could run any code, so it "
                 f"was not loaded. If you trust whoever made it, set the environment variable {TRUST}=1."
@@ -54,8 +54,12 @@ def _check_whole(file: Path) -> None:
         broken = part and f"wrong checksum of {part}"
     except DAMAGE as error:
         broken = one_line(error)
-    if broken:
-        raise ValueError(f"checkpoint {file} is damaged or no checkpoint ({broken}); copy or download it again.")
+    if broken and not trusted():
+        raise ValueError(
+            f"checkpoint {file} is damaged or no checkpoint ({broken}); copy or download it again. One in the format "
+            f"before torch 1.6, or without checksums, loads with the environment variable {TRUST}=1: "
+            "load it once and save it anew."
+        )
 
 
 def _unknown_names(file: Path) -> list[str]:

@@ -15,7 +15,10 @@ LOCK = ".training.lock"  # stays; the operating system frees it when a training 
 
 
 class WholeFile(type(Path())):
-    """A path that is written under a temporary name, then renamed: a kill in between leaves the old file."""
+    """A path that is written under a temporary name, then renamed: a kill in between leaves the old file.
+
+    For the checkpoints of the epochs. What Ultralytics strips at the end of a training it writes in place.
+    """
 
     def write_bytes(self, data: bytes) -> int:
         """Write and rename."""
@@ -45,12 +48,10 @@ def take(folder: Path) -> FileLock:
     except Timeout:
         raise FileExistsError(
             f"another training runs in {folder}, both would write its results and checkpoints; choose another name=, "
-            "or leave out exist_ok=True."
+            f"or leave out exist_ok=True. If none does, delete {folder / LOCK}."
         ) from None
-    except NotImplementedError:
-        LOGGER.warning(
-            f"mod_vision: {folder} is on a file system without locks; see to it that only one training runs in it"
-        )
+    except (OSError, NotImplementedError) as error:
+        LOGGER.warning(f"mod_vision: no lock in {folder} ({error}); let only one training run in it")
     return lock
 
 

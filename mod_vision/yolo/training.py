@@ -134,7 +134,7 @@ def student(model: Any) -> Any:
 
 
 def _check_folder(trainer: Any) -> None:
-    """Refuse to write into a training that is running, before Ultralytics removes its results."""
+    """Refuse to write into a training that is running; its `args.yaml` has been overwritten by then."""
     check_free(Path(trainer.save_dir))
 
 

@@ -53,7 +53,8 @@ def check_data(data: str, split: str = "val") -> dict[str, Any]:
     try:
         return check_det_dataset(str(file), autodownload=ours or trusted(), split=split)
     except FileNotFoundError as error:
-        if not trusted() and YAML.load(file).get("download"):
+        content = YAML.load(file)
+        if not trusted() and content.get(split) and content.get("download"):
             raise ValueError(
                 f"{data}: the images are missing, and its `download:` was not run, since it can run any code. If you "
                 f"trust whoever made it, set the environment variable {TRUST}=1."
