@@ -41,7 +41,7 @@ def val(
     torch.set_num_threads(threads)
     shares = [as_value(c, "capacity") for c in as_list(capacity)]
     where = (imgsz, batch, device, split, annotations, engine)
-    run: dict[str, Any] = {"project": str(folder), "name": "ultralytics", "exist_ok": True}
+    run = _ultralytics_folder(folder)
     if len(shares) > 1:
         sweep = evaluate_capacities(model, data, shares, *where, **run)
         save_sweep(sweep, folder)
@@ -82,9 +82,14 @@ def compare(
     torch.set_num_threads(threads)
     named = {name: name for name in as_list(models)}
     where = (imgsz, batch, device, split, annotations, engine)
-    found = run(named, data, resamples, seed, *where, project=str(folder), name="ultralytics", exist_ok=True)
+    found = run(named, data, resamples, seed, *where, **_ultralytics_folder(folder))
     write_text(folder / "compare.json", json.dumps(found.as_dict(), indent=2) + "\n")
     print(f"{found.table()}\nfigures in {folder / 'compare.json'}")
+
+
+def _ultralytics_folder(folder: Path) -> dict[str, Any]:
+    """Return the arguments that put what Ultralytics' validation writes into a folder of its own."""
+    return {"project": str(folder), "name": "ultralytics", "exist_ok": True}
 
 
 def heatmap(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import tempfile
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,6 @@ class _Answers:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self.folder = tempfile.TemporaryDirectory(prefix="mod-vision-")
-        self.films = count()
 
     def see(self, file: str | None, *values: Any) -> tuple[np.ndarray | None, str]:
         """Draw a picture, and tell its figures."""
@@ -102,9 +100,7 @@ class _Answers:
         """Draw a video, and tell its figures."""
         if file is None:
             raise gr.Error("drop a video first.")
-        for last in Path(self.folder.name).iterdir():  # Gradio serves a copy
-            last.unlink()
-        out = Path(self.folder.name) / f"routes-{next(self.films)}{VIDEO_SUFFIX}"
+        out = Path(self.folder.name) / f"routes{VIDEO_SUFFIX}"  # replaces the last one: Gradio serves a copy
         try:
             figures = self.explorer.film(
                 Path(file), out, Settings(*values), int(frames), lambda done, of: progress((done, of))

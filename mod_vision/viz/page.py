@@ -20,7 +20,12 @@ PAGE_RATIO = 1.8  # width to height that the grid of panels comes close to
 
 def fit_panel(image: np.ndarray) -> np.ndarray:
     """Scale an image (H, W, 3) to the height of a panel, or to its greatest width."""
-    scale = min(PANEL_HEIGHT / image.shape[0], MAX_PANEL_WIDTH / image.shape[1])
+    return fit_into(image, MAX_PANEL_WIDTH, PANEL_HEIGHT)
+
+
+def fit_into(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Scale an image (H, W, 3) to the largest size within `width` and `height` pixels."""
+    scale = min(height / image.shape[0], width / image.shape[1])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 

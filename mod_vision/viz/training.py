@@ -15,7 +15,7 @@ from mod_vision.eval.traced import trace_net
 from mod_vision.files import write_bytes, write_figure
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.layout import blank, swatches, with_blocks
-from mod_vision.viz.page import TEXT, panel_grid
+from mod_vision.viz.page import TEXT, fit_into, panel_grid
 from mod_vision.viz.routes import crop_maps, skipped_depth
 from mod_vision.yolo.images import read_image
 
@@ -48,7 +48,7 @@ def draw_mosaic(net: nn.Module, files: Sequence[Path], imgsz: int, path: Path) -
         except (OSError, ValueError):
             continue
         maps = crop_maps(trace_net(net, image, imgsz))
-        scene = depth.annotate(_fit(image), maps)
+        scene = depth.annotate(fit_into(image, *TILE), maps)
         panels.append([(f"skipped {100 * skipped_depth(maps):.0f}%", _centred(scene))])
     if not panels:
         raise ValueError(f"none of {len(files)} images can be read")
@@ -80,13 +80,6 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     write_figure(path, figure)
-
-
-def _fit(image: np.ndarray) -> np.ndarray:
-    """Scale an image (H, W, 3) into a tile."""
-    scale = min(TILE[0] / image.shape[1], TILE[1] / image.shape[0])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
 def _centred(scene: np.ndarray) -> np.ndarray:

@@ -116,6 +116,11 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
     if not files:
         raise FileNotFoundError(f"{source} has no image.")
+    return evenly_spaced(files, count)
+
+
+def evenly_spaced(files: list[Any], count: int) -> list[Any]:
+    """Return `count` of the files, evenly spaced, or all if there are no more."""
     return [files[i * len(files) // count] for i in range(count)] if len(files) > count else files
 
 

@@ -7,7 +7,6 @@ take plots; TensorBoard gets the mosaic here. The figures of the epoch join the 
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 from ultralytics.utils import LOGGER, RANK
 
 from mod_vision.errors import one_line
-from mod_vision.yolo.training import student
+from mod_vision.yolo.run_folder import rows_before
+from mod_vision.yolo.training import ROUTES_CSV, student
 
 PICTURES = 10  # of a training
 IMAGES = 8  # of a picture
@@ -37,7 +37,9 @@ def show_routes(trainer: Any) -> None:
     epoch = trainer.epoch + 1
     if training is None or RANK not in (-1, 0):
         return
-    rows = [row for row in _read_table(training.csv) if int(row["epoch"]) == epoch]
+    header, *lines = rows_before(training.csv, epoch + 1) or [[]]
+    table = [dict(zip(header, line, strict=True)) for line in lines]
+    rows = [row for row in table if int(row["epoch"]) == epoch]
     figures = {
         f"{PREFIX}{row['layer']}/{name}": float(row[name]) for row in rows for name in row if name not in NOT_LOGGED
     }
@@ -45,29 +47,21 @@ def show_routes(trainer: Any) -> None:
     interval = math.ceil(trainer.epochs / PICTURES)
     if trainer.args.plots and rows and (epoch % interval == 0 or trainer.stop):
         try:
-            _draw(trainer, training.csv, epoch)
+            _draw(trainer, table, epoch)
         except Exception as error:  # whatever it is, a picture is not worth a training
             LOGGER.warning(f"mod_vision: no picture of the routes of epoch {epoch}: {one_line(error)}")
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """Return the lines of a `routing.csv`, none if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _draw(trainer: Any, table: Path, epoch: int) -> None:
-    """Draw mosaic and curves."""
+def _draw(trainer: Any, table: list[dict[str, str]], epoch: int) -> None:
+    """Draw mosaic and curves, the latter of the lines of `routing.csv`."""
     from mod_vision.viz import training as pictures  # all of Ultralytics, which is being imported here
+    from mod_vision.yolo.images import evenly_spaced  # too
 
     net = student(trainer.ema.ema)
-    files = trainer.test_loader.dataset.im_files
-    some = [Path(files[i * len(files) // IMAGES]) for i in range(IMAGES)] if len(files) > IMAGES else map(Path, files)
-    mosaic, curves = trainer.save_dir / f"routes_epoch{epoch}.jpg", trainer.save_dir / f"{table.stem}.png"
-    picture = pictures.draw_mosaic(net, list(some), trainer.args.imgsz, mosaic)
-    pictures.draw_curves(_read_table(table), curves)
+    some = [Path(file) for file in evenly_spaced(trainer.test_loader.dataset.im_files, IMAGES)]
+    mosaic, curves = trainer.save_dir / f"routes_epoch{epoch}.jpg", (trainer.save_dir / ROUTES_CSV).with_suffix(".png")
+    picture = pictures.draw_mosaic(net, some, trainer.args.imgsz, mosaic)
+    pictures.draw_curves(table, curves)
     for path in (mosaic, curves):
         trainer.on_plot(path)
     board = sys.modules.get("ultralytics.utils.callbacks.tensorboard")
