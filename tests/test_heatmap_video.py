@@ -178,8 +178,8 @@ def test_a_stream_without_end_stops_after_the_frames_asked_for(model, camera, tm
     seconds = [float(row["seconds"]) for row in rows]
     assert seconds == sorted(seconds)
     frames, fps = read_video(video)
-    assert len(frames) >= 4  # as long as it took, whatever was missed
-    assert len(frames) / fps == pytest.approx(seconds[-1], abs=5 / fps)
+    # the film lasts as long as it took: views that come faster than the camera's pace have no frame of their own
+    assert len(frames) / fps == pytest.approx(seconds[-1], abs=1.5 / fps + 0.001)
     assert (frames[0].shape[1], video.suffix) == (read_image(PHOTOS[0]).shape[1], ".mp4")
 
 
@@ -191,7 +191,7 @@ def test_streams_side_by_side_get_a_video_each(model, camera, tmp_path):
     assert second.name.endswith("-live-2-overlay.mp4")
     for video in (first, second):
         assert len(read_rows(video.with_suffix(".csv"))) == 2
-        assert len(read_video(video)[0]) >= 2
+        assert read_video(video)[0]
 
 
 COMMAND = """
