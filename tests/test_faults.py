@@ -305,6 +305,36 @@ def test_the_output_folder_vanishes(tiny_data, photos, tmp_path, capsys, verb):
     assert files_in(tmp_path) == before | {"out"}
 
 
+FORMATS = {"onnx": "model.onnx", "openvino": "model_openvino_model"}  # torch aborts the process for TorchScript
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_export_on_a_full_disk_leaves_what_was_there(tmp_path, capsys, caplog, format, earlier):
+    shutil.copy(find_shipped(SHIPPED), tmp_path / "model.pt")
+    words = ("export", "model=model.pt", f"format={format}", "imgsz=64", "images=2", "threads=1")
+    if earlier:
+        assert main(list(words)) == 0
+        assert f"{FORMATS[format]}: equals eager on 2 images" in capsys.readouterr().out
+        assert ".export-" not in caplog.text, "nothing names the folder that was only for a while"
+    before = {path: (tmp_path / path).stat().st_mtime_ns for path in files_in(tmp_path)}
+    assert any(path.startswith(FORMATS[format]) for path in before) == earlier
+    with full_disk(1_000_000):
+        error(capsys, *words)
+    assert {path: (tmp_path / path).stat().st_mtime_ns for path in files_in(tmp_path)} == before
+    assert main(list(words)) == 0
+    assert files_in(tmp_path) >= set(before)
+    assert not list(tmp_path.glob(".export-*"))
+
+
+def test_an_export_of_a_shipped_model_lies_in_the_working_folder(tmp_path):
+    package = find_shipped(SHIPPED).parent
+    before = files_in(package)
+    assert main(["export", f"model={SHIPPED}", "format=torchscript", "imgsz=64", "images=1", "threads=1"]) == 0
+    assert files_in(tmp_path) == {"yolo26n-mod-seg.torchscript"}
+    assert files_in(package) == before
+
+
 def test_a_file_system_without_locks_costs_a_line(tmp_path, monkeypatch, caplog):
     """As some network file systems answer."""
     fcntl = pytest.importorskip("fcntl")

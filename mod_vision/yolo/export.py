@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +17,9 @@ from PIL import Image
 from torch import nn
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import LOGGER
 
+from mod_vision.files import writable_dir
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.parse import VIT
@@ -56,10 +63,12 @@ def export_yolo(yolo: Any, **args: Any) -> Path:
 def export_model(
     model: str | Path, format: str = "onnx", imgsz: int = 640, capacity: Any = None, device: str = "cpu", **args: Any
 ) -> Export:
-    """Export a checkpoint with Ultralytics' own exporter, which writes beside it.
+    """Export a checkpoint with Ultralytics' own exporter.
+
+    What it writes gets its name when it is whole: an export that fails leaves nothing, and an older one as it was.
 
     Args:
-        model: Checkpoint (.pt).
+        model: Checkpoint (.pt). The export lies beside it, that of a model of this package in the working folder.
         format: As in `yolo export`.
         imgsz: Image size in pixels.
         capacity: Capacity that the export is fixed at, None for the model's own.
@@ -68,6 +77,7 @@ def export_model(
 
     Raises:
         ValueError: If the model is no checkpoint, or as `export_yolo`.
+        OSError: If the folder cannot be written.
         RuntimeError: If the export fails.
     """
     if Path(model).suffix.lower() != ".pt":
@@ -79,12 +89,53 @@ def export_model(
             set_capacity(yolo, capacity)
         return yolo
 
-    path = export_yolo(load(), format=format, imgsz=imgsz, device=device, **args)
+    yolo = load()
+    folder = Path(model).parent if Path(model).is_file() else Path()
+    with _moved_when_whole(folder) as part:
+        yolo.model.pt_path = str(part / Path(model).name)  # beside which Ultralytics writes
+        name = export_yolo(yolo, format=format, imgsz=imgsz, device=device, **args).relative_to(part)
+    path = folder / name
     backend = AutoBackend(f"{path}/" if path.is_dir() else path, device=torch.device("cpu"), verbose=False)
     net = load().model.float().eval()
     if hasattr(net, "end2end"):  # the exporter switches it off for formats that cannot do it
         net.end2end = bool(getattr(backend, "end2end", False))
     return Export(path, backend, net.fuse(verbose=False))
+
+
+@contextmanager
+def _moved_when_whole(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder in `folder`, whose files and folders are moved there at the end if all went well.
+
+    Raises:
+        OSError: If that fails; the message names the folder, and nothing is left behind.
+    """
+    part = Path(tempfile.mkdtemp(prefix=".export-", dir=writable_dir(folder))).resolve()
+    place = _Place(str(part), str(folder.resolve()))
+    LOGGER.addFilter(place)
+    try:
+        yield part
+        for path in list(part.iterdir()):
+            if (folder / path.name).is_dir():  # a folder replaces none that has files
+                os.replace(folder / path.name, part / f"{path.name}.old")
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}.") from None
+    finally:
+        LOGGER.removeFilter(place)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+class _Place(logging.Filter):
+    """Has what Ultralytics says name the folder that its files will lie in."""
+
+    def __init__(self, part: str, folder: str) -> None:
+        super().__init__()
+        self.part, self.folder = part, folder
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the temporary folder in a line of the log."""
+        record.msg = str(record.msg).replace(self.part, self.folder)
+        return True
 
 
 def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:
