@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mod_vision.errors import one_line
 from mod_vision.files import writable_dir, write_bytes, write_text
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model
@@ -66,7 +67,9 @@ def predict_many(
     Raises:
         ImportError: If Ray is not installed.
         FileNotFoundError: If model or source is missing, or holds no image.
-        ValueError: If the folder holds results of other settings, or a value is out of range.
+        ValueError: If the checkpoint does not load, the folder holds results of other settings, or a value is out of
+            range.
+        RuntimeError: If a worker cannot predict or write a part; finished parts are kept.
     """
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
         raise ImportError("predict-many needs Ray Data: pip install 'mod-vision[ray]'.")
@@ -75,6 +78,7 @@ def predict_many(
     weights = Path(model)
     if weights.suffix.lower() != ".pt" or not weights.is_file():
         raise FileNotFoundError(f"model={model}: there is no such checkpoint (.pt).")
+    _load(weights, capacity)  # what is wrong with it is said here, not by each worker
     paths = list_images(source)
     folder = writable_dir(out).resolve()
     content = weights.read_bytes()
@@ -95,6 +99,14 @@ def predict_many(
         f"unreadable; results in {folder}/*.parquet"
     )
     return folder
+
+
+def _load(weights: str | Path, capacity: float | None) -> Any:
+    """Load a checkpoint at a capacity."""
+    yolo = load_model(weights)
+    if capacity is not None:
+        set_capacity(yolo, capacity)
+    return yolo
 
 
 def list_images(source: str) -> list[str]:
@@ -150,7 +162,11 @@ def finished(folder: Path) -> dict[str, str | None]:
 def run_parts(
     content: bytes, paths: Sequence[str], folder: Path, settings: dict[str, Any], batch: int, workers: int, device: str
 ) -> None:
-    """Predict images part by part on Ray's workers."""
+    """Predict images part by part on Ray's workers.
+
+    Raises:
+        RuntimeError: If a worker says that it cannot go on, or Ray gives up.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network unless asked
     import ray
 
@@ -173,9 +189,13 @@ def run_parts(
         )
         count = 0
         for row in done.iter_rows():
+            if row["error"]:
+                raise RuntimeError(f"{row['error']} The parts in {folder} are kept: the same command goes on with them.")
             count += int(row["images"])
             print(f"\r{count}/{len(paths)} images", end="", flush=True)
         print(flush=True)
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"Ray gave up: {one_line(error)}") from error
     finally:
         if ours:
             ray.shutdown()
@@ -193,17 +213,17 @@ class Worker:
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
             file.write(ray.get(content))
             file.flush()
-            self.model = load_model(file.name)
-        if settings["capacity"] is not None:
-            set_capacity(self.model, settings["capacity"])
+            self.model = _load(file.name, settings["capacity"])
 
     def __call__(self, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Predict one part and write it, a row per image; return the number of images."""
+        """Predict one part and write it, a row per image; return the number of images, or what went wrong."""
         paths = [str(path) for path in part["paths"][0]]
-        rows = self._predict(paths)
         name = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
-        write_part(rows, self.folder / f"part-{name}.parquet")
-        return {"images": np.array([len(rows)])}
+        try:
+            write_part(self._predict(paths), self.folder / f"part-{name}.parquet")
+        except (OSError, ValueError, RuntimeError) as error:  # what is raised reaches the user as Ray's trace
+            return {"images": np.array([0]), "error": np.array([one_line(error)])}
+        return {"images": np.array([len(paths)]), "error": np.array([""])}
 
     def _predict(self, paths: Sequence[str]) -> list[dict[str, Any]]:
         """Return a row for each image."""

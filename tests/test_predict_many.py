@@ -21,7 +21,7 @@ from mod_vision.yolo.images import load_model
 ray = pytest.importorskip("ray")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from mod_vision.predict_many import finished, list_images, predict_many  # noqa: E402 after the check for Ray
+from mod_vision.predict_many import finished, list_images, predict_many, run_parts  # noqa: E402 after the check for Ray
 
 SETTINGS = {"imgsz": 96, "conf": 0.02}
 WORDS = [f"{key}={value}" for key, value in SETTINGS.items()]
@@ -188,9 +188,33 @@ def test_sources(tmp_path):
         (["model=none.pt", "source=."], "no such checkpoint"),
         (["model={weights}", "source=nowhere"], "no image there"),
         (["model={weights}", "source=.", "conf=2"], "conf must be in [0, 1], got 2"),
+        (["model={weights}", "source=.", "capacity=7"], "capacity must be a number in (0, 1], got 7"),
+        (["model=cut.pt", "source=."], "checkpoint cut.pt is damaged"),
     ],
 )
 def test_bad_input(weights, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.pt").write_bytes(weights.read_bytes()[:1000])
     assert main(["predict-many", *(word.format(weights=weights) for word in words)]) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_worker_cannot_do_is_said_in_a_line(weights, tmp_path):
+    """Not in a trace of Ray's: here the folder of the results has gone."""
+    settings = {**SETTINGS, "capacity": None}
+    with pytest.raises(RuntimeError) as told:
+        run_parts(
+            weights.read_bytes(),
+            list_images(str(OPEN / "images" / "val"))[:1],
+            tmp_path / "gone",
+            settings,
+            1,
+            1,
+            "cpu",
+        )
+    assert str(told.value) == (
+        f"cannot write to the folder {tmp_path}/gone: No such file or directory. The parts in {tmp_path}/gone are kept: "
+        "the same command goes on with them."
+    )
