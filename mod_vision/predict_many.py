@@ -190,7 +190,9 @@ def run_parts(
         count = 0
         for row in done.iter_rows():
             if row["error"]:
-                raise RuntimeError(f"{row['error']} The parts in {folder} are kept: the same command goes on with them.")
+                raise RuntimeError(
+                    f"{row['error']} The parts in {folder} are kept: the same command goes on with them."
+                )
             count += int(row["images"])
             print(f"\r{count}/{len(paths)} images", end="", flush=True)
         print(flush=True)

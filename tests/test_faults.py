@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import attempt, layers, read_csv
 from ultralytics import YOLO
 
@@ -152,13 +153,14 @@ def test_two_trainings_in_one_folder(words):
         if trainer.epoch == 1 and not seen:
             before = files_in(Path(trainer.save_dir))
             with pytest.raises(FileExistsError, match=r"another training runs in .*run, both would write"):
-                YOLO(MODEL).train(**words, exist_ok=True)
+                YOLO(MODEL).train(**words | {"seed": 7}, exist_ok=True)
             seen.append(files_in(Path(trainer.save_dir)) == before)
 
     yolo.add_callback("on_train_batch_end", again)
     yolo.train(**words)
     run = Path(yolo.trainer.save_dir)
     assert seen == [True]
+    assert yaml.safe_load((run / "args.yaml").read_text())["seed"] == 0, "the arguments are those of the first"
     assert [row["epoch"] for row in read_csv(run / "results.csv")] == ["1", "2", "3"]
     YOLO(MODEL).train(**words | {"epochs": 1, "val": False}, exist_ok=True)  # over now, so the folder is free
     assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}

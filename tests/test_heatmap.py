@@ -127,7 +127,9 @@ def test_forward_leaves_the_mode(square):
 
 def test_missing_and_foreign_models(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(FileNotFoundError, match=r"yolo26n\.pt does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"yolo26n\.pt does not exist\. Download it first: yolo predict model=yolo26n\.pt"
+    ):
         load_model(tmp_path / "yolo26n.pt")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_model("nowhere.yaml")

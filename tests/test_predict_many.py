@@ -215,6 +215,6 @@ def test_what_a_worker_cannot_do_is_said_in_a_line(weights, tmp_path):
             "cpu",
         )
     assert str(told.value) == (
-        f"cannot write to the folder {tmp_path}/gone: No such file or directory. The parts in {tmp_path}/gone are kept: "
-        "the same command goes on with them."
+        f"cannot write to the folder {tmp_path}/gone: No such file or directory. The parts in {tmp_path}/gone "
+        "are kept: the same command goes on with them."
     )

@@ -23,6 +23,7 @@ from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images, torch_device
+from mod_vision.yolo.trust import check_data
 from mod_vision.yolo.validate import validate
 
 MAX_CLASSES_SHOWN = 12
@@ -173,7 +174,7 @@ def evaluate_models(
     yolos = {name: load_model(model) for name, model in models.items()}
     images = None
     if any(layer.threshold is not None for yolo in yolos.values() for _, layer in routed_layers(yolo.model)):
-        images = input_tensors(some_images(data, COST_IMAGES, split), round_imgsz(imgsz))
+        images = input_tensors(some_images(check_data(data, split)[split], COST_IMAGES), round_imgsz(imgsz))
     costs = measure_costs([yolo.model for yolo in yolos.values()], imgsz, device, images=images)
     evaluations: dict[str, Evaluation] = {}
     for (name, yolo), cost in zip(yolos.items(), costs, strict=True):

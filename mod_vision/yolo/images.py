@@ -17,6 +17,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
 from ultralytics.nn.tasks import RTDETRDetectionModel
 from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
@@ -77,7 +78,8 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         return _build(path)
     file = path if path.is_file() else find_shipped(str(path))
     if file is None:  # Ultralytics would try to download it
-        raise FileNotFoundError(f"checkpoint {path} does not exist.")
+        hint = f" Download it first: yolo predict model={path.name}" if path.name in GITHUB_ASSETS_NAMES else ""
+        raise FileNotFoundError(f"checkpoint {path} does not exist.{hint}")
     return open_checkpoint(file)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from mod_vision.files import write_bytes
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
@@ -46,6 +47,8 @@ class RoutedTraining:
         self.alarmed: set[str] = set()
         if RANK in (-1, 0):
             self.lock = take(Path(trainer.save_dir))
+            self.args = Path(trainer.save_dir) / "args.yaml"
+            self.own_args = self.args.read_bytes()
             write_whole(trainer)
             if trainer.start_epoch:  # the kill can have come between the row of an epoch and its checkpoint
                 forget_from(trainer.csv, trainer.start_epoch + 1)
@@ -126,6 +129,12 @@ class RoutedTraining:
             raise RuntimeError(f"{said}, and neither does the loss; start again with a lower lr0, or with amp=False.")
         LOGGER.warning(f"mod_vision: {said}")
 
+    def free_folder(self) -> None:
+        """Give the folder back, with the arguments of this training if one that was refused has overwritten them."""
+        if self.args.is_file() and self.args.read_bytes() != self.own_args:
+            write_bytes(self.args, self.own_args)
+        self.lock.release()
+
 
 def student(model: Any) -> Any:
     """Return the model that is trained: with distillation, the student."""
@@ -134,7 +143,7 @@ def student(model: Any) -> Any:
 
 
 def _check_folder(trainer: Any) -> None:
-    """Refuse to write into a training that is running; its `args.yaml` has been overwritten by then."""
+    """Refuse to write into a training that is running; Ultralytics has overwritten its `args.yaml` by then."""
     check_free(Path(trainer.save_dir))
 
 
@@ -169,9 +178,9 @@ def _end_epoch(trainer: Any) -> None:
 
 def _teardown(trainer: Any) -> None:
     """Free the folder, also after an error or Ctrl-C."""
-    lock = getattr(getattr(trainer, "mod_training", None), "lock", None)
-    if lock is not None:
-        lock.release()
+    training = getattr(trainer, "mod_training", None)
+    if training is not None and RANK in (-1, 0):
+        training.free_folder()
 
 
 CALLBACKS = {

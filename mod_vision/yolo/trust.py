@@ -56,7 +56,7 @@ def check_data(data: str, split: str = "val") -> dict[str, Any]:
         content = YAML.load(file)
         if not trusted() and content.get(split) and content.get("download"):
             raise ValueError(
-                f"{data}: the images are missing, and its `download:` was not run, since it can run any code. If you "
-                f"trust whoever made it, set the environment variable {TRUST}=1."
+                f"{data}: the images are missing, and its `download:` was not followed, since it can run any code and "
+                f"fetch any file. If you trust whoever made it, set the environment variable {TRUST}=1."
             ) from error
         raise
