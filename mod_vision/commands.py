@@ -8,6 +8,8 @@ from typing import Any
 
 from mod_vision.keys import as_list, as_value
 
+PHOTOS = "mod-open.yaml"  # the embedded ones
+
 
 def check() -> None:
     """Print versions, what is registered, what is missing and what to do."""
@@ -226,9 +228,9 @@ def export(
     from mod_vision.yolo.images import round_imgsz, some_images
 
     torch.set_num_threads(threads)
-    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
+    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": (data or PHOTOS) if quantize else None}
     done = export_model(model, format, imgsz, capacity, device, **{key: value for key, value in args.items() if value})
-    files = some_images(data or "mod-open.yaml", images, "val")
+    files = some_images(data or PHOTOS, images, "val")
     photos = torch.cat(input_tensors(files, round_imgsz(imgsz)))
     filled = torch.arange(ceil_div(len(photos), batch) * batch) % len(photos)  # the last batch with the first photos
     batches = list(photos[filled].split(batch))
@@ -254,11 +256,12 @@ def convert(
     import torch
 
     from mod_vision.eval.conversion import convert as run
-    from mod_vision.yolo.convert import save
+    from mod_vision.yolo.convert import check_out, save
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
     path = Path(out or f"{Path(model).stem}-mod.pt")
+    check_out(path, model)
     torch.set_num_threads(threads)
     if isinstance(blocks, str) and blocks not in ("auto", "all"):
         blocks = as_value(f"[{blocks}]", "blocks")
@@ -273,10 +276,11 @@ def fit(
     """Route a model that was trained dense: fit its routers and the ways around, and keep all other weights."""
     import torch
 
-    from mod_vision.yolo.convert import save
+    from mod_vision.yolo.convert import check_out, save
     from mod_vision.yolo.fit import fit_routing
 
     path = Path(out or f"{Path(model).stem}-fit.pt")
+    check_out(path, model)
     torch.set_num_threads(threads)
     save(fit_routing(model, data, capacity, imgsz), path, model)
     print(f"saved as {path} at capacity {capacity}; for its accuracy: mod-vision val model={path} data={data}")
@@ -289,11 +293,12 @@ def threshold(
     import torch
 
     from mod_vision.eval.evaluate import spread
-    from mod_vision.yolo.convert import save
+    from mod_vision.yolo.convert import check_out, save
     from mod_vision.yolo.images import load_model
     from mod_vision.yolo.threshold import calibrate_thresholds
 
     path = Path(out or f"{Path(model).stem}-threshold.pt")
+    check_out(path, model)
     torch.set_num_threads(threads)
     yolo = load_model(model)
     for layer, shares in calibrate_thresholds(yolo, data, capacity, imgsz).items():

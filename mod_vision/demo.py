@@ -17,6 +17,7 @@ from mod_vision.viz.heatmap import heatmap
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.export import export_model, input_tensors
 from mod_vision.yolo.images import load_model
+from mod_vision.yolo.trust import restricted
 
 MODEL = "yolo26n-mod-seg.pt"
 DATA = "mod-open.yaml"
@@ -92,25 +93,26 @@ def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: 
     yolo: Any = load_model(MODEL)
     if capacity is not None:
         set_capacity(yolo, capacity)
-    yolo.train(
-        data=DATA,
-        epochs=epochs,
-        imgsz=imgsz,
-        device=device,
-        batch=8,
-        nbs=8,  # a step per batch, where Ultralytics would accumulate eight: there are only eight in an epoch
-        optimizer="AdamW",
-        lr0=0.0001,  # small, because the weights are trained; the automatic choice is for long trainings
-        warmup_epochs=1,
-        mosaic=0,
-        workers=2,
-        seed=0,
-        val=False,
-        plots=False,
-        project=str(folder),
-        name=name,
-        exist_ok=True,
-    )
+    with restricted():  # the model is built anew from the YAML in the checkpoint
+        yolo.train(
+            data=DATA,
+            epochs=epochs,
+            imgsz=imgsz,
+            device=device,
+            batch=8,
+            nbs=8,  # a step per batch, where Ultralytics would accumulate eight: there are only eight in an epoch
+            optimizer="AdamW",
+            lr0=0.0001,  # small, because the weights are trained; the automatic choice is for long trainings
+            warmup_epochs=1,
+            mosaic=0,
+            workers=2,
+            seed=0,
+            val=False,
+            plots=False,
+            project=str(folder),
+            name=name,
+            exist_ok=True,
+        )
     return folder / name / "weights" / "best.pt"
 
 

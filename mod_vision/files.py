@@ -35,7 +35,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power loss could leave the new name with nothing behind it
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -127,18 +127,28 @@ def calibrate(layer: nn.Module, x: torch.Tensor) -> None:
         x = twin.calibrate(x)
 
 
+def check_out(path: Path, source: str | Path) -> None:
+    """Check, before the work, that a checkpoint can be written.
+
+    Raises:
+        ValueError: If `path` is no .pt file, or the checkpoint `source` it is made from.
+        OSError: If the folder cannot be written to.
+    """
+    if path.suffix.lower() != ".pt":
+        raise ValueError(f"out={path}: a checkpoint is a .pt file.")
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise ValueError(f"out={path} is the model it is made from; choose another name.")
+    writable_dir(path.parent)
+
+
 def save(model: YOLO, path: Path, source: str | Path) -> None:
     """Save a model under a temporary name, then rename.
 
     Raises:
-        ValueError: If `path` is no .pt file, or the checkpoint `source` it was made from.
+        ValueError: As `check_out`.
         OSError: If the folder cannot be written to; nothing is left behind.
     """
-    if path.suffix.lower() != ".pt":
-        raise ValueError(f"out={path}: a checkpoint is a .pt file.")
-    if path.exists() and path.samefile(source):
-        raise ValueError(f"out={path} is the model it is made from; choose another name.")
-    writable_dir(path.parent)
+    check_out(path, source)
     checkpoint = io.BytesIO()
     model.save(checkpoint)
     write_bytes(path, checkpoint.getvalue())

@@ -23,6 +23,7 @@ from mod_vision.files import writable_dir
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.parse import VIT
+from mod_vision.yolo.trust import check_data
 
 
 class Export(NamedTuple):
@@ -89,6 +90,8 @@ def export_model(
             set_capacity(yolo, capacity)
         return yolo
 
+    if args.get("data"):
+        args["data"] = check_data(args["data"])["yaml_file"]
     yolo = load()
     folder = Path(model).parent if Path(model).is_file() else Path()
     with _moved_when_whole(folder) as part:
@@ -119,6 +122,8 @@ def _moved_when_whole(folder: Path) -> Iterator[Path]:
                 os.replace(folder / path.name, part / f"{path.name}.old")
             os.replace(path, folder / path.name)
     except OSError as error:
+        if error.errno is None:  # about something else, such as images that are missing
+            raise
         raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}.") from None
     finally:
         LOGGER.removeFilter(place)

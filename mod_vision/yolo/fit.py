@@ -12,7 +12,6 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
-from ultralytics.data.utils import check_det_dataset
 
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
@@ -21,6 +20,7 @@ from mod_vision.yolo.convert import blocks_of, calibrate, catch_inputs
 from mod_vision.yolo.images import load_model, round_imgsz
 from mod_vision.yolo.loss import guided_layers, object_tokens
 from mod_vision.yolo.settings import ModSettings
+from mod_vision.yolo.trust import check_data
 
 BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
 REPEATS = 4  # steps on a batch: a forward of the model costs far more than a step of the routers
@@ -89,7 +89,7 @@ def endless(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, Any]]:
     """Return batches of the training split without augmentation, without end, with images in [0, 1]."""
-    described = check_det_dataset(data, autodownload=False)
+    described = check_data(data, "train")
     args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
     dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
     loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import strip_optimizer
 
 from mod_vision.files import write_bytes, write_text
 
@@ -15,10 +19,7 @@ LOCK = ".training.lock"  # stays; the operating system frees it when a training 
 
 
 class WholeFile(type(Path())):
-    """A path that is written under a temporary name, then renamed: a kill in between leaves the old file.
-
-    For the checkpoints of the epochs. What Ultralytics strips at the end of a training it writes in place.
-    """
+    """A path that is written under a temporary name, then renamed: a kill in between leaves the old file."""
 
     def write_bytes(self, data: bytes) -> int:
         """Write and rename."""
@@ -61,21 +62,44 @@ def write_whole(trainer: Any) -> None:
         for part in Path(folder).glob(".*.part"):
             part.unlink()
     trainer.last, trainer.best = WholeFile(trainer.last), WholeFile(trainer.best)
+    importlib.import_module("ultralytics.engine.trainer").strip_optimizer = strip_whole  # was in the making at import
 
 
-def rows_before(file: Path, epoch: int) -> list[list[str]]:
-    """Return the header and the rows of a table before an epoch (from 1), or nothing if there is no file."""
+def strip_whole(f: str | Path = "best.pt", s: str = "", updates: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Strip the optimiser out of a checkpoint at the end of a training, as Ultralytics does, but not in place."""
+    if s or not isinstance(f, WholeFile):
+        return strip_optimizer(f, s, updates)
+    part = f.with_name(f".{f.name}.{os.getpid()}.part")
+    checkpoint = strip_optimizer(f, str(part), updates)
+    if checkpoint:
+        os.replace(part, f)
+    return checkpoint
+
+
+def rows_before(file: Path, epoch: int, columns: Sequence[str] | None = None) -> list[list[str]]:
+    """Return the header and the rows of a table before an epoch (from 1), or nothing if there are none.
+
+    What a power loss has damaged is left out.
+
+    Args:
+        file: The table, whose first column is the epoch.
+        epoch: First epoch that is left out.
+        columns: What the header must be, and how long the rows, None for whatever is there.
+    """
     if not file.is_file():
         return []
-    with file.open(newline="") as lines:
-        header, *rows = list(csv.reader(lines)) or [[]]
-    return [header, *(row for row in rows if row and int(row[0]) < epoch)]
+    with file.open(newline="", errors="replace") as lines:
+        header, *rows = [row for row in csv.reader(line.replace("\0", "") for line in lines) if row] or [[]]
+    rows = [row for row in rows if row[0].isdecimal() and len(row) == len(columns or row) and int(row[0]) < epoch]
+    return [list(columns or header), *rows] if rows else []
 
 
 def forget_from(file: Path, epoch: int) -> None:
     """Take the rows from an epoch (from 1) on out of a table: a resumed training writes them again."""
     if rows := rows_before(file, epoch):
         write_rows(file, rows)
+    else:
+        file.unlink(missing_ok=True)  # whoever writes the next row writes a header first
 
 
 def write_rows(file: Path, rows: list[list[str]]) -> None:

@@ -15,6 +15,7 @@ from mod_vision import routing
 from mod_vision.routing import ROUTERS, check_capacity
 from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.parse import ROUTED_NAMES, write_options
+from mod_vision.yolo.trust import restricted
 
 ALL, NONE = "all", "none"
 
@@ -160,7 +161,8 @@ def routed_variant(model: YOLO, candidate: Candidate, classes: int) -> YOLO:
     rows = d["backbone"] + d["head"]
     for i, capacity in capacities(old, candidate).items():
         write_options(rows[i], {"capacity": capacity, **router})
-    net = type(old)(d, ch=d.get("channels", 3), nc=classes, verbose=False)
+    with restricted():  # the YAML is that of a checkpoint
+        net = type(old)(d, ch=d.get("channels", 3), nc=classes, verbose=False)
     net.load(old, verbose=False)
     net.task = model.task  # or a checkpoint would be taken for a detector
     new.model, new.ckpt = net, {"model": net}

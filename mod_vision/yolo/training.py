@@ -104,7 +104,7 @@ class RoutedTraining:
         """Append the epoch's figures to `routing.csv`, and warn once about a layer whose routes have collapsed."""
         if RANK not in (-1, 0):
             return
-        rows = (epoch > 1 and rows_before(self.csv, epoch)) or [list(COLUMNS)]
+        rows = rows_before(self.csv, epoch, COLUMNS) or [list(COLUMNS)]
         for name, statistics in self.statistics.items():
             health = statistics.health()
             if health is None:

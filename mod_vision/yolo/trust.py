@@ -15,6 +15,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import YAML, checks
 
 TRUST = "MOD_VISION_TRUST"
+YAMLS = (".yaml", ".yml")
 
 _lock = RLock()  # the switch is Ultralytics' own and counts for the process
 
@@ -26,29 +27,36 @@ def trusted() -> bool:
 
 @contextmanager
 def restricted() -> Iterator[None]:
-    """Have Ultralytics load checkpoints `weights_only` and build models without `eval`, unless they are trusted."""
+    """Keep Ultralytics from running or fetching what files name, unless they are trusted.
+
+    Checkpoints load `weights_only`, models are built without `eval`, and neither the `download:` of a data YAML nor a
+    package that a checkpoint wants is followed.
+    """
     with _lock:
-        before = tasks.SAFE_LOAD
-        tasks.SAFE_LOAD = before or not trusted()
+        before = tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__
+        if not trusted():
+            tasks.SAFE_LOAD, checks.AUTOINSTALL = True, False
+            check_det_dataset.__defaults__ = (False, "")  # of autodownload and split, for whoever imported it
         try:
             yield
         finally:
-            tasks.SAFE_LOAD = before
+            tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__ = before
 
 
 def check_data(data: str, split: str = "val") -> dict[str, Any]:
     """Check a data set as Ultralytics does. The `download:` of a YAML can be a script: it runs only if trusted.
 
     Args:
-        data: Data YAML. The bare names of those that Ultralytics ships, such as coco8.yaml, are downloaded.
+        data: Data YAML, or a folder with one. The bare names of those that Ultralytics ships, such as coco8.yaml, are
+            downloaded.
         split: Split that is needed.
 
     Raises:
         FileNotFoundError: If the YAML does not exist, or its images are missing and cannot be downloaded.
         SyntaxError: If the YAML lacks a key.
-        ValueError: If its images are missing and its `download:` is not trusted.
+        ValueError: If `data` is no YAML, or its images are missing and its `download:` is not trusted.
     """
-    file = Path(checks.check_file(data))
+    file = _data_yaml(data)
     ours = file.resolve().is_relative_to(Path(ultralytics.__file__).parent)
     try:
         return check_det_dataset(str(file), autodownload=ours or trusted(), split=split)
@@ -60,3 +68,23 @@ def check_data(data: str, split: str = "val") -> dict[str, Any]:
                 f"fetch any file. If you trust whoever made it, set the environment variable {TRUST}=1."
             ) from error
         raise
+
+
+def _data_yaml(data: str) -> Path:
+    """Return the data YAML that is meant by its path, its bare name, or the folder it lies in.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is something else.
+    """
+    path = Path(data)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in YAMLS)
+        if len(found) != 1:
+            raise ValueError(f"data={data}: a folder must hold one YAML, this one holds {len(found)}; name the file.")
+        return found[0]
+    if path.suffix.lower() not in ("", *YAMLS):
+        raise ValueError(
+            f"data={data} is no data YAML; see https://docs.ultralytics.com/datasets for how to write one."
+        )
+    return Path(checks.check_file(data if path.suffix else f"{data}.yaml"))

@@ -14,14 +14,14 @@ import torch
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.models.yolo.segment import SegmentationValidator
-from ultralytics.utils.ops import process_mask_native, xywh2ltwh
+from ultralytics.utils.ops import process_mask_native, scale_masks, xywh2ltwh
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
 from mod_vision.yolo.loss import object_tokens
-from mod_vision.yolo.trust import check_data
+from mod_vision.yolo.trust import check_data, restricted
 
 
 @dataclass
@@ -157,6 +157,12 @@ class _CollectMasks(_Collect, SegmentationValidator):
         super().init_metrics(model)
         self.process = process_mask_native
 
+    def scale_preds(self, predn: dict[str, Any], pbatch: dict[str, Any]) -> dict[str, Any]:
+        """Scale predictions to the image, with masks rounded: Ultralytics cuts off what is below 1, all round."""
+        scaled = DetectionValidator.scale_preds(self, predn, pbatch)
+        masks = scale_masks(predn["masks"][None], pbatch["ori_shape"], ratio_pad=pbatch["ratio_pad"])[0]
+        return {**scaled, "masks": (masks > 0.5).byte()}
+
 
 def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> Validation:
     """Run Ultralytics' validation of `model` and return what it found.
@@ -175,13 +181,13 @@ def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> 
     base = {"detect": _Collect, "segment": _CollectMasks}.get(str(model.task))
     if base is None:
         raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
-    if Path(overrides["data"]).suffix.lower() in (".yaml", ".yml"):
-        check_data(overrides["data"], overrides.get("split", "val"))
+    data = check_data(overrides["data"], overrides.get("split", "val"))["yaml_file"]
     found = Validation()
     validator = type(base.__name__, (base,), {"found": found, "receive": staticmethod(receive) if receive else None})
     defaults = {"plots": False, "verbose": False, "workers": 0}
     try:
-        model.val(validator=validator, **{**defaults, **overrides})
+        with restricted():
+            model.val(validator=validator, **{**defaults, **overrides, "data": data})
     except FileNotFoundError as error:
         if "Error loading data" not in str(error):
             raise
