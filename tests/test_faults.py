@@ -25,20 +25,27 @@ from mod_vision.cli import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.predict import predict_images
-from mod_vision.yolo.run_folder import take
+from mod_vision.yolo.run_folder import forget_from, rows_before, take
 
 MODEL = "yolo26n-mod.yaml"
 SHIPPED = "yolo26n-mod-seg.pt"
 NAN = "router scores of model.6 are NaN or infinite"
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from ultralytics import YOLO
+from mod_vision.yolo import run_folder
 
 data, project, where = sys.argv[1:]
 epoch = 0
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+def stripped(f, *args, **kwargs):
+    if where == "strip":  # half of what it writes
+        Path(args[0] or f).write_bytes(b"half a checkpoint")
+        die()
 
 def in_epoch(trainer):
     global epoch
@@ -50,6 +57,8 @@ def on_rename(event, args):
     if (event, where, epoch) == ("os.rename", "save", 2) and str(args[1]).endswith("last.pt"):
         die()
 
+if where == "strip":
+    run_folder.strip_optimizer = stripped
 sys.addaudithook(on_rename)
 yolo = YOLO("yolo26n-mod.yaml")
 yolo.add_callback("on_train_batch_end", in_epoch)
@@ -126,6 +135,29 @@ def test_a_killed_training_resumes(killed):
     assert [row["epoch"] for row in one[1]] == ["1", "1", "2", "2", "3", "3"]
     weights = [load_model(run / "weights" / "last.pt").model.state_dict() for run in killed.values()]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_kill_at_the_very_end_leaves_whole_checkpoints(tiny_data, tmp_path):
+    """Ultralytics takes the optimiser out of them then; in place it would leave half a file."""
+    (tmp_path / "train.py").write_text(KILLED)
+    done = subprocess.run([sys.executable, "train.py", tiny_data, tmp_path, "strip"], capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    weights = tmp_path / "run" / "weights"
+    assert any(".part" in path.name for path in weights.iterdir())
+    assert load_model(weights / "last.pt").ckpt["epoch"] == 2
+    assert load_model(weights / "best.pt").task == "detect"
+
+
+def test_tables_that_a_power_loss_has_damaged_are_read(tmp_path):
+    table = tmp_path / "results.csv"
+    for damage in (b"\0" * 40, b"garbage,1\n", b"\xff\xfe", b"3,0.", b"\n\n"):
+        table.write_bytes(b"epoch,loss\n1,0.5\n2,0.4\n" + damage)
+        forget_from(table, 2)
+        assert table.read_text() == "epoch,loss\n1,0.5\n"
+    assert rows_before(table, 3, ["epoch", "layer", "routed"]) == []
+    table.write_bytes(b"")
+    forget_from(table, 2)
+    assert not table.exists(), "whoever writes the next row writes a header first"
 
 
 def test_ctrl_c_leaves_a_usable_run(words):
@@ -335,6 +367,20 @@ def test_an_export_of_a_shipped_model_lies_in_the_working_folder(tmp_path):
     assert main(["export", f"model={SHIPPED}", "format=torchscript", "imgsz=64", "images=1", "threads=1"]) == 0
     assert files_in(tmp_path) == {"yolo26n-mod-seg.torchscript"}
     assert files_in(package) == before
+
+
+@pytest.mark.parametrize("verb", ["fit", "threshold", "convert"])
+@pytest.mark.parametrize(
+    ("out", "told"), [("t.txt", "is a .pt file"), ("file/t.pt", "cannot write to the output folder")]
+)
+def test_where_a_checkpoint_goes_is_checked_before_the_work(tmp_path, capsys, verb, out, told):
+    (tmp_path / "file").touch()
+    assert told in error(capsys, verb, "model=none.pt", "data=none.yaml", f"out={tmp_path}/{out}")
+
+
+def test_a_checkpoint_of_a_shipped_model_is_written_twice(tiny_data, tmp_path):
+    for _ in range(2):
+        assert main(["threshold", f"model={SHIPPED}", f"data={tiny_data}", "imgsz=64", "out=t.pt", "threads=1"]) == 0
 
 
 def test_a_file_system_without_locks_costs_a_line(tmp_path, monkeypatch, caplog):

@@ -8,17 +8,20 @@ import pickle
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers import shipped
+from ultralytics.data.utils import check_det_dataset
 
 import mod_vision
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model
+from mod_vision.yolo.trust import restricted
 
 SHIPPED = "yolo26n-mod-seg.pt"
 
@@ -44,7 +47,8 @@ def evil(tmp_path) -> Path:
 @pytest.mark.parametrize("verb", ["val", "heatmap", "report", "convert", "fit", "threshold", "export", "bench"])
 def test_a_malicious_checkpoint_runs_nothing(evil, tmp_path, capsys, verb, tiny_data, photos):
     data = {"heatmap": [f"source={photos[0]}"], "export": [], "bench": [], "convert": []}
-    out = {"export": []}.get(verb, [f"out={tmp_path / 'out'}" + {"report": ".html"}.get(verb, "")])
+    suffix = {"report": ".html", "convert": ".pt", "fit": ".pt", "threshold": ".pt"}.get(verb, "")
+    out = [] if verb == "export" else [f"out={tmp_path / 'out'}{suffix}"]
     assert main([verb, f"model={evil}", *data.get(verb, [f"data={tiny_data}"]), *out]) == 1
     told = capsys.readouterr().err
     assert f"checkpoint {evil} holds {os.mkdir.__module__}.mkdir" in told
@@ -85,21 +89,77 @@ def test_a_model_yaml_runs_nothing(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_data_yaml_runs_nothing(tmp_path, capsys, monkeypatch):
-    """Ultralytics runs the `download:` of a YAML whose images are missing."""
+def test_the_yaml_in_a_checkpoint_runs_nothing(tmp_path, tiny_data, capsys):
+    """Where a model is built anew from it: in a sweep, and in a training of ours."""
+    yolo = load_model(SHIPPED)
+    yolo.model.yaml["activation"] = f"[__import__('os').mkdir({str(tmp_path / 'owned')!r}), torch.nn.SiLU()][1]"
+    yolo.save(tmp_path / "evil.pt")
+    words = ("capacity=0.5", "iterations=2", "epochs=1", "imgsz=32", f"out={tmp_path}/out")
+    assert main(["tune", f"model={tmp_path}/evil.pt", f"data={tiny_data}", *words]) == 1
+    assert "unsupported activation" in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()
+    with restricted(), pytest.raises(TypeError, match="unsupported activation"):
+        load_model(tmp_path / "evil.pt").train(data=str(tiny_data), epochs=1, imgsz=32, project=str(tmp_path))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.fixture
+def evil_data(tmp_path) -> Path:
+    """A data YAML whose `download:` makes a folder; Ultralytics runs it if images are missing."""
     script = f"import os; os.mkdir({str(tmp_path / 'owned')!r})"
     data = {"path": str(tmp_path / "none"), "train": "a", "val": "b", "names": {0: "x"}, "download": script}
-    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(data))
-    words = [f"model={SHIPPED}", f"data={tmp_path}/evil.yaml", "imgsz=64", "threads=1"]
-    for verb in ("val", "tune", "fit"):
-        assert main([verb, *words, f"out={tmp_path}/out.html"]) == 1
-        told = capsys.readouterr().err
-        assert "images" in told
-        assert "missing" in told
-        assert not (tmp_path / "owned").exists()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "evil.yaml").write_text(yaml.safe_dump(data))
+    return tmp_path / "set" / "evil.yaml"
+
+
+@pytest.mark.parametrize("verb", ["val", "compare", "tune", "fit", "threshold", "report", "export"])
+@pytest.mark.parametrize("named", ["file", "bare name", "folder"])
+def test_a_data_yaml_runs_nothing(evil_data, tmp_path, capsys, verb, named):
+    data = {"file": evil_data, "bare name": evil_data.with_suffix(""), "folder": evil_data.parent}[named]
+    model = tmp_path / "own.pt"
+    model.write_bytes(find_shipped(SHIPPED).read_bytes())
+    words = {"compare": [f"models={SHIPPED},{model}"], "export": [f"model={model}", "format=onnx", "quantize=8"]}
+    out = {"report": "out/r.html", "fit": "out/f.pt", "threshold": "out/t.pt"}.get(verb, "out")
+    own = words.get(verb, [f"model={model}"]) + ([] if verb == "export" else [f"out={tmp_path}/{out}"])
+    assert main([verb, *own, f"data={data}", "imgsz=64", "threads=1"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_trusted_data_yaml_runs(evil_data, tmp_path, monkeypatch):
     monkeypatch.setenv("MOD_VISION_TRUST", "1")
-    assert main(["val", *words, f"out={tmp_path}/out"]) == 1
+    assert main(["val", f"model={SHIPPED}", f"data={evil_data}", "imgsz=64", "threads=1", f"out={tmp_path}/out"]) == 1
     assert (tmp_path / "owned").exists(), "so the others would have been able to"
+
+
+def test_ultralytics_itself_follows_no_download_while_restricted(evil_data, tmp_path):
+    """Whichever split it asks for."""
+    with restricted(), pytest.raises(FileNotFoundError, match="images not found"):
+        check_det_dataset(str(evil_data), split="train")
+    assert not (tmp_path / "owned").exists()
+    check_det_dataset(str(evil_data))
+    assert (tmp_path / "owned").exists(), "plain Ultralytics is as it was"
+
+
+def test_a_checkpoint_installs_nothing(tmp_path, monkeypatch):
+    """Ultralytics installs what a quantised checkpoint wants."""
+    started = []
+    for name in ("run", "check_output", "Popen"):
+        monkeypatch.setattr(subprocess, name, lambda *args, **_: started.append(args))
+    checkpoint = torch.load(find_shipped(SHIPPED), weights_only=False)
+    torch.save({**checkpoint, "modelopt": {"modelopt": {}, "ranges": {}}}, tmp_path / "quantised.pt")
+    with pytest.raises(ValueError, match=r"quantised\.pt does not load: No module named 'modelopt'"):
+        load_model(tmp_path / "quantised.pt")
+    assert not started
+
+
+def test_a_zip_bomb_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    with pytest.raises(ValueError, match=r"bomb\.pt is damaged or no checkpoint \(it would grow 1014-fold"):
+        load_model(tmp_path / "bomb.pt")
 
 
 @pytest.fixture
