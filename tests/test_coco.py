@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from conftest import FEW, OPEN, SEEDS
 from hypothesis import given
@@ -15,6 +16,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from ultralytics.models.yolo.segment import SegmentationValidator
+from ultralytics.utils.ops import scale_masks
 
 from mod_vision.eval.class_table import class_csv, class_rows, class_table
 from mod_vision.eval.coco import STATS, Scorer
@@ -24,7 +26,7 @@ from mod_vision.eval.matching import check_engine
 from mod_vision.eval.records import Records
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.validate import Validation, validate
+from mod_vision.yolo.validate import Validation, _CollectMasks, validate
 
 NAMES = {0: "cat", 1: "dog", 2: "unicorn"}  # the ground truth has no unicorn
 CATEGORIES = {0: 3, 1: 90}
@@ -241,10 +243,36 @@ def coco_folder(tmp_path_factory) -> Path:
     return root
 
 
+def rounded(predn, pbatch):
+    """Return masks scaled to the image; Ultralytics' own cut off what is below 1 where we round."""
+    return scale_masks(predn["masks"][None], pbatch["ori_shape"], ratio_pad=pbatch["ratio_pad"])[0].round().byte()
+
+
+def test_masks_keep_their_size_when_they_are_scaled_to_the_image():
+    """A known ellipse at half its size, in a padded input, comes back; Ultralytics' own loses its border."""
+
+    def ellipse(height, width, half_width, half_height):
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        return (((x - width / 2) / half_width) ** 2 + ((y - height / 2) / half_height) ** 2 <= 1).byte()
+
+    wanted = ellipse(80, 120, 24, 14)
+    predn = {"masks": ellipse(64, 64, 12, 7)[None], "bboxes": torch.tensor([[20.0, 25, 44, 39]])}
+    pbatch = {"ori_shape": (80, 120), "imgsz": (64, 64), "ratio_pad": ((0.5, 0.5), (2.0, 12.0))}
+
+    def overlap(validator):
+        mask = validator.scale_preds(validator.__new__(validator), predn, pbatch)["masks"][0]
+        return float((mask & wanted).sum() / (mask | wanted).sum())
+
+    assert overlap(_CollectMasks) > 0.9 > overlap(SegmentationValidator)
+
+
 def test_figures_are_those_of_ultralytics_coco_tools(coco_folder, tmp_path):
     figures = {}
 
     class Reference(SegmentationValidator):
+        def scale_preds(self, predn, pbatch):
+            return {**super().scale_preds(predn, pbatch), "masks": rounded(predn, pbatch)}
+
         def eval_json(self, stats):
             figures.update(super().eval_json(stats))
             return figures
