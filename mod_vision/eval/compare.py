@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, resampled_ap
+from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
 
 
@@ -101,8 +102,7 @@ def compare(
 
 
 def _figures(found: Evaluation, kind: str) -> str:
-    """Return the AP figures of a kind in percent, `-` where the model has none."""
+    """Return the AP figures of a kind in percent, `-` where there are none."""
     keys = ("AP", "AP50", "APs", "APm", "APl")
     stats = found.scores[kind].stats if kind in found.scores else {}
-    cells = [f"{100 * stats[key]:.2f}" if key in stats else "-" for key in keys]
-    return "".join(f"{cell:>{9 if i == 0 else 7}}" for i, cell in enumerate(cells))
+    return "".join(f"{percent(stats.get(key), 2):>{9 if key == 'AP' else 7}}" for key in keys)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.eval.class_table import class_csv, class_rows, class_table
+from mod_vision.eval.class_table import class_csv, class_rows, class_table, percent
 from mod_vision.eval.coco import Scorer, Scores
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import Latency, as_deployed, paired_latency
@@ -94,7 +94,7 @@ class Evaluation:
         """Return the figures as text."""
         cost, lines = self.cost, [f"{len(self.files)} images, COCO metrics"]
         for name, part in self.scores.items():
-            lines.append(f"  {name:<5}" + "  ".join(f"{key} {100 * value:.1f}" for key, value in part.stats.items()))
+            lines.append(f"  {name:<5}" + "  ".join(f"{key} {percent(value)}" for key, value in part.stats.items()))
         lines += [
             class_table(class_rows(self.scores), MAX_CLASSES_SHOWN),
             f"executed GFLOPs  {cost.gflops:.2f}, dense twin {cost.dense_gflops:.2f}",
