@@ -48,7 +48,7 @@ def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
     rows = []
     for capacity, found in sweep.items():
         latency = found.cost.latency._asdict()
-        row = {"capacity": capacity, "gflops": found.cost.gflops}
+        row: dict[str, float | None] = {"capacity": capacity, "gflops": found.cost.gflops}
         row |= {f"latency_ms_{key}": value for key, value in latency.items()}
         for kind, part in found.scores.items():
             row |= {f"{kind} {key}": None if value < 0 else value for key, value in part.stats.items()}
