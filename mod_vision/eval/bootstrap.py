@@ -40,7 +40,7 @@ def resampled_ap(matches: Matches, categories: Iterable[int], counts: np.ndarray
 
     Args:
         matches: Of all images.
-        categories: COCO category ids that count.
+        categories: Places of the categories that count.
         counts: (R, N), how often each resample has each image, by its place in `GroundTruth.image_index`.
     """
     total, classes = np.zeros(len(counts)), np.zeros(len(counts), dtype=int)

@@ -81,14 +81,16 @@ def compare(
         overrides: As there.
 
     Raises:
-        ValueError: If there are less than two models.
+        ValueError: If there are less than two models, or no object to score them on.
     """
     if len(models) < 2:
         raise ValueError(f"models={','.join(models)}: give at least two different ones, such as models=a.pt,b.pt.")
     evaluations = evaluate_models(models, data, *where, **overrides)
+    if not any(found.objects_scored for found in evaluations.values()):
+        raise ValueError(f"{data}: the split has no object, so there is no difference to tell.")
     counts = draw_resamples(len(next(iter(evaluations.values())).files), resamples, seed)
     ap = {
-        (name, kind): resampled_ap(part.matches, [c.id for c in part.classes], counts)
+        (name, kind): resampled_ap(part.matches, range(len(part.classes)), counts)
         for name, found in evaluations.items()
         for kind, part in found.scores.items()
     }

@@ -65,6 +65,11 @@ class Evaluation:
     names: dict[int, str]
 
     @property
+    def objects_scored(self) -> int:
+        """Objects that count, of all classes."""
+        return sum(figures.objects for figures in self.scores["box"].classes)
+
+    @property
     def box(self) -> dict[str, float]:
         """COCO's twelve numbers for boxes."""
         return self.scores["box"].stats
@@ -152,7 +157,7 @@ def evaluate_model(
 
     Raises:
         FileNotFoundError: If model, data or JSON is missing.
-        ValueError: If the JSON lacks images or shares no class with the model, or there is no such engine.
+        ValueError: If the JSON lacks images or has other classes than the model, or there is no such engine.
         ImportError: If the engine is not installed.
     """
     return evaluate_models({"": model}, data, imgsz, batch, device, split, annotations, engine, **overrides)[""]
@@ -186,6 +191,8 @@ def evaluate_models(
         evaluations[name] = Evaluation(
             scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names
         )
+        if not evaluations[name].objects_scored:
+            print(f"warning: the split {split!r} of {data} has no object to score, so there is no AP", flush=True)
     return evaluations
 
 
