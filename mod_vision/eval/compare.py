@@ -57,6 +57,10 @@ class Comparison:
             for kind in kinds:
                 line += _figures(found, kind)
             lines.append(f"{line}{found.cost.gflops:>9.2f}   {found.cost.latency}")
+        if any(found.gflops for found in self.evaluations.values()):
+            lines.append(
+                "GFLOPs of models with thresholds: mean of all images at their input sizes; others: square input"
+            )
         images = len(next(iter(self.evaluations.values())).files)
         lines += [
             f"\ndifference in AP, and 95 % of {self.resamples} resamples of the {images} images, seed {self.seed}"

@@ -50,6 +50,7 @@ class Validation:
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
+Watcher = Callable[[torch.nn.Module, torch.Tensor], None]
 Receiver = Callable[[Validation, Sequence[str], Sequence[dict[str, Any]]], None]
 
 
@@ -73,12 +74,13 @@ class PixelLabels(Sequence[dict[str, Any]]):
 class _Collect(DetectionValidator):
     """A validator that collects; predictions are as Ultralytics' `save_json` writes them, without its scoring.
 
-    Ultralytics builds the validator itself, so `found` and `receive` are set on a subclass made for one run. Its own
-    metrics stay empty: they would grow with every image.
+    Ultralytics builds the validator itself, so `found`, `receive` and `watch` are set on a subclass made for one run.
+    Its own metrics stay empty: they would grow with every image.
     """
 
     found: Validation
     receive: Receiver | None
+    watch: Watcher | None
 
     def get_desc(self) -> str:
         """Return what the progress bar says."""
@@ -137,6 +139,8 @@ class _Collect(DetectionValidator):
             self.receive(self.found, files, list(self.jdict))
         self.jdict.clear()
         self._count_routes(batch)
+        if self.watch is not None:
+            self.watch(self.native, batch["img"])
 
     def get_stats(self) -> dict[str, Any]:
         """Return none of Ultralytics' own figures."""
@@ -177,13 +181,16 @@ class _CollectMasks(_Collect, SegmentationValidator):
         return {**scaled, "masks": (masks > 0.5).byte()}
 
 
-def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> Validation:
+def validate(
+    model: YOLO, receive: Receiver | None = None, watch: Watcher | None = None, **overrides: Any
+) -> Validation:
     """Run Ultralytics' validation of `model` and return what it found.
 
     Args:
         model: Detection or segmentation model.
         receive: Takes, batch by batch, the validation, the batch's file names and its COCO-style predictions, which
             have file_name and the class index as category_id.
+        watch: Takes the network and the input of each batch when it has run, with the plans of its layers.
         overrides: Ultralytics' validation arguments: data, split, imgsz, batch, device, ...
 
     Raises:
@@ -196,7 +203,9 @@ def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> 
         raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
     data = check_data(overrides["data"], overrides.get("split", "val"))["yaml_file"]
     found = Validation()
-    validator = type(base.__name__, (base,), {"found": found, "receive": staticmethod(receive) if receive else None})
+    hooks = {"receive": receive, "watch": watch}
+    own = {name: staticmethod(hook) if hook else None for name, hook in hooks.items()}
+    validator = type(base.__name__, (base,), {"found": found, **own})
     defaults = {"plots": False, "verbose": False, "workers": 0}
     try:
         with restricted():
