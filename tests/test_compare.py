@@ -72,6 +72,8 @@ def test_resamples_repeat_with_the_seed_and_intervals_hold_the_difference():
     found = difference(0.5, ap, np.zeros(1001))
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
     assert str(found) == "+50.00 (+2.50 to +97.50)"
+    assert not found.includes_zero
+    assert difference(0.0, ap, ap[::-1]).includes_zero
 
 
 def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
@@ -141,7 +143,12 @@ def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys
     for pair in found["differences"]:
         assert pair["ap"]["observed"] == pytest.approx(second[pair["kind"]]["AP"] - first[pair["kind"]]["AP"])
         assert pair["ap"]["low"] <= pair["ap"]["high"]
+        assert pair["ap"]["includes_zero"] == (pair["ap"]["low"] <= 0 <= pair["ap"]["high"])
     assert first["cost"]["gflops"] > second["cost"]["gflops"]
-    assert "95 % of 50 resamples of the 4 images, seed 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "95 % of 50 resamples of the 4 images, seed 1" in said
+    assert said.count("includes 0: yes") == sum(pair["ap"]["includes_zero"] for pair in found["differences"])
+    assert "includes 0: no" in said or said.count("includes 0: yes") == 2
+    assert "warning: 4 images are too few for resamples to show how far AP moves" in said
     assert main(["compare", "models=yolo26n-mod-seg.pt", *words]) == 1
     assert "give at least two different ones" in capsys.readouterr().err

@@ -171,8 +171,13 @@ def summarise(matches: Matches, names: dict[Id, str]) -> Scores:
 
 
 def sorted_detections(matches: Matches, category: int) -> np.ndarray:
-    """Return the detections of a category, highest score first, and among equals in the order pycocotools has them."""
+    """Return the detections of a category, highest score first, and among equals in the order pycocotools has them.
+
+    Those that score less than the last one with an object are left out: precision there is never the highest.
+    """
     rows = matches.detections.of(category)
+    lowest = rows["score"][rows["matched"].any(axis=1)].min(initial=np.inf)
+    rows = rows[rows["score"] >= lowest]
     return rows[np.lexsort((rows["rank"], rows["image"], -rows["score"]))]
 
 

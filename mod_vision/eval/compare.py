@@ -11,6 +11,8 @@ from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, re
 from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
 
+FEW = 10  # images
+
 
 class Pair(NamedTuple):
     """The difference in AP of a kind, `box` or `mask`, between two models: the second less the first."""
@@ -43,7 +45,10 @@ class Comparison:
             "models": {name: found.as_dict() for name, found in self.evaluations.items()},
             "resamples": self.resamples,
             "seed": self.seed,
-            "differences": [{**pair._asdict(), "ap": pair.ap._asdict()} for pair in self.pairs],
+            "differences": [
+                {**pair._asdict(), "ap": {**pair.ap._asdict(), "includes_zero": pair.ap.includes_zero}}
+                for pair in self.pairs
+            ],
         }
 
     def table(self) -> str:
@@ -65,7 +70,11 @@ class Comparison:
         lines += [
             f"\ndifference in AP, and 95 % of {self.resamples} resamples of the {images} images, seed {self.seed}"
         ]
-        lines += [f"  {kind:<5}{ap!s:<28}{second} less {first}" for first, second, kind, ap in self.pairs]
+        for first, second, kind, ap in self.pairs:
+            within = f"includes 0: {'yes' if ap.includes_zero else 'no'}"
+            lines.append(f"  {kind:<5}{ap!s:<28}{within:<18}{second} less {first}")
+        if images < FEW:
+            lines.append(f"warning: {images} images are too few for resamples to show how far AP moves")
         return "\n".join(lines)
 
 
