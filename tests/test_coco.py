@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from conftest import FEW, OPEN, SEEDS
 from hypothesis import given
@@ -15,16 +17,17 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from ultralytics.models.yolo.segment import SegmentationValidator
+from ultralytics.utils.ops import scale_masks
 
 from mod_vision.eval.class_table import class_csv, class_rows, class_table
 from mod_vision.eval.coco import STATS, Scorer
 from mod_vision.eval.evaluate import evaluate_model
-from mod_vision.eval.ground_truth import from_labels
+from mod_vision.eval.ground_truth import from_json, from_labels
 from mod_vision.eval.matching import check_engine
 from mod_vision.eval.records import Records
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.validate import Validation, validate
+from mod_vision.yolo.validate import Validation, _CollectMasks, validate
 
 NAMES = {0: "cat", 1: "dog", 2: "unicorn"}  # the ground truth has no unicorn
 CATEGORIES = {0: 3, 1: 90}
@@ -179,13 +182,34 @@ def test_annotations_numbered_from_zero_lose_no_object(tmp_path):
     assert score([], tmp_path / "gt.json")["box"].stats["AP"] == 0.0
 
 
+def changed(part, i, drop=0, **keys):
+    """Return GAPPY as text with keys of an item changed, those that are None left out, and its last annotations too."""
+    content = json.loads(json.dumps(GAPPY))
+    content[part][i] = {key: value for key, value in {**content[part][i], **keys}.items() if value is not None}
+    content["categories"] = content["categories"][: len(content["categories"]) - drop]
+    content["annotations"] = content["annotations"][: len(content["annotations"]) - drop]
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not valid JSON"),
         ('{"images": []}', "lacks annotations, categories"),
         (json.dumps({**GAPPY, "images": GAPPY["images"][:1]}), "lacks 1 of 2 images of the data set, such as b.jpg"),
-        (json.dumps({**GAPPY, "categories": [{"id": 1, "name": "tree"}]}), "no class of the model is a category"),
+        (changed("categories", 0, name="tree", drop=1), "no class of the model is a category"),
+        (changed("categories", 0, name="Cat"), "has objects of Cat, and the model has no class of that name"),
+        (changed("categories", 0, name=None), r"gt.json: categories\[0\] has no name"),
+        (changed("categories", 0, id=[3]), r"gt.json: categories\[0\] has id=\[3\]"),
+        (changed("images", 1, file_name=None), r"gt.json: images\[1\] has no file_name"),
+        (changed("images", 1, id=None), r"gt.json: images\[1\] has no id"),
+        (changed("images", 0, id="7"), r"gt.json: annotations\[0\] has image_id=7, which the JSON does not list"),
+        (changed("images", 1, id=7), "the images a.jpg and b.jpg of the data set are both image 7"),
+        (changed("annotations", 1, image_id=None), r"gt.json: annotations\[1\] has no image_id"),
+        (changed("annotations", 1, category_id=None), r"gt.json: annotations\[1\] has no category_id"),
+        (changed("annotations", 1, category_id=4), r"annotations\[1\] has category_id=4, which the JSON does not list"),
+        (json.dumps({**GAPPY, "annotations": {}}), "gt.json: annotations is no list"),
+        (json.dumps({**GAPPY, "images": ["a.jpg"]}), r"gt.json: images\[0\] has no id"),
         (json.dumps({**GAPPY, "annotations": [{"id": 4, "image_id": 7, "category_id": 3}]}), "annotation 4 .* no bbox"),
     ],
 )
@@ -193,6 +217,84 @@ def test_bad_json_is_refused(tmp_path, content, message):
     (tmp_path / "gt.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         score([], tmp_path / "gt.json")
+
+
+def test_ids_can_be_strings_or_too_large_for_32_bits(tmp_path):
+    path, files, predictions = random_split(tmp_path, seed=8)
+    wanted = score(predictions, path, "segment", files)
+    content = json.loads(path.read_text())
+    for change in (str, lambda id_: id_ + 2**33):
+        renamed = {
+            "images": [{**image, "id": change(image["id"])} for image in content["images"]],
+            "categories": [{**category, "id": change(category["id"])} for category in content["categories"]],
+            "annotations": [
+                {**a, "image_id": change(a["image_id"]), "category_id": change(a["category_id"])}
+                for a in content["annotations"]
+            ],
+        }
+        path.write_text(json.dumps(renamed))
+        got = score(predictions, path, "segment", files)
+        assert {c.id for c in got["box"].classes} == {change(id_) for id_ in (3, 55, 90)}
+        for kind in ("box", "mask"):
+            assert got[kind].stats["AP"] == pytest.approx(wanted[kind].stats["AP"], abs=0.01)  # ties by other ids
+
+
+def test_classes_that_the_json_lacks_are_named_and_categories_without_objects_may_be_others(tmp_path, capsys):
+    content = json.loads(json.dumps(GAPPY))
+    content["categories"].append({"id": 2, "name": "tree"})
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    assert [c.name for c in score([], tmp_path / "gt.json")["box"].classes] == ["tree", "cat", "dog"]
+    assert capsys.readouterr().out == ("warning: the COCO JSON has no category for the model's unicorn; not scored\n")
+    content["annotations"].append({**content["annotations"][0], "category_id": 2, "image_id": 900})
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    assert score([], tmp_path / "gt.json", files=["a.jpg"])["box"].stats["AP"] == 0  # not in this split
+    with pytest.raises(ValueError, match="has objects of tree, and the model has no class"):
+        score([], tmp_path / "gt.json")
+
+
+@pytest.mark.parametrize("with_area", [True, False])
+def test_sizes_are_those_of_masks_if_the_json_has_no_area(tmp_path, with_area):
+    """A thin object is small, though its box is large."""
+    mask = rectangle([0, 0, 150, 4], counts_as_list=True)
+    objects = [[[0, 0, 150, 0, 150, 4]], mask, None]
+    area = {"area": 300} if with_area else {}
+    annotations = [
+        {"id": i + 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 150, 150], **area, "segmentation": what}
+        for i, what in enumerate(objects)
+    ]
+    image = {"id": 7, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
+    (tmp_path / "gt.json").write_text(json.dumps({**GAPPY, "images": [image], "annotations": annotations}))
+    (cat, _) = score([], tmp_path / "gt.json", files=["a.jpg"])["box"].classes
+    assert (cat.small, cat.large) == ((3, 0) if with_area else (2, 1))
+
+
+FOLDERS = ["a/x.jpg", "b/x.jpg", "b/y.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (FOLDERS, [0, 1, 2]),
+        (["val/b/x.jpg", "val/a/x.jpg", "y.jpg"], [1, 0, 2]),
+        (["train/x.jpg", "/data/val/b/x.jpg", "elsewhere/y.jpg", "/data/val/a/x.jpg"], [3, 1, 2]),
+        (["b/x.jpg", "a/x.jpg", "c/b/y.jpg", "b/y.jpg"], [1, 0, 3]),
+        (["c/x.jpg", "d/x.jpg", "y.jpg"], r"a/x.jpg of the data set could be c/x.jpg \(id 0\) or d/x.jpg \(id 1\)"),
+        (["a/x.jpg", "b/x.jpg", "b/x.jpg", "y.jpg"], r"b/x.jpg of the data set could be b/x.jpg \(id 1\) or b/x.jpg"),
+        (["x.jpg", "y.jpg"], "the images a/x.jpg and b/x.jpg of the data set are both image 0 of the COCO JSON"),
+    ],
+)
+def test_images_of_the_json_are_found_by_as_much_of_their_path_as_fits(tmp_path, names, wanted):
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    box = {"category_id": 3, "bbox": [1, 1, 2, 2], "iscrowd": 0}
+    annotations = [{**box, "image_id": i, "area": i} for i in range(len(names))]
+    (tmp_path / "gt.json").write_text(json.dumps({**GAPPY, "images": images, "annotations": annotations}))
+    read = partial(from_json, tmp_path / "gt.json", FOLDERS, masks=False, folder=Path("/data/val"))
+    if isinstance(wanted, str):
+        with pytest.raises(ValueError, match=wanted):
+            read()
+    else:
+        truth = read()
+        assert [truth.subset([name])["annotations"][0]["area"] for name in FOLDERS] == wanted
 
 
 def test_missing_json_and_missing_masks_and_unknown_engine_are_named(tmp_path):
@@ -241,10 +343,36 @@ def coco_folder(tmp_path_factory) -> Path:
     return root
 
 
+def rounded(predn, pbatch):
+    """Return masks scaled to the image; Ultralytics' own cut off what is below 1 where we round."""
+    return scale_masks(predn["masks"][None], pbatch["ori_shape"], ratio_pad=pbatch["ratio_pad"])[0].round().byte()
+
+
+def test_masks_keep_their_size_when_they_are_scaled_to_the_image():
+    """A known ellipse at half its size, in a padded input, comes back; Ultralytics' own loses its border."""
+
+    def ellipse(height, width, half_width, half_height):
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        return (((x - width / 2) / half_width) ** 2 + ((y - height / 2) / half_height) ** 2 <= 1).byte()
+
+    wanted = ellipse(80, 120, 24, 14)
+    predn = {"masks": ellipse(64, 64, 12, 7)[None], "bboxes": torch.tensor([[20.0, 25, 44, 39]])}
+    pbatch = {"ori_shape": (80, 120), "imgsz": (64, 64), "ratio_pad": ((0.5, 0.5), (2.0, 12.0))}
+
+    def overlap(validator):
+        mask = validator.scale_preds(validator.__new__(validator), predn, pbatch)["masks"][0]
+        return float((mask & wanted).sum() / (mask | wanted).sum())
+
+    assert overlap(_CollectMasks) > 0.9 > overlap(SegmentationValidator)
+
+
 def test_figures_are_those_of_ultralytics_coco_tools(coco_folder, tmp_path):
     figures = {}
 
     class Reference(SegmentationValidator):
+        def scale_preds(self, predn, pbatch):
+            return {**super().scale_preds(predn, pbatch), "masks": rounded(predn, pbatch)}
+
         def eval_json(self, stats):
             figures.update(super().eval_json(stats))
             return figures
@@ -301,7 +429,7 @@ def test_yolo_labels_score_as_a_coco_json_written_from_them(coco_folder, tmp_pat
 def test_labels_without_polygons_have_the_areas_of_their_boxes():
     label = {"width": 90, "height": 50, "cls": np.array([1.0]), "boxes": np.array([[5.0, 6, 20, 10]]), "segments": []}
     (annotation,) = from_labels([label], ["a.jpg"], NAMES).subset(["a.jpg"])["annotations"]
-    assert (annotation["area"], annotation["category_id"], annotation["bbox"]) == (200, 2, [5, 6, 20, 10])
+    assert (annotation["area"], annotation["category_id"], annotation["bbox"]) == (200, 1, [5, 6, 20, 10])
 
 
 def test_class_table_and_csv_show_the_classes(tmp_path):

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_coco import CATEGORIES, random_split, score
+from test_coco import CATEGORIES, GAPPY, random_split, score
 
 from mod_vision.cli import main
 from mod_vision.eval.bootstrap import difference, draw_resamples, resampled_ap
-from mod_vision.eval.sweep import evaluate_capacities
+from mod_vision.eval.compare import Comparison
+from mod_vision.eval.evaluate import Cost, Evaluation
+from mod_vision.eval.latency import Latency
+from mod_vision.eval.sweep import evaluate_capacities, on_front, save_sweep, sweep_table
+from mod_vision.routing.truth import RoutingTruth
+from mod_vision.viz.sweep import draw_sweep
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import save
 from mod_vision.yolo.images import load_model
@@ -54,7 +59,7 @@ def test_resampled_ap_equals_pycocotools_on_copied_images(tmp_path, kind, name):
     counts = draw_resamples(len(files), 6, seed=3)
     assert counts.sum(axis=1).tolist() == [len(files)] * 6
     counts[0] = 1  # the split itself
-    ap = resampled_ap(part.matches, [c.id for c in part.classes], counts)
+    ap = resampled_ap(part.matches, range(len(part.classes)), counts)
     assert ap == pytest.approx([slow_ap(content, predictions, kind, draws) for draws in counts], abs=1e-12)
     assert ap[0] == pytest.approx(part.stats["AP"], abs=1e-12)
     assert len(set(ap.tolist())) > 3
@@ -67,6 +72,8 @@ def test_resamples_repeat_with_the_seed_and_intervals_hold_the_difference():
     found = difference(0.5, ap, np.zeros(1001))
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
     assert str(found) == "+50.00 (+2.50 to +97.50)"
+    assert not found.includes_zero
+    assert difference(0.0, ap, ap[::-1]).includes_zero
 
 
 def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
@@ -90,6 +97,39 @@ def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
     assert "1.5" in capsys.readouterr().err
 
 
+def without_objects(folder):
+    """Return what scores on a split without any object."""
+    (folder / "gt.json").write_text(json.dumps({**GAPPY, "annotations": []}))
+    scores = score([], folder / "gt.json", "segment")
+    assert set(scores["box"].stats.values()) == {-1.0}
+    cost = Cost(1.0, 2.0, Latency(3.0, 2.0, 4.0), Latency(6.0, 5.0, 7.0), 1, "cpu")
+    return Evaluation(scores, cost, RoutingTruth(), {}, {}, ["a.jpg", "b.jpg"], {0: "cat", 1: "dog"})
+
+
+def test_no_objects_are_a_dash_an_empty_cell_and_no_point(tmp_path, monkeypatch):
+    found = without_objects(tmp_path)
+    panels = []
+    monkeypatch.setattr("mod_vision.viz.sweep.draw_pareto", lambda drawn, path: panels.extend(drawn))
+    draw_sweep({1.0: found, 0.5: found}, "a", tmp_path / "a.png")
+    assert [panel.marks for panel in panels] == [[]] * 4
+    assert not any(on_front({1.0: found}, "box", "latency"))
+    save_sweep({1.0: found}, tmp_path)
+    with (tmp_path / "sweep.csv").open() as lines:
+        (row,) = csv.DictReader(lines)
+    assert {row[key] for key in row if key.startswith(("box", "mask"))} == {""}
+    assert json.loads((tmp_path / "sweep.json").read_text())[0]["box"]["AP"] == -1
+    line = found.report().splitlines()[1]
+    assert line.split()[:5] == ["box", "AP", "-", "AP50", "-"]
+    for table in (sweep_table({1.0: found}), Comparison({"a.pt": found}, [], 10, 1).table()):
+        assert table.splitlines()[1].split().count("-") == 10
+        assert "-100" not in table
+
+
+def test_a_picture_without_points_is_drawn(tmp_path):
+    draw_sweep({1.0: without_objects(tmp_path)}, "a", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys):
     other = load_model("yolo26n-mod-seg.pt")
     set_capacity(other, 0.1)
@@ -103,7 +143,12 @@ def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys
     for pair in found["differences"]:
         assert pair["ap"]["observed"] == pytest.approx(second[pair["kind"]]["AP"] - first[pair["kind"]]["AP"])
         assert pair["ap"]["low"] <= pair["ap"]["high"]
+        assert pair["ap"]["includes_zero"] == (pair["ap"]["low"] <= 0 <= pair["ap"]["high"])
     assert first["cost"]["gflops"] > second["cost"]["gflops"]
-    assert "95 % of 50 resamples of the 4 images, seed 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "95 % of 50 resamples of the 4 images, seed 1" in said
+    assert said.count("includes 0: yes") == sum(pair["ap"]["includes_zero"] for pair in found["differences"])
+    assert "includes 0: no" in said or said.count("includes 0: yes") == 2
+    assert "warning: 4 images are too few for resamples to show how far AP moves" in said
     assert main(["compare", "models=yolo26n-mod-seg.pt", *words]) == 1
     assert "give at least two different ones" in capsys.readouterr().err

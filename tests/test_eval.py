@@ -1,5 +1,6 @@
 """Executed FLOPs against arithmetic, routing truth against a loop, predictions collected once."""
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mod_vision.cli import main
+from mod_vision.eval.evaluate import evaluate_model
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.nn import MoDStage
 from mod_vision.routing.truth import RoutingTruth, majority_cells
@@ -60,6 +63,58 @@ def test_flops_count_linear_layers_and_attention():
     assert executed_gflops(Net(1.0), 16) == pytest.approx((convs + block(n)) / 1e9)
     skip = 2 * n * c * c
     assert executed_gflops(Net(0.25), 16) == pytest.approx((convs + skip + block(n // 4)) / 1e9)
+
+
+def nested(tiny_data, folder, splits=("a", "b")):
+    """Write the same photos and labels into folders beside each other, and return the data YAML."""
+    for kind in ("images", "labels"):
+        for name in splits:
+            shutil.copytree(tiny_data.parent / kind / "val", folder / kind / "val" / name)
+    data = {**yaml.safe_load(tiny_data.read_text()), "path": str(folder), "train": "images/val", "val": "images/val"}
+    del data["annotations"]
+    (folder / "nested.yaml").write_text(yaml.safe_dump(data))
+    return folder / "nested.yaml"
+
+
+def test_equal_file_names_in_folders_are_different_images(tiny_data, tmp_path):
+    where = {"imgsz": 96, "batch": 4, "device": "cpu", "project": str(tmp_path)}
+    found = evaluate_model("yolo26n-mod-seg.pt", str(nested(tiny_data, tmp_path)), **where)
+    photos = sorted(photo.name for photo in (tiny_data.parent / "images" / "val").glob("*.jpg"))
+    assert sorted(found.files) == [f"{folder}/{name}" for folder in "ab" for name in photos]
+    assert next(iter(found.as_dict()["routed_share_by_image"].values())).keys() == set(found.files)
+    data = yaml.safe_load(tiny_data.read_text())
+    del data["annotations"]
+    (tmp_path / "flat.yaml").write_text(yaml.safe_dump({**data, "path": str(tiny_data.parent)}))
+    flat = evaluate_model("yolo26n-mod-seg.pt", str(tmp_path / "flat.yaml"), **where)
+    assert sorted(flat.files) == photos
+    assert found.objects_scored == 2 * flat.objects_scored > 0
+    assert found.box["AR100"] == pytest.approx(flat.box["AR100"])  # each image is there twice
+    assert flat.box["AR100"] > 0
+
+
+def test_an_image_listed_twice_and_dense_maps_by_a_shared_name_are_refused(tiny_data, tmp_path):
+    data = nested(tiny_data, tmp_path)
+    content = yaml.safe_load(data.read_text())
+    data.write_text(yaml.safe_dump({**content, "stuff": {"val": "stuff"}, "stuff_names": {0: "sky"}}))
+    with pytest.raises(ValueError, match=r"dense annotations \(stuff:\) go by file name"):
+        validate(load_model("yolo26n-mod.yaml"), data=str(data), imgsz=64, device="cpu")
+    photo = next((tmp_path / "images" / "val" / "a").iterdir())
+    (tmp_path / "twice.txt").write_text(f"{photo}\n{photo}\n")
+    data.write_text(yaml.safe_dump({**content, "val": "twice.txt"}))
+    with pytest.raises(ValueError, match=f"lists images twice, such as {photo.name}"):
+        validate(load_model("yolo26n-mod.yaml"), data=str(data), imgsz=64, device="cpu")
+
+
+def test_a_split_without_objects_is_said_and_not_compared(tiny_data, tmp_path, capsys):
+    data = nested(tiny_data, tmp_path, splits=("a",))
+    for file in (tmp_path / "labels" / "val" / "a").iterdir():
+        file.write_text("")
+    words = [f"data={data}", "imgsz=64", "threads=1", f"out={tmp_path}"]
+    assert main(["val", "model=yolo26n-mod.yaml", *words]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "warning:" in line]
+    assert said == [f"warning: the split 'val' of {data} has no object to score, so there is no AP"]
+    assert main(["compare", "models=yolo26n-mod.yaml,yolo26n-mod-seg.pt", *words]) == 1
+    assert "the split has no object, so there is no difference to tell" in capsys.readouterr().err
 
 
 def test_predictions_are_collected_once_in_a_folder_named_coco(tiny_data, tmp_path, monkeypatch):

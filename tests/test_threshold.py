@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -16,11 +17,14 @@ from ultralytics.nn.modules.transformer import AIFI
 
 import mod_vision
 from mod_vision.cli import main
+from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.image_cost import ImageCosts
 from mod_vision.nn import MixtureOfDepthsBlock, MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2
+from mod_vision.yolo.validate import validate
 
 
 @FEW
@@ -177,7 +181,8 @@ def test_command_saves_and_val_reports_each_image(trained, tiny_data, tmp_path, 
     assert main(["threshold", "model=a.pt", f"data={tiny_data}", "imgsz=160"]) == 0, capsys.readouterr().err
     assert "saved as a-threshold.pt" in capsys.readouterr().out
     assert main(["val", "model=a-threshold.pt", f"data={tiny_data}", "imgsz=160", "out=o"]) == 0
-    assert "routed share by image" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "routed share by image" in said
     found = json.loads((tmp_path / "o" / "evaluation.json").read_text())
     model, routed = load_model("a-threshold.pt"), set()
     for name, layer in routed_layers(model.model):
@@ -186,4 +191,29 @@ def test_command_saves_and_val_reports_each_image(trained, tiny_data, tmp_path, 
         assert layer.threshold is not None
         routed |= set(by_image.values())
     assert len(routed) > 1
+    gflops = found["gflops_by_image"]
+    assert list(gflops) == list(by_image)
+    assert found["cost"]["gflops"] == pytest.approx(sum(gflops.values()) / len(gflops))
+    assert f": means of all images, {min(gflops.values()):.2f} to {max(gflops.values()):.2f}" in said
+    assert "mean of 4 images on squares" in said
     assert found["cost"]["gflops"] < found["cost"]["dense_gflops"]
+
+
+def test_gflops_are_those_of_each_image_alone_at_its_input_size(trained, tiny_data, tmp_path):
+    """Batches are rectangular, and their images have different numbers of tokens."""
+    mod_vision.calibrate_thresholds(trained, str(tiny_data), capacity=0.4, imgsz=96)
+    costs, wanted, dense, sizes = ImageCosts(), [], [], set()
+
+    def watch(model, images):
+        costs.add(model, images)
+        wanted.extend(executed_gflops(model, image=image) for image in images.split(1))
+        twin = copy.deepcopy(model)
+        mod_vision.set_capacity(twin, 1.0)
+        dense.extend([executed_gflops(twin, image=images[:1])] * len(images))
+        sizes.add(tuple(images.shape[2:]))
+
+    validate(trained, watch=watch, data=str(tiny_data), imgsz=96, batch=2, device="cpu", project=str(tmp_path))
+    assert sizes != {(96, 96)}
+    assert len(set(wanted)) > 1
+    assert costs.executed == pytest.approx(wanted)
+    assert costs.dense == pytest.approx(dense)

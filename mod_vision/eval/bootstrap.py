@@ -22,6 +22,11 @@ class Difference(NamedTuple):
     low: float
     high: float
 
+    @property
+    def includes_zero(self) -> bool:
+        """Whether the split does not tell the two apart."""
+        return self.low <= 0 <= self.high
+
     def __str__(self) -> str:
         return f"{100 * self.observed:+.2f} ({100 * self.low:+.2f} to {100 * self.high:+.2f})"
 
@@ -40,12 +45,12 @@ def resampled_ap(matches: Matches, categories: Iterable[int], counts: np.ndarray
 
     Args:
         matches: Of all images.
-        categories: COCO category ids that count.
+        categories: Places of the categories that count.
         counts: (R, N), how often each resample has each image, by its place in `GroundTruth.image_index`.
     """
     total, classes = np.zeros(len(counts)), np.zeros(len(counts), dtype=int)
     for category in categories:
-        objects, rows = matches.objects.of(category), _until_last_hit(sorted_detections(matches, category))
+        objects, rows = matches.objects.of(category), sorted_detections(matches, category)
         step = max(1, AT_ONCE // max(1, len(rows), len(objects)))
         for start in range(0, len(counts), step):
             part = slice(start, start + step)
@@ -58,12 +63,6 @@ def resampled_ap(matches: Matches, categories: Iterable[int], counts: np.ndarray
 def difference(observed: float, ap: np.ndarray, other: np.ndarray) -> Difference:
     """Return the difference of two models' AP, whose resamples (R,) are of the same images."""
     return Difference(observed, *np.percentile(ap - other, PERCENTILES).tolist())
-
-
-def _until_last_hit(rows: np.ndarray) -> np.ndarray:
-    """Cut off the detections behind the last one that has an object: precision there is never the highest."""
-    hits = np.flatnonzero(rows["matched"][:, 0])
-    return rows[: hits[-1] + 1] if len(hits) else rows[:0]
 
 
 def _class_ap(rows: np.ndarray, counts: np.ndarray, objects: np.ndarray) -> np.ndarray:

@@ -45,12 +45,12 @@ def class_table(rows: Sequence[Mapping[str, Any]], most: int) -> str:
     for row in present[:most]:
         line = f"{row['class'][:17]:<18}{row['objects']:>8}" + "".join(f"{row[size]:>8}" for size in SIZES)
         cells = zip(figures, widths, strict=True)
-        lines.append(line + "".join(f"{_percent(row[key]):>{width}}" for key, width in cells))
+        lines.append(line + "".join(f"{percent(row[key]):>{width}}" for key, width in cells))
     if len(present) > most:
         lines.append(f"... and {len(present) - most} more classes with objects")
     return "\n".join(lines)
 
 
-def _percent(value: float | None) -> str:
-    """Return a figure in percent."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a figure in percent, `-` where there are no objects: None, or below 0 as in COCO's numbers."""
+    return "-" if value is None or value < 0 else f"{100 * value:.{digits}f}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval, Params
 
-from mod_vision.eval.ground_truth import GroundTruth, from_json, from_labels, match_categories
+from mod_vision.eval.ground_truth import GroundTruth, Id, from_json, from_labels, match_categories, some_of
 from mod_vision.eval.matching import AREAS, BITS, THRESHOLDS, Matches, check_engine
 from mod_vision.yolo.validate import Validation
 
@@ -38,7 +38,7 @@ class ClassScore(NamedTuple):
         ap_large: AP of large ones.
     """
 
-    id: int
+    id: Id
     name: str
     objects: int
     small: int
@@ -97,7 +97,7 @@ class Scorer:
 
         Raises:
             FileNotFoundError: If the COCO JSON is missing.
-            ValueError: If it lacks images or masks, or shares no class with the model.
+            ValueError: If it lacks images, masks or classes, or has objects of classes that the model does not have.
         """
         truth, categories = self._truth or self._read_truth(found)
         by_file: dict[str, list[dict[str, Any]]] = {name: [] for name in files}
@@ -131,31 +131,34 @@ class Scorer:
         return {kind: summarise(matches, names) for kind, matches in self.matches.items()}
 
     def _read_truth(self, found: Validation) -> tuple[GroundTruth, dict[int, int]]:
-        """Read the ground truth of a validation, and the category id of each class index."""
+        """Read the ground truth of a validation, and the category of each class index."""
         path = self.annotations or found.annotations
         if path:
-            truth = from_json(path, found.files, "mask" in self.matches)
+            truth = from_json(path, found.files, "mask" in self.matches, found.folder)
         else:
             truth = from_labels(found.labels, found.files, found.names)
-        self._truth = truth, match_categories(truth, found.names)
+        categories = match_categories(truth, found.names)
+        if lacking := [name for index, name in found.names.items() if index not in categories]:
+            print(f"warning: the COCO JSON has no category for the model's {some_of(lacking)}; not scored", flush=True)
+        self._truth = truth, categories
         return self._truth
 
 
-def summarise(matches: Matches, names: dict[int, str]) -> Scores:
+def summarise(matches: Matches, names: dict[Id, str]) -> Scores:
     """Compute COCO's numbers from matches.
 
     Args:
         matches: Of all images.
-        names: Names by COCO category id, of all categories that count.
+        names: Names by COCO category id, of all categories that count; matches have their places.
     """
     params = Params(matches.kind)
     shape = (THRESHOLDS, len(params.recThrs), len(names), AREAS, len(params.maxDets))
     precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
     counts = np.zeros((len(names), AREAS), dtype=int)
-    for k, category in enumerate(names):
-        counts[k] = matches.objects.of(category)["count"].sum(axis=0, dtype=int)
+    for k in range(len(names)):
+        counts[k] = matches.objects.of(k)["count"].sum(axis=0, dtype=int)
         if counts[k].any():
-            _curves(matches, category, counts[k], params, precision[:, :, k], recall[:, k])
+            _curves(matches, k, counts[k], params, precision[:, :, k], recall[:, k])
     summary = COCOeval(iouType=matches.kind)
     summary.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -168,8 +171,13 @@ def summarise(matches: Matches, names: dict[int, str]) -> Scores:
 
 
 def sorted_detections(matches: Matches, category: int) -> np.ndarray:
-    """Return the detections of a category, highest score first, and among equals in the order pycocotools has them."""
+    """Return the detections of a category, highest score first, and among equals in the order pycocotools has them.
+
+    Those that score less than the last one with an object are left out: precision there is never the highest.
+    """
     rows = matches.detections.of(category)
+    lowest = rows["score"][rows["matched"].any(axis=1)].min(initial=np.inf)
+    rows = rows[rows["score"] >= lowest]
     return rows[np.lexsort((rows["rank"], rows["image"], -rows["score"]))]
 
 

@@ -8,7 +8,10 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, resampled_ap
+from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
+
+FEW = 10  # images
 
 
 class Pair(NamedTuple):
@@ -42,7 +45,10 @@ class Comparison:
             "models": {name: found.as_dict() for name, found in self.evaluations.items()},
             "resamples": self.resamples,
             "seed": self.seed,
-            "differences": [{**pair._asdict(), "ap": pair.ap._asdict()} for pair in self.pairs],
+            "differences": [
+                {**pair._asdict(), "ap": {**pair.ap._asdict(), "includes_zero": pair.ap.includes_zero}}
+                for pair in self.pairs
+            ],
         }
 
     def table(self) -> str:
@@ -56,11 +62,19 @@ class Comparison:
             for kind in kinds:
                 line += _figures(found, kind)
             lines.append(f"{line}{found.cost.gflops:>9.2f}   {found.cost.latency}")
+        if any(found.gflops for found in self.evaluations.values()):
+            lines.append(
+                "GFLOPs of models with thresholds: mean of all images at their input sizes; others: square input"
+            )
         images = len(next(iter(self.evaluations.values())).files)
         lines += [
             f"\ndifference in AP, and 95 % of {self.resamples} resamples of the {images} images, seed {self.seed}"
         ]
-        lines += [f"  {kind:<5}{ap!s:<28}{second} less {first}" for first, second, kind, ap in self.pairs]
+        for first, second, kind, ap in self.pairs:
+            within = f"includes 0: {'yes' if ap.includes_zero else 'no'}"
+            lines.append(f"  {kind:<5}{ap!s:<28}{within:<18}{second} less {first}")
+        if images < FEW:
+            lines.append(f"warning: {images} images are too few for resamples to show how far AP moves")
         return "\n".join(lines)
 
 
@@ -80,14 +94,16 @@ def compare(
         overrides: As there.
 
     Raises:
-        ValueError: If there are less than two models.
+        ValueError: If there are less than two models, or no object to score them on.
     """
     if len(models) < 2:
         raise ValueError(f"models={','.join(models)}: give at least two different ones, such as models=a.pt,b.pt.")
     evaluations = evaluate_models(models, data, *where, **overrides)
+    if not any(found.objects_scored for found in evaluations.values()):
+        raise ValueError(f"{data}: the split has no object, so there is no difference to tell.")
     counts = draw_resamples(len(next(iter(evaluations.values())).files), resamples, seed)
     ap = {
-        (name, kind): resampled_ap(part.matches, [c.id for c in part.classes], counts)
+        (name, kind): resampled_ap(part.matches, range(len(part.classes)), counts)
         for name, found in evaluations.items()
         for kind, part in found.scores.items()
     }
@@ -101,8 +117,7 @@ def compare(
 
 
 def _figures(found: Evaluation, kind: str) -> str:
-    """Return the AP figures of a kind in percent, `-` where the model has none."""
+    """Return the AP figures of a kind in percent, `-` where there are none."""
     keys = ("AP", "AP50", "APs", "APm", "APl")
     stats = found.scores[kind].stats if kind in found.scores else {}
-    cells = [f"{100 * stats[key]:.2f}" if key in stats else "-" for key in keys]
-    return "".join(f"{cell:>{9 if i == 0 else 7}}" for i, cell in enumerate(cells))
+    return "".join(f"{percent(stats.get(key), 2):>{9 if key == 'AP' else 7}}" for key in keys)

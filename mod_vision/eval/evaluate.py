@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.eval.class_table import class_csv, class_rows, class_table
+from mod_vision.eval.class_table import class_csv, class_rows, class_table, percent
 from mod_vision.eval.coco import Scorer, Scores
 from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.image_cost import ImageCosts
 from mod_vision.eval.latency import Latency, as_deployed, paired_latency
 from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
@@ -32,7 +33,10 @@ COST_IMAGES = 8  # where the cost depends on the image
 
 @dataclass
 class Cost:
-    """Cost of one image: executed GFLOPs, and latency in milliseconds; `dense_` at capacity 1."""
+    """Cost of one image: executed GFLOPs, and latency in milliseconds; `dense_` at capacity 1.
+
+    Where compute follows the image, the mean GFLOPs of all images at their input sizes.
+    """
 
     gflops: float
     dense_gflops: float
@@ -54,6 +58,7 @@ class Evaluation:
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
         files: File names of the images that were scored.
         names: Class names by index.
+        gflops: Executed GFLOPs of each image, in the order of `files`; empty where all images cost the same.
     """
 
     scores: dict[str, Scores]
@@ -63,6 +68,12 @@ class Evaluation:
     objects: dict[str, list[tuple[int, int]]]
     files: list[str]
     names: dict[int, str]
+    gflops: list[float] = field(default_factory=list)
+
+    @property
+    def objects_scored(self) -> int:
+        """Objects that count, of all classes."""
+        return sum(figures.objects for figures in self.scores["box"].classes)
 
     @property
     def box(self) -> dict[str, float]:
@@ -88,19 +99,23 @@ class Evaluation:
             "routed_share_by_image": {
                 layer: dict(zip(self.files, shares, strict=True)) for layer, shares in self.shares.items()
             },
+            **({"gflops_by_image": dict(zip(self.files, self.gflops, strict=True))} if self.gflops else {}),
         }
 
     def report(self) -> str:
         """Return the figures as text."""
         cost, lines = self.cost, [f"{len(self.files)} images, COCO metrics"]
         for name, part in self.scores.items():
-            lines.append(f"  {name:<5}" + "  ".join(f"{key} {100 * value:.1f}" for key, value in part.stats.items()))
+            lines.append(f"  {name:<5}" + "  ".join(f"{key} {percent(value)}" for key, value in part.stats.items()))
         lines += [
             class_table(class_rows(self.scores), MAX_CLASSES_SHOWN),
             f"executed GFLOPs  {cost.gflops:.2f}, dense twin {cost.dense_gflops:.2f}",
             f"latency          {cost.latency}, dense twin {cost.dense_latency}, batch 1, {cost.device}, "
             f"{cost.threads} threads",
         ]
+        if self.gflops:
+            lines[-2] += f": means of all images, {min(self.gflops):.2f} to {max(self.gflops):.2f}"
+            lines[-1] += f", mean of {min(COST_IMAGES, len(self.files))} images on squares"
         if self.truth.total:
             lines.append(self.truth.table() if len(self.names) <= MAX_CLASSES_SHOWN else self._short_truth().table())
         else:
@@ -152,7 +167,7 @@ def evaluate_model(
 
     Raises:
         FileNotFoundError: If model, data or JSON is missing.
-        ValueError: If the JSON lacks images or shares no class with the model, or there is no such engine.
+        ValueError: If the JSON lacks images or has other classes than the model, or there is no such engine.
         ImportError: If the engine is not installed.
     """
     return evaluate_models({"": model}, data, imgsz, batch, device, split, annotations, engine, **overrides)[""]
@@ -173,7 +188,8 @@ def evaluate_models(
     check_engine(engine)
     yolos = {name: load_model(model) for name, model in models.items()}
     images = None
-    if any(layer.threshold is not None for yolo in yolos.values() for _, layer in routed_layers(yolo.model)):
+    following = {name for name, yolo in yolos.items() if _follows_image(yolo.model)}
+    if following:
         images = input_tensors(some_images(check_data(data, split)[split], COST_IMAGES), round_imgsz(imgsz))
     costs = measure_costs([yolo.model for yolo in yolos.values()], imgsz, device, images=images)
     evaluations: dict[str, Evaluation] = {}
@@ -182,11 +198,23 @@ def evaluate_models(
             print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {name}", flush=True)
         scorer = Scorer(str(yolo.task), Path(annotations) if annotations else None, engine)
         where = {"imgsz": imgsz, "batch": batch, "device": device, "split": split}
-        found = validate(yolo, scorer.add, data=data, **where, **overrides)
+        costs_of_images = ImageCosts()
+        watch = costs_of_images.add if name in following else None
+        found = validate(yolo, scorer.add, watch, data=data, **where, **overrides)
+        gflops = costs_of_images.executed
+        if gflops:
+            cost = replace(cost, gflops=mean(gflops), dense_gflops=mean(costs_of_images.dense))
         evaluations[name] = Evaluation(
-            scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names
+            scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names, gflops
         )
+        if not evaluations[name].objects_scored:
+            print(f"warning: the split {split!r} of {data} has no object to score, so there is no AP", flush=True)
     return evaluations
+
+
+def _follows_image(model: nn.Module) -> bool:
+    """Return whether a layer of a model has a threshold."""
+    return any(layer.threshold is not None for _, layer in routed_layers(model))
 
 
 def measure_costs(

@@ -28,10 +28,10 @@ def executed_gflops(model: nn.Module, imgsz: int = 640, image: torch.Tensor | No
     return _count(model, imgsz, image).get_total_flops() / 1e9
 
 
-def executed_gflops_by_layer(model: nn.Module, imgsz: int = 640) -> dict[str, float]:
-    """Count the GFLOPs of each module of a model by its name, as `executed_gflops` does."""
+def executed_gflops_by_layer(model: nn.Module, imgsz: int = 640, image: torch.Tensor | None = None) -> dict[str, float]:
+    """Count the GFLOPs of each module of a model by its name, as `executed_gflops` does; `Global` is the whole."""
     root = f"{type(model).__name__}."
-    counts = _count(model, imgsz).get_flop_counts()
+    counts = _count(model, imgsz, image).get_flop_counts()
     return {name.removeprefix(root): sum(by_op.values()) / 1e9 for name, by_op in counts.items()}
 
 

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pycocotools import mask as mask_utils
 
-KEPT = ("category_id", "bbox", "area", "iscrowd", "segmentation")
+KEPT = ("bbox", "area", "iscrowd", "segmentation")
+ID = (int, float, str)
+KEYS: dict[str, dict[str, Any]] = {  # what scoring cannot do without
+    "images": {"id": ID, "file_name": str},
+    "annotations": {"image_id": ID, "category_id": ID},
+    "categories": {"id": ID, "name": ID},
+}
+Id: TypeAlias = int | float | str
 
 
 class GroundTruth:
     """The objects of each image, made when they are asked for or held as compact as they can be.
 
+    Images and categories go by their places in the order of COCO's ids, which can be anything.
+
     Attributes:
-        categories: Names by COCO category id.
-        image_index: Place of each image, by file name, in the order of COCO's image ids.
+        categories: Names by COCO category id, in their order.
+        image_index: Place of each image, by file name.
+        in_use: Places of the categories that are known to have objects.
     """
 
     def __init__(
-        self, categories: dict[int, str], ids: dict[str, int], content: Callable[[str], dict[str, Any]]
+        self,
+        categories: dict[Id, str],
+        ids: dict[str, Id],
+        content: Callable[[str], dict[str, Any]],
+        in_use: Iterable[int] = (),
     ) -> None:
         """Keep what describes the images.
 
         Args:
-            categories: Names by COCO category id.
+            categories: Names by COCO category id, in the order of `in_order`.
             ids: COCO image id of each file name.
-            content: Gives `width`, `height` and `annotations` of a file name.
+            content: Gives `width`, `height` and `annotations` of a file name; category_id is the category's place.
+            in_use: Places of the categories that are known to have objects.
         """
-        self.categories = dict(sorted(categories.items()))
-        self.image_index = {name: i for i, name in enumerate(sorted(ids, key=ids.__getitem__))}
+        self.categories = categories
+        self.image_index = {name: i for i, name in enumerate(sorted(ids, key=lambda name: in_order(ids[name])))}
+        self.in_use = frozenset(in_use)
         self._content = content
 
     def subset(self, files: Sequence[str]) -> dict[str, Any]:
@@ -46,35 +63,50 @@ class GroundTruth:
             images.append({"id": image_id, **{k: content[k] for k in ("width", "height") if k in content}})
             for annotation in content["annotations"]:
                 annotations.append({**annotation, "id": len(annotations) + 1, "image_id": image_id})
-        categories = [{"id": id_, "name": name} for id_, name in self.categories.items()]
+        categories = [{"id": k, "name": name} for k, name in enumerate(self.categories.values())]
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def from_json(path: Path, files: Sequence[str], masks: bool) -> GroundTruth:
+def in_order(id_: Id) -> tuple[bool, Id]:
+    """Return what ids of COCO are sorted by: numbers come before strings."""
+    return isinstance(id_, str), id_
+
+
+def from_json(path: Path, files: Sequence[str], masks: bool, folder: Path = Path()) -> GroundTruth:
     """Read the ground truth of some images from a COCO JSON.
 
     Args:
         path: The JSON.
         files: File names of the images.
         masks: Whether masks are needed.
+        folder: What the file names are relative to.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is no COCO JSON, lacks images, boxes or masks; the message names some.
+        ValueError: If it is no COCO JSON, lacks images, boxes or masks, or contradicts itself; the message names some.
     """
     source = _read(path)
-    ids = _match_images(source["images"], files)
-    categories = {category["id"]: category["name"] for category in source["categories"]}
     images = {image["id"]: image for image in source["images"]}
-    contents: dict[str, dict[str, Any]] = {}
-    names = {id_: name for name, id_ in ids.items()}
-    for name, id_ in ids.items():
-        contents[name] = {k: images[id_][k] for k in ("width", "height") if k in images[id_]} | {"annotations": []}
-    for annotation in source["annotations"]:
-        file = names.get(annotation["image_id"])
-        if file is not None and annotation["category_id"] in categories:
-            contents[file]["annotations"].append(_compact(annotation, contents[file], masks))
-    return GroundTruth(categories, ids, contents.__getitem__)
+    categories = {c["id"]: c["name"] for c in sorted(source["categories"], key=lambda c: in_order(c["id"]))}
+    places = {id_: k for k, id_ in enumerate(categories)}
+    ids = _match_images(source["images"], files, folder)
+    contents = {
+        id_: {k: images[id_][k] for k in ("width", "height") if k in images[id_]} | {"annotations": []}
+        for id_ in ids.values()
+    }
+    in_use = set()
+    for i, annotation in enumerate(source["annotations"]):
+        for key, known in (("image_id", images), ("category_id", places)):
+            if annotation[key] not in known:
+                raise ValueError(
+                    f"{path}: annotations[{i}] has {key}={annotation[key]!r}, which the JSON does not list."
+                )
+        if (image := contents.get(annotation["image_id"])) is not None:
+            compact = _compact(annotation, image, masks) | {"category_id": places[annotation["category_id"]]}
+            image["annotations"].append(compact)
+            if not compact["iscrowd"]:
+                in_use.add(compact["category_id"])
+    return GroundTruth(categories, ids, lambda name: contents[ids[name]], in_use)
 
 
 def from_labels(labels: Sequence[dict[str, Any]], files: Sequence[str], names: dict[int, str]) -> GroundTruth:
@@ -86,32 +118,43 @@ def from_labels(labels: Sequence[dict[str, Any]], files: Sequence[str], names: d
         labels: Per image: width, height in pixels, cls (n,), boxes (n, 4) as pixel x, y, w, h, and segments, a list of
             n pixel polygons (p, 2), empty without masks. One is read when its image is scored.
         files: File name of each image.
-        names: Class names by index; category ids are one more.
+        names: Class names by index, from 0; category ids are one more.
     """
-    ids = {name: i for i, name in enumerate(files)}
+    ids: dict[str, Id] = {name: i for i, name in enumerate(files)}
 
     def content(name: str) -> dict[str, Any]:
-        label = labels[ids[name]]
+        label = labels[int(ids[name])]
         annotations = [_from_label(label, i) for i in range(len(label["cls"]))]
         return {"width": label["width"], "height": label["height"], "annotations": annotations}
 
-    return GroundTruth({index + 1: name for index, name in names.items()}, ids, content)
+    return GroundTruth({index + 1: names[index] for index in sorted(names)}, ids, content)
 
 
 def match_categories(truth: GroundTruth, names: dict[int, str]) -> dict[int, int]:
-    """Return the COCO category id of each class index, by name.
+    """Return the place of the category of each class index, by name.
 
     Raises:
-        ValueError: If the ground truth has none of the classes.
+        ValueError: If the ground truth has none of the classes, or objects of a category that is no class.
     """
-    by_name = {name: id_ for id_, name in truth.categories.items()}
+    categories = list(truth.categories.values())
+    by_name = {name: k for k, name in enumerate(categories)}
     matched = {index: by_name[name] for index, name in names.items() if name in by_name}
     if not matched:
         raise ValueError(
-            f"no class of the model is a category of the COCO JSON: the model has {', '.join(list(names.values())[:5])}"
-            f", the JSON {', '.join(list(by_name)[:5])}."
+            f"no class of the model is a category of the COCO JSON: the model has {some_of(list(names.values()))}"
+            f", the JSON {some_of(categories)}."
+        )
+    if strange := [categories[k] for k in sorted(truth.in_use - set(matched.values()))]:
+        raise ValueError(
+            f"the COCO JSON has objects of {some_of(strange)}, and the model has no class of that name: case and "
+            "spaces count."
         )
     return matched
+
+
+def some_of(names: Sequence[Any], most: int = 5) -> str:
+    """Return the first of some names as text."""
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -125,19 +168,60 @@ def _read(path: Path) -> dict[str, Any]:
     missing = [k for k in ("images", "annotations", "categories") if not isinstance(source, dict) or k not in source]
     if missing:
         raise ValueError(f"{path} is no COCO ground truth: it lacks {', '.join(missing)}.")
+    for part, keys in KEYS.items():
+        _check_items(f"{path}: {part}", source[part], keys)
     return dict(source)
 
 
-def _match_images(images: Sequence[dict[str, Any]], files: Sequence[str]) -> dict[str, int]:
+def _check_items(what: str, items: Any, keys: dict[str, Any]) -> None:
+    """Check that a part of a COCO JSON is a list whose items have some keys."""
+    if not isinstance(items, list):
+        raise ValueError(f"{what} is no list.")
+    for i, item in enumerate(items):
+        for key, types in keys.items():
+            value = item.get(key) if isinstance(item, dict) else None
+            if not isinstance(value, types):
+                raise ValueError(f"{what}[{i}] has no {key}." if value is None else f"{what}[{i}] has {key}={value!r}.")
+
+
+def _match_images(images: Sequence[dict[str, Any]], files: Sequence[str], folder: Path) -> dict[str, Id]:
     """Return the COCO image id of each file name."""
-    ids = {Path(image["file_name"]).name: image["id"] for image in images}
-    missing = [name for name in files if name not in ids]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for image in images:
+        by_name.setdefault(Path(image["file_name"]).name, []).append(image)
+    missing = [name for name in files if Path(name).name not in by_name]
     if missing:
         raise ValueError(
             f"the COCO JSON lacks {len(missing)} of {len(files)} images of the data set, such as {missing[0]}; use the "
             "JSON of this split."
         )
-    return {name: ids[name] for name in files}
+    ids = {name: _closest(name, folder, by_name[Path(name).name])["id"] for name in files}
+    taken: dict[Id, str] = {}
+    for name, id_ in ids.items():
+        if taken.setdefault(id_, name) != name:
+            raise ValueError(
+                f"the images {taken[id_]} and {name} of the data set are both image {id_} of the COCO JSON."
+            )
+    return ids
+
+
+def _closest(name: str, folder: Path, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the one of some images with the same base name whose path is that of a file, or else ends most like it."""
+    if len(images) == 1:
+        return images[0]
+    exact = [image for image in images if image["file_name"] == name]
+    lengths = [_common_end(folder / name, Path(image["file_name"])) for image in images]
+    best = exact or [image for image, length in zip(images, lengths, strict=True) if length == max(lengths)]
+    if len(best) > 1:
+        first, second = (f"{image['file_name']} (id {image['id']})" for image in best[:2])
+        raise ValueError(f"{name} of the data set could be {first} or {second} of the COCO JSON.")
+    return best[0]
+
+
+def _common_end(a: Path, b: Path) -> int:
+    """Return how many of their last parts two paths share."""
+    same = (one == other for one, other in zip(reversed(a.parts), reversed(b.parts), strict=False))
+    return sum(takewhile(bool, same))
 
 
 def _compact(annotation: dict[str, Any], image: dict[str, Any], masks: bool) -> dict[str, Any]:
@@ -146,16 +230,18 @@ def _compact(annotation: dict[str, Any], image: dict[str, Any], masks: bool) -> 
     if "bbox" not in kept:
         raise ValueError(f"annotation {annotation.get('id')} of the COCO JSON has no bbox.")
     kept.setdefault("iscrowd", 0)  # pycocotools needs these, tools do not all write them
-    kept.setdefault("area", kept["bbox"][2] * kept["bbox"][3])
     mask = kept.pop("segmentation", None)
     if masks and not mask:
         raise ValueError(
             f"annotation {annotation.get('id')} of the COCO JSON has a box without a mask, so it cannot score a "
             "segmentation model's masks."
         )
-    if masks and isinstance(mask, list) and not {"width", "height"} <= set(image):
+    drawable = bool(mask) and (not isinstance(mask, list) or {"width", "height"} <= set(image))
+    if masks and not drawable:
         raise ValueError("images of the COCO JSON lack width and height, without which polygons are no masks.")
-    return kept | {"segmentation": _run_lengths(mask, image)} if masks else kept
+    runs = _run_lengths(mask, image) if drawable and (masks or "area" not in kept) else None
+    kept.setdefault("area", float(mask_utils.area(runs)) if runs else kept["bbox"][2] * kept["bbox"][3])
+    return kept | {"segmentation": runs} if masks else kept
 
 
 def _run_lengths(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +256,7 @@ def _run_lengths(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
 def _from_label(label: dict[str, Any], i: int) -> dict[str, Any]:
     """Return one object of a label as a COCO annotation."""
     box = [float(v) for v in label["boxes"][i]]
-    annotation = {"category_id": int(label["cls"][i]) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+    annotation = {"category_id": int(label["cls"][i]), "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
     if len(label["segments"]):
         mask = _run_lengths([label["segments"][i].reshape(-1).tolist()], label)
         annotation |= {"segmentation": mask, "area": float(mask_utils.area(mask))}

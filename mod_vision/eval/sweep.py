@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
 from mod_vision.eval.pareto import pareto_front
 from mod_vision.files import write_text
@@ -43,14 +44,14 @@ def evaluate_capacities(model: Any, data: str, capacities: Sequence[float], *whe
 
 
 def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return a row of figures per capacity: AP in [0, 1], GFLOPs, and milliseconds with their quartiles."""
+    """Return a row of figures per capacity: AP in [0, 1], None without objects; GFLOPs; and latency."""
     rows = []
     for capacity, found in sweep.items():
         latency = found.cost.latency._asdict()
-        row = {"capacity": capacity, "gflops": found.cost.gflops}
+        row: dict[str, float | None] = {"capacity": capacity, "gflops": found.cost.gflops}
         row |= {f"latency_ms_{key}": value for key, value in latency.items()}
         for kind, part in found.scores.items():
-            row |= {f"{kind} {key}": value for key, value in part.stats.items()}
+            row |= {f"{kind} {key}": None if value < 0 else value for key, value in part.stats.items()}
         rows.append(row)
     return rows
 
@@ -65,8 +66,8 @@ def sweep_table(sweep: Sweep) -> str:
         line = f"{capacity:<11g}{found.cost.gflops:>9.2f}   {found.cost.latency!s:<24}"
         for kind, part in found.scores.items():
             star = "*" if fronts[kind][i] else " "
-            line += f"{100 * part.stats['AP']:>8.2f}{star}"
-            line += "".join(f"{100 * part.stats[key]:>7.1f}" for key in ("AP50", "APs", "APm", "APl"))
+            line += f"{percent(part.stats['AP'], 2):>8}{star}"
+            line += "".join(f"{percent(part.stats[key]):>7}" for key in ("AP50", "APs", "APm", "APl"))
         lines.append(line)
     return "\n".join([*lines, "* on the Pareto front of AP against latency"])
 
@@ -77,10 +78,10 @@ def cost_of(found: Evaluation, cost: str) -> float:
 
 
 def on_front(sweep: Sweep, kind: str, cost: str) -> list[bool]:
-    """Return which capacities are on the Pareto front of the AP of a kind, box or mask, against a cost."""
+    """Return which capacities are on the Pareto front of a kind's AP against a cost; without objects none is."""
     points = [(cost_of(found, cost), found.scores[kind].stats["AP"]) for found in sweep.values()]
     front = set(pareto_front(points))
-    return [i in front for i in range(len(points))]
+    return [i in front and ap >= 0 for i, (_, ap) in enumerate(points)]
 
 
 def save_sweep(sweep: Sweep, folder: Path) -> None:

@@ -73,6 +73,10 @@ class RoutingPlan(NamedTuple):
             marks = F.max_pool2d(marks[:, None], self.tile, ceil_mode=True)
         return marks.flatten(1)
 
+    def counts(self) -> torch.Tensor:
+        """Return how many tokens each image routes, (B,)."""
+        return (torch.ones_like(self.indices) if self.real is None else self.real).sum(dim=1)
+
     def kept(self) -> torch.Tensor:
         """Return the routed pixels of the feature map as a boolean map (B, H, W)."""
         mask = torch.zeros_like(self.logits, dtype=torch.bool)

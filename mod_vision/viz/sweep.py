@@ -28,6 +28,7 @@ def draw_sweep(sweep: Sweep, name: str, path: Path) -> None:
             marks = [
                 Mark(cost_of(found, cost), found.scores[kind].stats["AP"], f"{capacity:g}", name, on)
                 for (capacity, found), on in zip(sweep.items(), front, strict=True)
+                if found.scores[kind].stats["AP"] >= 0  # -1 without objects
             ]
             panels.append(Panel(label, f"{kind} AP in percent", marks))
     draw_pareto(panels, path)

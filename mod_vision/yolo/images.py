@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +121,17 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
     if not files:
         raise FileNotFoundError(f"{source} has no image.")
     return evenly_spaced(files, count)
+
+
+def image_names(files: Iterable[str | Path]) -> tuple[Path, list[str]]:
+    """Return the folder that all of some images lie in, and the path of each within it: its name, if none is deeper.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    paths = [Path(os.path.abspath(file)) for file in files]  # links stay as they are
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    return folder, [path.relative_to(folder).as_posix() for path in paths]
 
 
 def evenly_spaced(files: list[Any], count: int) -> list[Any]:

@@ -20,6 +20,7 @@ from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
+from mod_vision.yolo.images import image_names
 from mod_vision.yolo.loss import object_tokens
 from mod_vision.yolo.trust import check_data, restricted
 
@@ -29,8 +30,9 @@ class Validation:
     """What one pass over a labelled split gives.
 
     Attributes:
-        files: Image file names of the split.
-        labels: Per image: file_name, width, height, cls, boxes (pixel x, y, w, h), segments (pixel polygons).
+        folder: The one that all images of the split lie in.
+        files: Path of each image within it: the file name, if no image lies deeper.
+        labels: Per image: width, height, cls, boxes (pixel x, y, w, h), segments (pixel polygons).
         annotations: COCO JSON that the data YAML names for the split, or None.
         names: Class names by index.
         truth: Routed share of tokens per layer and group.
@@ -38,6 +40,7 @@ class Validation:
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
     """
 
+    folder: Path = Path()
     files: list[str] = field(default_factory=list)
     labels: Sequence[dict[str, Any]] = ()
     annotations: Path | None = None
@@ -47,6 +50,7 @@ class Validation:
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
+Watcher = Callable[[torch.nn.Module, torch.Tensor], None]
 Receiver = Callable[[Validation, Sequence[str], Sequence[dict[str, Any]]], None]
 
 
@@ -70,12 +74,13 @@ class PixelLabels(Sequence[dict[str, Any]]):
 class _Collect(DetectionValidator):
     """A validator that collects; predictions are as Ultralytics' `save_json` writes them, without its scoring.
 
-    Ultralytics builds the validator itself, so `found` and `receive` are set on a subclass made for one run. Its own
-    metrics stay empty: they would grow with every image.
+    Ultralytics builds the validator itself, so `found`, `receive` and `watch` are set on a subclass made for one run.
+    Its own metrics stay empty: they would grow with every image.
     """
 
     found: Validation
     receive: Receiver | None
+    watch: Watcher | None
 
     def get_desc(self) -> str:
         """Return what the progress bar says."""
@@ -85,7 +90,7 @@ class _Collect(DetectionValidator):
         """Find the routed layers, the images, and the classes by index instead of by COCO's ids.
 
         Raises:
-            ValueError: If the model has other classes than the data, or two images share a file name.
+            ValueError: If the model has other classes than the data, or an image is listed twice.
         """
         if len(model.names) != self.data["nc"]:
             raise ValueError(
@@ -101,10 +106,17 @@ class _Collect(DetectionValidator):
         self.found.names = dict(self.data["names"])  # a model built from a YAML has numbers for names
         self.sizes: dict[str, tuple[int, int]] = {}
         self.found.labels = PixelLabels(self.dataloader.dataset.labels, self.sizes)
-        self.found.files = [Path(label["im_file"]).name for label in self.dataloader.dataset.labels]
-        repeated = sorted(name for name, times in Counter(self.found.files).items() if times > 1)
-        if repeated:
-            raise ValueError(f"images in different folders share a file name, such as {repeated[0]}; rename them.")
+        paths = [label["im_file"] for label in self.dataloader.dataset.labels]
+        self.found.folder, self.found.files = image_names(paths)
+        if repeated := [name for name, times in Counter(self.found.files).items() if times > 1]:
+            raise ValueError(f"the split lists images twice, such as {repeated[0]}.")
+        if (self.data.get("stuff") or {}).get(self.args.split) and len({Path(path).stem for path in paths}) < len(
+            paths
+        ):
+            raise ValueError(
+                "dense annotations (stuff:) go by file name, and images in different folders share theirs."
+            )
+        self.file_names = dict(zip(paths, self.found.files, strict=True))
         annotations = self.data.get("annotations")
         if isinstance(annotations, dict):
             annotations = annotations.get(self.args.split)
@@ -114,16 +126,21 @@ class _Collect(DetectionValidator):
         """Hand on the predictions of a batch, and count its routes."""
         if self.routed:
             check_finite(self.native)
+        files = [self.file_names[path] for path in batch["im_file"]]
         for i, pred in enumerate(preds):
             if len(pred["cls"]):
                 image = DetectionValidator._prepare_batch(self, i, batch)  # without the labels' masks
+                before = len(self.jdict)
                 self.pred_to_json(self.scale_preds(self._prepare_pred(pred), image), image)
-        files = [Path(file).name for file in batch["im_file"]]
-        self.sizes.update(zip(files, batch["ori_shape"], strict=True))
+                for prediction in self.jdict[before:]:
+                    prediction["file_name"] = files[i]
+        self.sizes.update(zip(batch["im_file"], batch["ori_shape"], strict=True))
         if self.receive is not None:
             self.receive(self.found, files, list(self.jdict))
         self.jdict.clear()
         self._count_routes(batch)
+        if self.watch is not None:
+            self.watch(self.native, batch["img"])
 
     def get_stats(self) -> dict[str, Any]:
         """Return none of Ultralytics' own figures."""
@@ -164,13 +181,16 @@ class _CollectMasks(_Collect, SegmentationValidator):
         return {**scaled, "masks": (masks > 0.5).byte()}
 
 
-def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> Validation:
+def validate(
+    model: YOLO, receive: Receiver | None = None, watch: Watcher | None = None, **overrides: Any
+) -> Validation:
     """Run Ultralytics' validation of `model` and return what it found.
 
     Args:
         model: Detection or segmentation model.
         receive: Takes, batch by batch, the validation, the batch's file names and its COCO-style predictions, which
             have file_name and the class index as category_id.
+        watch: Takes the network and the input of each batch when it has run, with the plans of its layers.
         overrides: Ultralytics' validation arguments: data, split, imgsz, batch, device, ...
 
     Raises:
@@ -183,7 +203,9 @@ def validate(model: YOLO, receive: Receiver | None = None, **overrides: Any) -> 
         raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
     data = check_data(overrides["data"], overrides.get("split", "val"))["yaml_file"]
     found = Validation()
-    validator = type(base.__name__, (base,), {"found": found, "receive": staticmethod(receive) if receive else None})
+    hooks = {"receive": receive, "watch": watch}
+    own = {name: staticmethod(hook) if hook else None for name, hook in hooks.items()}
+    validator = type(base.__name__, (base,), {"found": found, **own})
     defaults = {"plots": False, "verbose": False, "workers": 0}
     try:
         with restricted():
@@ -270,10 +292,9 @@ def _stuff_tokens(
 
 def _label(label: dict[str, Any], sizes: dict[str, tuple[int, int]]) -> dict[str, Any]:
     """Return a cached Ultralytics label in pixels of the original image."""
-    height, width = sizes[Path(label["im_file"]).name]
+    height, width = sizes[label["im_file"]]
     scale = np.array([width, height], dtype=np.float64)
     return {
-        "file_name": Path(label["im_file"]).name,
         "width": width,
         "height": height,
         "cls": label["cls"].flatten(),

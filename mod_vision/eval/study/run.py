@@ -267,13 +267,13 @@ class Run:
             if capacity is not None:
                 set_capacity(yolo, capacity)
             torch.manual_seed(self.seed)  # for random routing
-            scorer, where = Scorer(str(yolo.task)), {"imgsz": self.schedule.imgsz, "device": self.device}
-            found = validate(yolo, scorer.add, data=self.schedule.data, batch=8, **where)
+            scorer, imgsz = Scorer(str(yolo.task)), self.schedule.imgsz
+            found = validate(yolo, scorer.add, data=self.schedule.data, batch=8, imgsz=imgsz, device=self.device)
             stats = {kind: part.stats for kind, part in scorer.scores().items()}
             scores.append(
                 {
                     "capacity": capacity,
-                    "gflops": executed_gflops(yolo.model.eval().fuse(verbose=False), self.schedule.imgsz),
+                    "gflops": executed_gflops(yolo.model.eval().fuse(verbose=False), imgsz),
                     "box": stats["box"],
                     "mask": stats.get("mask"),
                     "routed_share": found.truth.shares(),

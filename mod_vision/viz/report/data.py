@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from mod_vision.viz.report.ranking import Ranking, rank
 from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.images import load_model, read_image, some_images, torch_device
+from mod_vision.yolo.images import evenly_spaced, image_names, load_model, read_image, some_images, torch_device
 from mod_vision.yolo.predict import Detections, predict_images
 
 SPLIT = "val"
@@ -55,9 +55,9 @@ class Look(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image of the gallery: its file, its pixels (H, W, 3) in BGR, and a look at each stop."""
+    """An image of the gallery: its name in the split, its pixels (H, W, 3) in BGR, and a look at each stop."""
 
-    file: Path
+    name: str
     image: np.ndarray
     looks: list[Look]
 
@@ -103,15 +103,18 @@ def collect(settings: Settings, capacities: Sequence[float], evaluate: bool) -> 
     yolo = load_model(settings.model)
     stops = find_stops(yolo, capacities)
     stages = [Stage(name, layer.depth) for name, layer in routed_layers(yolo.model)]
-    files = some_images(settings.data, settings.images, SPLIT)
+    every = some_images(settings.data, sys.maxsize, SPLIT)
+    names = dict(zip(every, image_names(every)[1], strict=True))
+    files = evenly_spaced(every, settings.images)
     evaluations: list[Evaluation] = []
     ranking = None
     if evaluate:
         evaluations = [_score(yolo, stop, stops, settings) for stop in stops]
         ranking = rank(evaluations[telling_stop(stops)], stops[telling_stop(stops)].capacity is None)
-        ranked = {line.file for line in ranking.images} - {file.name for file in files}
-        files += [file for file in some_images(settings.data, sys.maxsize, SPLIT) if file.name in ranked]
-    return Content(stops, stages, _look_at(yolo, files, stops, settings), evaluations, ranking)
+        ranked = {line.file for line in ranking.images} - {names[file] for file in files}
+        files = [*files, *(file for file in every if names[file] in ranked)]
+    shown = {names[file]: file for file in files}
+    return Content(stops, stages, _look_at(yolo, shown, stops, settings), evaluations, ranking)
 
 
 def find_stops(yolo: Any, capacities: Sequence[float]) -> list[Stop]:
@@ -158,12 +161,12 @@ def describe(stop: Stop) -> str:
     return "its own thresholds" if stop.capacity is None else f"capacity {stop.label}"
 
 
-def _look_at(yolo: Any, files: Sequence[Path], stops: Sequence[Stop], settings: Settings) -> list[Picture]:
+def _look_at(yolo: Any, files: Mapping[str, Path], stops: Sequence[Stop], settings: Settings) -> list[Picture]:
     """Route and predict the images that can be read, at each stop."""
     pictures = []
-    for file in files:
+    for name, file in files.items():
         try:
-            pictures.append(Picture(file, read_image(file), []))
+            pictures.append(Picture(name, read_image(file), []))
         except (OSError, ValueError) as error:
             print(f"left out: {error}", flush=True)
     if not pictures:

@@ -158,13 +158,18 @@ def cost_figure(content: Content) -> Figure:
             series.setdefault(name, []).append(Point(cost.gflops, max(0.0, ap), stop.label, above=own))
         cells = ["-" if ap < 0 else f"{ap:.1f}" for ap in aps.values()]
         rows.append([describe(stop), f"{cost.gflops:.2f}", *cells, str(cost.latency)])
-    first = content.evaluations[0]
+    first, thresholds = content.evaluations[0], any(stop.capacity is None for stop in content.stops)
     latency = f"latency ({first.cost.device}, threads: {first.cost.threads})"
     title = "Accuracy against cost"
     return Figure(
         title,
         f"COCO AP over the {len(first.files)} images of the split, in percent, and the GFLOPs that one image executes. "
-        "Each point is a capacity of the same checkpoint.",
+        "Each point is a capacity of the same checkpoint."
+        + (
+            " Thresholds: the mean of all images at their input sizes; capacities: a square input."
+            if thresholds
+            else ""
+        ),
         curves([sorted(points) for points in series.values()], ("executed GFLOPs", "AP"), f"{title}; table below"),
         [(swatch(i), name) for i, name in enumerate(series)],
         Table(["", "GFLOPs", *_ap(first), latency], rows),

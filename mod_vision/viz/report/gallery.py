@@ -57,7 +57,7 @@ def _image(picture: Picture, stages: Sequence[Stage]) -> dict[str, Any]:
     """Return a picture with a look at each stop."""
     height, width = picture.image.shape[:2]
     return {
-        "name": picture.file.name,
+        "name": picture.name,
         "width": width,
         "height": height,
         "looks": [_look(look, stages, width, height) for look in picture.looks],

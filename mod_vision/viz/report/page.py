@@ -102,11 +102,11 @@ def render(content: Content, settings: Settings, command: str) -> str:
         model=Path(settings.model).name,
         stops=[describe(stop) for stop in content.stops],
         stages=content.stages,
-        photos=[(picture.file.name, photo(picture.image)) for picture in content.pictures],
+        photos=[(picture.name, photo(picture.image)) for picture in content.pictures],
         figures=draw_figures(content),
         ranking=content.ranking,
         ranked_at=describe(content.stops[telling_stop(content.stops)]),
-        numbers={picture.file.name: i for i, picture in enumerate(content.pictures)},
+        numbers={picture.name: i for i, picture in enumerate(content.pictures)},
         gallery=encode(content),
     )
 
