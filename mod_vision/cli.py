@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mod_vision.commands import VERBS
+from mod_vision.errors import one_line
 from mod_vision.keys import parse
 
 USAGE = """usage: mod-vision VERB key=value ...
@@ -33,6 +34,8 @@ Training and prediction are plain Ultralytics: yolo train model=yolo26n-mod.yaml
 `mod-vision VERB help` lists the keys of a verb.
 """
 
+TOLD = (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError)  # their messages say it all
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; errors are one line, exit code 1, and `MOD_VISION_DEBUG=1` shows where they come from."""
@@ -54,14 +57,15 @@ def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
     """Run a function with `key=value` words; returns the exit code, which a function can give itself."""
     try:
         return function(**parse(name, function, words)) or 0
-    except (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError) as error:
-        if os.environ.get("MOD_VISION_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        if os.environ.get("MOD_VISION_DEBUG") == "1":
+            raise
+        kind = "" if isinstance(error, TOLD) else f"{type(error).__name__}: "
+        print(f"error: {kind}{one_line(error)}", file=sys.stderr)
+        return 1
 
 
 def run_tool(tool: str | Callable[..., Any], description: str) -> int:

@@ -173,6 +173,7 @@ def bench(
     from mod_vision.eval.layer_profile import profile_layers, profile_table
     from mod_vision.eval.step_benchmark import benchmark_step, step_table
     from mod_vision.files import writable_dir
+    from mod_vision.routing import check_capacity
     from mod_vision.viz.speed import draw_speed
 
     whole = by in ("model", "backbone")
@@ -181,7 +182,7 @@ def bench(
     if not whole and (backend, dtype) != ("eager", "float32"):
         raise ValueError(f"by={by} measures backend=eager in float32.")
     folder = writable_dir(out) if out else None
-    capacities, others = [float(c) for c in as_list(capacity)], as_list(rivals)
+    capacities, others = [check_capacity(as_value(c, "capacity")) for c in as_list(capacity)], as_list(rivals)
     held = conditions(imgsz, batch, threads, device, repeats, backend, dtype)
     text = ", ".join(f"{key} {value}" for key, value in held.items())
     print(text)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import yaml
+
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # a number such as 1e-3, which YAML takes for text
+LOWEST = {"seed": 0}  # whole numbers are counts but for these
 
 
 def as_list(value: Any) -> list[Any]:
@@ -22,16 +27,17 @@ def as_value(text: Any, key: str) -> Any:
         ValueError: If the text is no YAML.
     """
     try:
-        return yaml.safe_load(text) if isinstance(text, str) else text
+        value = yaml.safe_load(text) if isinstance(text, str) else text
     except yaml.YAMLError:
         raise ValueError(f"{key}={text}: brackets or quotes are not closed.") from None
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
     """Turn `key=value` words into the arguments of a function, such as that of a verb; `name` is for messages.
 
     Raises:
-        ValueError: If a word is no key=value, a key is unknown or a needed one is missing.
+        ValueError: If a word is no key=value, a key is unknown, a value is of another type, or a needed key is missing.
     """
     parameters = inspect.signature(function).parameters
     arguments: dict[str, Any] = {}
@@ -41,14 +47,23 @@ def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str
             raise ValueError(f"{word!r} is not of the form key=value.")
         if key not in parameters:
             raise ValueError(f"{name} has no key {key!r}; it has {', '.join(parameters) or 'none'}.")
-        wanted = str(parameters[key].annotation)
-        value = text if wanted.startswith("str") else as_value(text, key)
-        if wanted == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"{key}={text}: {key} must be a whole number of at least 1.")
-        if wanted == "bool" and not isinstance(value, bool):
-            raise ValueError(f"{key}={text}: {key} must be True or False.")
-        arguments[key] = value
+        arguments[key] = _checked(key, text, str(parameters[key].annotation))
     missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
     if missing:
         raise ValueError(f"{name} needs {' '.join(f'{key}=...' for key in missing)}")
     return arguments
+
+
+def _checked(key: str, text: str, wanted: str) -> Any:
+    """Return the value of a key, which must be of the type that it is annotated with."""
+    if wanted.startswith("str"):
+        return text
+    value, lowest = as_value(text, key), LOWEST.get(key, 1)
+    is_bool = isinstance(value, bool)
+    if wanted == "int" and (is_bool or not isinstance(value, int) or value < lowest):
+        raise ValueError(f"{key}={text}: {key} must be a whole number of at least {lowest}.")
+    if wanted == "float" and (is_bool or not isinstance(value, (int, float)) or not math.isfinite(value)):
+        raise ValueError(f"{key}={text}: {key} must be a number.")
+    if wanted == "bool" and not is_bool:
+        raise ValueError(f"{key}={text}: {key} must be True or False.")
+    return value

@@ -11,6 +11,7 @@ import pytest
 from browser import fits, unnamed_controls
 from PIL import Image
 
+from mod_vision.cli import main
 from mod_vision.viz.explore import Explorer, Settings
 from mod_vision.yolo.images import load_model
 
@@ -176,6 +177,19 @@ def test_a_port_that_is_taken(page_server):
     port = page_server.server_port
     with pytest.raises(OSError, match=rf"port {port} of 127\.0\.0\.1 is not free; choose another with port="):
         start(MODEL, IMGSZ, "cpu", "127.0.0.1", port, MAX_MB)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("port=99999", "error: port=99999: a port is a number from 1 to 65535, such as port=7860."),
+        ("host=nope.invalid", "error: host=nope.invalid is unknown: give an address of this computer, such as host="),
+        (f"host={'a' * 80}", f"error: host={'a' * 80} is unknown"),
+    ],
+)
+def test_an_address_that_no_server_has(capsys, word, told):
+    assert main(["app", f"model={MODEL}", word]) == 1
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_models_without_a_capacity_are_refused(tmp_path):

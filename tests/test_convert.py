@@ -178,7 +178,7 @@ def test_tiles_follow_the_stride():
     assert routing_options(MoDC2PSA, 16) == {}
 
 
-@pytest.mark.parametrize("blocks", [[0, 99], ["model.4"], [], [9], True, "some"])
+@pytest.mark.parametrize("blocks", [[0, 99], ["model.4"], [], [9], True, "some", {"a": 1}, [{"a": 1}], [[4]]])
 def test_rows_that_cannot_be_routed(blocks, photos):
     with pytest.raises(ValueError, match=r"blocks must be auto, all, or rows that have a routed twin, 0 \(Conv\), 1"):
         mod_vision.convert(YOLO("yolo26n.yaml"), blocks=blocks, images=photos[:1], imgsz=64)
@@ -213,6 +213,12 @@ def test_a_routed_model_can_be_routed_further(photos):
 def test_bad_capacity(value):
     with pytest.raises(ValueError, match=r"capacity must be a number in \(0, 1\]"):
         mod_vision.convert(YOLO("yolo26n.yaml"), value)
+
+
+def test_an_unknown_router(capsys):
+    with pytest.raises(ValueError, match=r"^convert: unknown router 'foo', choose one of conv, "):
+        mod_vision.convert(YOLO("yolo11n.yaml"), router="foo")
+    assert not capsys.readouterr().out, "before anything is measured"
 
 
 def test_fused_and_exported_models(tmp_path):

@@ -142,9 +142,9 @@ def test_missing_and_foreign_models(tmp_path):
 def test_nothing_routed(square):
     model = untrained()
     set_capacity(model, 1.0)
-    with pytest.raises(ValueError, match="nothing is routed"):
+    with pytest.raises(ValueError, match=r"nothing is routed: all capacities are 1; .*mod-vision fit"):
         route_maps(model, square, IMGSZ)
-    with pytest.raises(ValueError, match="nothing is routed"):
+    with pytest.raises(ValueError, match="nothing is routed: this model has no routed layer; `mod-vision convert`"):
         route_maps("yolo26n.yaml", square, IMGSZ)
 
 

@@ -27,6 +27,7 @@ from mod_vision.yolo.convert import (
 )
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images
+from mod_vision.yolo.settings import check_options
 
 IMAGES = 8
 
@@ -63,7 +64,7 @@ def convert(
         FileNotFoundError: If model or images do not exist.
         ValueError: If an argument is not valid, the model is exported or fused, or nothing of it can be routed.
     """
-    check_capacity(capacity)
+    check_options({"capacity": check_capacity(capacity), "router": router}, "convert")
     new = copy_model(load_model(model))
     net = new.model
     rows = _rows(blocks, net)
@@ -102,7 +103,7 @@ def _rows(blocks: Any, net: Any) -> list[int]:
     if isinstance(blocks, str) and blocks in ("auto", "all"):
         return list(kinds)
     rows = list(blocks) if isinstance(blocks, Sequence) and not isinstance(blocks, str) else [blocks]
-    if not rows or any(isinstance(row, bool) or row not in kinds for row in rows):
+    if not rows or any(isinstance(row, (bool, dict, list)) or row not in kinds for row in rows):
         known = ", ".join(f"{row} ({yaml_row(net, row)[2]})" for row in kinds)
         raise ValueError(f"blocks must be auto, all, or rows that have a routed twin, {known}; got {blocks!r}.")
     return sorted(set(rows))

@@ -92,8 +92,17 @@ def trace_net(net: Any, image: np.ndarray, imgsz: int) -> Trace:
     forward = forward_letterboxed(net, image, imgsz)
     layers = [_traced(name, layer) for name, layer in routed_layers(net) if not layer.dense]
     if not layers:
-        raise ValueError("nothing is routed: no routed layer, or capacity 1.")
+        raise ValueError(f"nothing is routed: {_why_dense(net)}.")
     return Trace(forward, layers)
+
+
+def _why_dense(net: Any) -> str:
+    """Return why a model routes nothing, and what to do."""
+    if any(routed_layers(net)):
+        return "all capacities are 1; choose one below it by `mod-vision fit` or `set_capacity`"
+    return (
+        "this model has no routed layer; `mod-vision convert` puts some into a trained one, train it or `fit` it then"
+    )
 
 
 class _TracedTorch:

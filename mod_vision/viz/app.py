@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ except ImportError as error:
 
 MAX_PIXELS = 64_000_000  # of a picture: a small file can hold a huge one
 MAX_FRAMES = 600
+MAX_PORT = 65535
 KEEP_SECONDS = 3600  # uploads and videos are deleted after that
 CAPACITIES = (0.05, 0.95)
 MODEL = "model"  # what all questions share, so that one waits for the other
@@ -56,9 +58,10 @@ def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int
 
     Raises:
         FileNotFoundError: If the model does not exist.
-        OSError: If the port is taken.
-        ValueError: If the model is no PyTorch model, or routes nothing.
+        OSError: If the host is unknown, or the port is taken.
+        ValueError: If there is no such port, the model is no PyTorch model, or routes nothing.
     """
+    _check_address(host, port)
     page = build(Explorer(model, imgsz, device))
     try:
         page.queue(max_size=16).launch(
@@ -77,6 +80,18 @@ def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int
         raise OSError(f"port {port} of {host} is not free; choose another with port=...") from error
     print(f"the page is at {page.local_url}; Ctrl-C ends it", flush=True)
     return page
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse what no server can listen on."""
+    if not 1 <= port <= MAX_PORT:
+        raise ValueError(f"port={port}: a port is a number from 1 to {MAX_PORT}, such as port=7860.")
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        raise OSError(
+            f"host={host} is unknown: give an address of this computer, such as host=127.0.0.1, or 0.0.0.0 for all."
+        ) from error
 
 
 class _Answers:
