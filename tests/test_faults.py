@@ -232,6 +232,10 @@ def test_nan_at_inference_names_the_layer(tiny_data, photos, tmp_path, capsys, c
     yolo.save(tmp_path / "nan.pt")
     for command in (("heatmap", f"source={photos[0]}"), ("val", f"data={tiny_data}")):
         assert NAN in error(capsys, *command, f"model={tmp_path}/nan.pt", "imgsz=64", f"out={tmp_path}/out"), command
+    before = files_in(tmp_path)
+    for command in (("export",), *(("bench", f"by={by}", "rivals=") for by in ("model", "step", "layer", "profile"))):
+        assert NAN in error(capsys, *command, f"model={tmp_path}/nan.pt", "imgsz=64"), command
+    assert files_in(tmp_path) == before, "no export that would route at random"
     with pytest.raises(ValueError, match=NAN):
         predict_images(load_model(tmp_path / "nan.pt"), [read_image(photos[0])], 64, 0.25, 1, "cpu")
     caplog.clear()
@@ -267,6 +271,50 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, photos, capsys, length):
     told = error(capsys, "heatmap", f"model={tmp_path}/cut.pt", f"source={photos[0]}", "out=out")
     assert f"checkpoint {tmp_path}/cut.pt is damaged or no checkpoint" in told
     assert files_in(tmp_path) == {"cut.pt"}
+
+
+@pytest.mark.parametrize(
+    ("start", "old"), [(b"", False), (b"hello", False), (b"PK\x03\x04", False), (b"\x80\x02", True)]
+)
+def test_only_what_may_be_an_old_checkpoint_is_offered_trust(tmp_path, start, old):
+    (tmp_path / "a.pt").write_bytes(start)
+    _, told = attempt(lambda: load_model(tmp_path / "a.pt"))
+    assert "a.pt is damaged or no checkpoint" in told
+    assert ("MOD_VISION_TRUST=1" in told) == old
+    assert ("only if you trust whoever made it" in told) == old
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"a": 1}, {"model": {"0.weight": torch.ones(1)}}, {"0.weight": torch.ones(1)}, [1, 2], torch.ones(1)],
+    ids=["dict", "training state", "state dict", "list", "tensor"],
+)
+def test_a_file_without_a_model(tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
+    _, told = attempt(lambda: load_model(tmp_path / "a.pt"))
+    assert f"checkpoint {tmp_path}/a.pt holds no model of Ultralytics" in told
+
+
+@pytest.mark.parametrize(
+    ("alter", "missing"),
+    [
+        (lambda net: delattr(net.model, "6"), "it has 22 layers, and its `yaml` 23 rows"),
+        (lambda net: delattr(net, "yaml"), "its `yaml`, the rows that it was built from, is missing"),
+        (lambda net: setattr(net, "yaml", {"backbone": []}), "its `yaml`, the rows that it was built from, is missing"),
+        (lambda net: setattr(net, "names", None), "its `names` must be a text for each of 80 classes, got None"),
+        (lambda net: setattr(net, "names", "abc"), "got 'abc'"),
+        (lambda net: net.names.pop(79), "its `names` must be a text for each of 80 classes"),
+        (lambda net: net.names.update({3: 4}), "its `names` must be a text for each of 80 classes"),
+    ],
+)
+def test_an_altered_checkpoint_is_refused(tmp_path, alter, missing):
+    yolo = load_model(MODEL)
+    alter(yolo.model)
+    torch.save({"model": yolo.model}, tmp_path / "a.pt")
+    _, told = attempt(lambda: load_model(tmp_path / "a.pt"))
+    assert f"checkpoint {tmp_path}/a.pt holds no whole model: " in told
+    assert missing in told
+    assert "\n" not in told
 
 
 # ---------------------------------------------------------------------------------------------------------- full disk

@@ -19,7 +19,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from mod_vision.cli import main
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import read_image
+from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.settings import ModSettings
 
 TIMES = int(os.environ.get("FUZZ", "1"))
@@ -83,6 +83,7 @@ def model_yaml(row: list[Any]) -> dict[str, Any]:
 @example(name="MoDA2C2f", repeats=1, args=[64, True, 0], options={})
 @example(name="MoDAIFI", repeats=1, args=[128, 3], options={})
 @example(name="MoDC3k2", repeats=1, args=[[8]], options={"tile": "x"})
+@example(name="MoDStage", repeats=200_000, args=None, options={})
 @example(name="MoDStage", repeats=True, args=[], options={"scope": {}})
 @given(
     name=st.sampled_from(["MoDStage", "MoDC2PSA", "MoDA2C2f", "MoDC3k2", "MoDAIFI"]),
@@ -99,6 +100,60 @@ def test_a_routed_row_builds_or_is_refused(name, repeats, args, options):
         assert any(routed_layers(model))
     else:
         assert "layer 1" in told
+        assert "\n" not in told
+
+
+ROWS = st.lists(
+    st.one_of(
+        st.sampled_from([[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "MoDStage", [32]], [[0, 1], 1, "Concat", [1]]]),
+        st.tuples(
+            st.sampled_from([-1, 0, 1, -2, 99, -99, [], [0], [-1, 0], ["x"], None, 0.5, True]),
+            st.sampled_from([1, 2, 0, 1001, 200_000, "n", None]),
+            st.sampled_from(["Conv", "MoDStage", "nn.Identity", "Concat", "nothing", ["MoDStage"], 3, None]),
+            st.sampled_from([[], [32], [32, 3, 2], 32, None, {}]),
+        ).map(list),
+        VALUES,
+        st.just([-1, 1]),
+    ),
+    max_size=3,
+)
+KEYS = st.fixed_dictionaries(
+    {},
+    optional={
+        "nc": st.sampled_from([2, 0, -1, 2.5, "abc", None, True, [], 10**20]),
+        "backbone": ROWS | VALUES,
+        "head": ROWS.map(lambda rows: [*rows, [[0], 1, "Detect", ["nc"]]]) | ROWS | VALUES,
+        "scales": SCALARS,
+        "train": st.just("images/train"),
+    },
+)
+FIRST = [-1, 1, "Conv", [32, 3, 4]]
+
+
+def small(*rows: Any, **keys: Any) -> dict[str, Any]:
+    return {"nc": 2, "backbone": [FIRST, *rows], "head": [[[1], 1, "Detect", ["nc"]]], **keys}
+
+
+@cases(60)
+@given(content=KEYS | VALUES)
+@example(content={})
+@example(content=[1])
+@example(content={"train": "images/train", "val": "images/val", "nc": 1, "names": ["x"]})
+@example(content={"nc": 2, "backbone": [FIRST]})
+@example(content=small([-1, 1]))
+@example(content=small([-1, 1, "MoDStage"]))
+@example(content=small([-1, 1, ["MoDStage"], [32]]))
+@example(content=small([99, 1, "MoDStage", [32]]))
+@example(content=small([-1, 200_000, "MoDStage", [32]]))
+@example(content=small([-1, 1, "MoDStage", [32]], nc="abc"))
+def test_a_model_yaml_builds_or_is_refused(tmp_path, content):
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(content))
+    model, told = attempt(lambda: load_model(file))
+    if told is None:
+        assert len(model.model.model) == len(content["backbone"]) + len(content["head"])
+    else:
+        assert str(file) in told or "layer " in told or told.startswith("mod")
         assert "\n" not in told
 
 

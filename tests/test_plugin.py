@@ -18,6 +18,7 @@ from ultralytics.nn.tasks import DetectionModel
 import mod_vision
 from mod_vision.nn import MoDStage
 from mod_vision.routing import num_routed
+from mod_vision.yolo.images import load_model
 from mod_vision.yolo.register import register
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
 
@@ -216,6 +217,49 @@ def test_bad_twin_rows(tmp_path, args, words):
         build_yaml(tmp_path, d, "yolo11n-x.yaml")
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([-1, 1], "a row is [from, repeats, module, [arguments]]"),
+        ([-1, 1, "MoDStage", 64], "a row is [from, repeats, module, [arguments]]"),
+        ([99, 1, "MoDStage", [64]], "from must be -1, which is the layer before, or the number of an earlier layer"),
+        ([[-1, 6], 1, "Concat", [1]], "got [-1, 6]"),
+        (["x", 1, "MoDStage", [64]], "got 'x'"),
+        ([-1, 200000, "MoDStage", [64]], "repeats must be a whole number from 1 to 1000, got 200000"),
+        ([-1, 0, "MoDStage", [64]], "repeats must be a whole number from 1 to 1000, got 0"),
+        ([-1, 1, ["MoDStage"], [64]], "module must be the name of one, such as Conv, got ['MoDStage']"),
+    ],
+)
+def test_the_shape_of_a_row(tmp_path, row, words):
+    d = shipped()
+    d["backbone"][6] = row
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(d))
+    with pytest.raises(ValueError, match=r"^layer 6, row \[") as error:
+        load_model(tmp_path / "a.yaml")
+    assert f"layer 6, row {row}: " in str(error.value)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "is no model YAML: `backbone:` must be a list of rows"),
+        ([1, 2], "is not a valid YAML mapping"),
+        ({"train": "a", "val": "b", "names": {0: "x"}}, "got None. A data YAML is given as data=..."),
+        ({k: v for k, v in shipped().items() if k != "head"}, "`head:` must be a list of rows"),
+        (shipped() | {"head": {"a": 1}}, "`head:` must be a list of rows"),
+        (shipped() | {"backbone": []}, "`backbone:` has no row"),
+        (shipped() | {"nc": "abc"}, "`nc: abc`, the number of classes, must be a whole number of at least 1"),
+        (shipped() | {"nc": 0}, "`nc: 0`, the number of classes"),
+    ],
+)
+def test_what_is_no_model_yaml(tmp_path, content, words):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"a\.yaml") as error:
+        load_model(tmp_path / "a.yaml")
+    assert words in str(error.value)
 
 
 def test_a2c2f_row_without_attention(tmp_path):

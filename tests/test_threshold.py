@@ -22,6 +22,7 @@ from mod_vision.eval.image_cost import ImageCosts
 from mod_vision.nn import MixtureOfDepthsBlock, MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
+from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2
 from mod_vision.yolo.validate import validate
@@ -167,6 +168,20 @@ def test_calibration_keeps_the_budget(trained, photos):
         assert len(of_layer) == len(photos)
         assert sum(of_layer) / len(photos) == pytest.approx(0.4, abs=0.03)
         assert max(of_layer) > min(of_layer)
+
+
+def test_images_that_cannot_be_read_are_left_out(trained, photos, tmp_path, capsys):
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    found = mod_vision.calibrate_thresholds(trained, [*photos[:2], empty], 0.4, 64)
+    assert {len(shares) for shares in found.values()} == {2}
+    assert capsys.readouterr().out == f"left out: {empty} is not an image that can be read.\n"
+    for read in (
+        lambda: mod_vision.calibrate_thresholds(trained, [empty], 0.4, 64),
+        lambda: input_tensors([empty], 64),
+    ):
+        with pytest.raises(ValueError, match=r"none of the 1 images can be read, such as .*empty\.jpg"):
+            read()
 
 
 @pytest.mark.parametrize("capacity", [1.0, 0.0, 1.5, "half"])

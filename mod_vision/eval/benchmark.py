@@ -22,7 +22,7 @@ from mod_vision.eval.memory import peak_megabytes
 from mod_vision.files import writable_dir, write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.backbone import Backbone
-from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+from mod_vision.yolo.images import check_routes, load_model, round_imgsz, torch_device
 
 
 class Row(NamedTuple):
@@ -71,7 +71,7 @@ def benchmark(
         by: "model", or "backbone" for that alone.
 
     Raises:
-        ValueError: If the model routes nothing, or the backend cannot run on the device.
+        ValueError: If the model routes nothing, a router gives NaN, or the backend cannot run on the device.
     """
     torch.set_num_threads(threads)
     device, imgsz = str(torch_device(device)), round_imgsz(imgsz)
@@ -100,7 +100,7 @@ def load_models(model: str, capacity: Sequence[float], rivals: Sequence[str]) ->
     """Return by name, as `YOLO` objects, the dense twin, the model at each capacity, and the rivals.
 
     Raises:
-        ValueError: If the model routes nothing.
+        ValueError: If the model routes nothing, or a router gives NaN.
     """
     models: dict[str, Any] = {}
     for c in (1.0, *capacity):
@@ -109,6 +109,7 @@ def load_models(model: str, capacity: Sequence[float], rivals: Sequence[str]) ->
         if not any(routed_layers(models[name])):
             raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
         set_capacity(models[name], c)
+        check_routes(models[name].model)
     return models | {name: load_model(name) for name in rivals}
 
 

@@ -11,6 +11,7 @@ import torch
 from mod_vision.eval.flops import executed_gflops_by_layer
 from mod_vision.eval.latency import as_deployed, paired_part_latency
 from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.images import load_model, round_imgsz, torch_device
 
 
@@ -65,7 +66,7 @@ def benchmark_layers(
         repeats: Timed rounds.
 
     Raises:
-        ValueError: If the model routes nothing.
+        ValueError: If the model routes nothing, or a router gives NaN.
     """
     net, image = deployed(model, imgsz, batch, threads, device)
     set_capacity(net, 1.0)
@@ -74,6 +75,8 @@ def benchmark_layers(
         nets[c] = deepcopy(net)
         set_capacity(nets[c], c)
     times = paired_part_latency([(n, dict(routed_layers(n))) for n in nets.values()], image, repeats)
+    for routed in nets.values():
+        check_finite(routed)
     flops = [executed_gflops_by_layer(n, image.shape[3]) for n in nets.values()]
     return [
         LayerRow(name, type(layer).__name__, c, times[0][name], times[i][name], flops[0][name] / flops[i][name])

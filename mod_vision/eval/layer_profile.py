@@ -13,6 +13,7 @@ from torch.profiler import record_function
 from mod_vision.eval.layer_benchmark import deployed
 from mod_vision.eval.profiler import quiet_profile
 from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing.finite import check_finite
 
 STEPS = ("routing", "gather", "block", "scatter")
 OPERATIONS = {  # of those outside of the router
@@ -58,7 +59,7 @@ def profile_layers(
         repeats: Profiled forwards; one more goes before them.
 
     Raises:
-        ValueError: If the model routes nothing.
+        ValueError: If the model routes nothing, or a router gives NaN.
     """
     net, image = deployed(model, imgsz, batch, threads, device)
     rows = []
@@ -77,6 +78,7 @@ def _profile(net: Any, image: torch.Tensor, repeats: int) -> dict[str, dict[str,
             _mark(layer, LAYER + name, hooks)
             _mark(layer.router, ROUTER, hooks)
         net(image)
+        check_finite(net)
         with quiet_profile(image.device.type) as profiled:
             for _ in range(repeats):
                 net(image)

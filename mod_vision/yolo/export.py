@@ -11,17 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
-from ultralytics.data.augment import LetterBox
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import LOGGER
 
 from mod_vision.files import writable_dir
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, load_model, read_images
 from mod_vision.yolo.parse import VIT
 from mod_vision.yolo.trust import check_data
 
@@ -77,7 +74,7 @@ def export_model(
         args: Other arguments of `yolo export`, such as `dynamic=True`, `batch=8` or `quantize=8`.
 
     Raises:
-        ValueError: If the model is no checkpoint, or as `export_yolo`.
+        ValueError: If the model is no checkpoint, a router gives NaN, or as `export_yolo`.
         OSError: If the folder cannot be written.
         RuntimeError: If the export fails.
     """
@@ -92,6 +89,8 @@ def export_model(
 
     if args.get("data"):
         args["data"] = check_data(args["data"])["yaml_file"]
+    net = load().model.float().eval()
+    check_routes(net)
     yolo = load()
     folder = Path(model).parent if Path(model).is_file() else Path()
     with _moved_when_whole(folder) as part:
@@ -99,7 +98,6 @@ def export_model(
         name = export_yolo(yolo, format=format, imgsz=imgsz, device=device, **args).relative_to(part)
     path = folder / name
     backend = AutoBackend(f"{path}/" if path.is_dir() else path, device=torch.device("cpu"), verbose=False)
-    net = load().model.float().eval()
     if hasattr(net, "end2end"):  # the exporter switches it off for formats that cannot do it
         net.end2end = bool(getattr(backend, "end2end", False))
     return Export(path, backend, net.fuse(verbose=False))
@@ -150,7 +148,9 @@ def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:
 
 
 def input_tensors(photos: Sequence[Path], imgsz: int) -> list[torch.Tensor]:
-    """Read photos and letterbox them to the square of an export, each (1, 3, imgsz, imgsz) in [0, 1]."""
-    letterbox = LetterBox((imgsz, imgsz), auto=False)
-    images = (letterbox(image=np.asarray(Image.open(photo).convert("RGB"))) for photo in photos)
-    return [torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255 for image in images]
+    """Read photos and letterbox them to the square of an export, each (1, 3, imgsz, imgsz) in [0, 1].
+
+    Raises:
+        ValueError: If none can be read; others are told and left out.
+    """
+    return [letterbox(image, (imgsz, imgsz), MIN_STRIDE, auto=False)[0] for image in read_images(photos)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
-from ultralytics.nn.tasks import RTDETRDetectionModel
+from ultralytics.nn import tasks
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.patches import imread
@@ -27,6 +27,8 @@ from mod_vision.errors import one_line
 from mod_vision.resources import find_shipped
 from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.checkpoint import open_checkpoint
+from mod_vision.yolo.data_yaml import split_images
+from mod_vision.yolo.parse import check_model_yaml
 from mod_vision.yolo.register import register
 from mod_vision.yolo.trust import restricted
 
@@ -88,6 +90,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
 def _build(path: Path) -> YOLO:
     """Build an untrained model; errors of ours name the row, others at least the file."""
     try:
+        check_model_yaml(tasks.yaml_model_load(path))
         with restricted():
             return YOLO(str(path))
     except (ValueError, OSError, ImportError):
@@ -115,7 +118,7 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
         FileNotFoundError: If the source does not exist or has no image; nothing is downloaded.
     """
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() in (".yaml", ".yml"):
-        source = check_det_dataset(str(source), autodownload=False)[split]
+        source = split_images(check_det_dataset(str(source), autodownload=False), split)
     loader = LoadImagesAndVideos(source)
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
     if not files:
@@ -174,6 +177,23 @@ def read_image(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
                 f"an image array must be uint8 or uint16, gray, BGR or BGRA; got {image.dtype} of shape {image.shape}."
             )
     return np.ascontiguousarray(LoadPilAndNumpy(image).im0[0])
+
+
+def read_images(files: Sequence[Path]) -> list[np.ndarray]:
+    """Read image files as `read_image` does. What cannot be read is told in a line and left out.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    images = []
+    for file in files:
+        try:
+            images.append(read_image(file))
+        except (OSError, ValueError) as error:
+            print(f"left out: {error}", flush=True)
+    if not images:
+        raise ValueError(f"none of the {len(files)} images can be read, such as {files[0]}.")
+    return images
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -236,7 +256,7 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     if channels not in (1, 3):
         raise ValueError(f"images are read with 1 or 3 channels, and the model takes {channels}.")
     image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)[..., None] if channels == 1 else image_bgr
-    stretch = isinstance(net, RTDETRDetectionModel)
+    stretch = isinstance(net, tasks.RTDETRDetectionModel)
     batch, boxed = letterbox(image, input_size(imgsz, stride), stride, auto=True, stretch=stretch)
     like = next(net.parameters())
     batch = batch.to(like.device, like.dtype)
@@ -247,6 +267,26 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
             forward = Forward(boxed, batch, net(batch))
         check_finite(net)
         return forward
+    finally:
+        net.train(training)
+
+
+def check_routes(net: Any) -> None:
+    """Run a model on a small image of noise, which routers that are broken show in; none of it is kept.
+
+    Args:
+        net: The network of a `YOLO` object, on any device.
+
+    Raises:
+        ValueError: If a router gives NaN; the message names the layer.
+    """
+    side, like, training = 2 * max(int(net.stride.max()), MIN_STRIDE), next(net.parameters()), net.training
+    image = torch.rand(1, int(net.yaml.get("channels", 3)), side, side)
+    net.eval()
+    try:
+        with torch.no_grad():
+            net(image.to(like.device, like.dtype))
+        check_finite(net)
     finally:
         net.train(training)
 

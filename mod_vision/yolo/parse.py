@@ -29,6 +29,7 @@ from mod_vision.yolo.twins import TWINS
 STAGE, VIT = MoDStage.__name__, "MoDViT"
 VIT_OPTIONS = ("blocks", "window", "checkpoint", "pretrained")
 ROUTED_NAMES = (STAGE, VIT, *TWINS)
+MAX_REPEATS = 1000
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 
 
@@ -41,17 +42,56 @@ class RoutedRow(NamedTuple):
     where: str
 
 
+def check_model_yaml(d: dict[str, Any]) -> None:
+    """Check the keys and the shape of the rows of a model YAML, whichever layers it has.
+
+    Raises:
+        ValueError: If a key is missing, or a value or a row has another form.
+    """
+    name = d.get("yaml_file", "the model")
+    for key in ("backbone", "head"):
+        if not isinstance(d.get(key), list):
+            raise ValueError(
+                f"{name} is no model YAML: `{key}:` must be a list of rows [from, repeats, module, [arguments]], got "
+                f"{d.get(key)!r}. A data YAML is given as data=..."
+            )
+    if not d["backbone"]:
+        raise ValueError(f"{name}: `backbone:` has no row.")
+    if not _is_count(d.get("nc")):
+        raise ValueError(f"{name}: `nc: {d.get('nc')}`, the number of classes, must be a whole number of at least 1.")
+    for i, row in enumerate(d["backbone"] + d["head"]):
+        _check_row(i, row)
+
+
+def _check_row(index: int, row: Any) -> None:
+    """Check what all rows have."""
+    where = f"layer {index}, row {row}"
+    if not isinstance(row, (list, tuple)) or len(row) != 4 or not isinstance(row[3], list):
+        raise ValueError(f"{where}: a row is [from, repeats, module, [arguments]].")
+    sources = row[0] if isinstance(row[0], list) else [row[0]]
+    if not sources or not all(_is_source(source, index) for source in sources):
+        raise ValueError(
+            f"{where}: from must be -1, which is the layer before, or the number of an earlier layer, or a list of "
+            f"those, got {row[0]!r}."
+        )
+    if not _is_count(row[1]) or row[1] > MAX_REPEATS:
+        raise ValueError(f"{where}: repeats must be a whole number from 1 to {MAX_REPEATS}, got {row[1]!r}.")
+    if not isinstance(row[2], str):
+        raise ValueError(f"{where}: module must be the name of one, such as Conv, got {row[2]!r}.")
+
+
+def _is_source(value: Any, index: int) -> bool:
+    """Return whether layer `index` can read from a layer: by its number, or counted back from this one."""
+    return isinstance(value, int) and not isinstance(value, bool) and (value == -1 or -index <= value < index)
+
+
 def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
-    """Read a routed row: options of the row win over those of `mod:`.
+    """Read a routed row, whose shape is checked: options of the row win over those of `mod:`.
 
     Raises:
         ValueError: If the row has too many arguments, or an option or a value is not valid.
     """
     where = f"layer {index}, row {row}"
-    if len(row) != 4 or not isinstance(row[3], list):
-        raise ValueError(f"{where}: a row is [from, repeats, module, [arguments]].")
-    if not _is_count(row[1]):
-        raise ValueError(f"{where}: repeats must be a whole number of at least 1, got {row[1]!r}.")
     name, args = row[2], list(row[3])
     options: dict[str, Any] = {"capacity": settings.capacity, "router": settings.router}
     own = args.pop() if args and isinstance(args[-1], dict) else {}
@@ -111,9 +151,10 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
     """Wrap Ultralytics' `parse_model` so that it knows the routed rows; YAMLs without any pass through untouched."""
 
     def parse(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
-        rows = d["backbone"] + d["head"]
-        if not any(row[2] in ROUTED_NAMES for row in rows):
+        if not _has_routed(d):
             return parse_model(d, ch, verbose)
+        check_model_yaml(d)
+        rows = d["backbone"] + d["head"]
         settings = ModSettings.from_yaml(d.get("mod"))
         routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in ROUTED_NAMES}
         dense = [dense_row(row, routed[i]) if i in routed else row for i, row in enumerate(deepcopy(rows))]
@@ -126,6 +167,12 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         return model, save
 
     return parse
+
+
+def _has_routed(d: dict[str, Any]) -> bool:
+    """Return whether a YAML names a routed layer, in rows of whatever shape."""
+    rows = [row for key in ("backbone", "head") for row in (d.get(key) or ()) if isinstance(row, (list, tuple))]
+    return any(part in ROUTED_NAMES for row in rows for part in row if isinstance(part, str))
 
 
 def _parse_dense(parse_model: ParseModel, d: dict[str, Any], dense: list[Any], rows: list[Any], ch: int) -> Any:

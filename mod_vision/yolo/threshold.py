@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from ultralytics import YOLO
-from ultralytics.utils.patches import imread
 
 from mod_vision.routing import RoutedLayer, check_capacity, routed_layers
 from mod_vision.routing.threshold import budget_threshold
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import forward_letterboxed, load_model, some_images
+from mod_vision.yolo.images import forward_letterboxed, load_model, read_images, some_images
 
 PASSES = 3  # what a layer sees depends on the thresholds before it
 
@@ -37,7 +36,8 @@ def calibrate_thresholds(
         Share of tokens routed of each image, by routed layer.
 
     Raises:
-        ValueError: If the model routes nothing, a router is not learned, or the capacity is out of range.
+        ValueError: If the model routes nothing, a router is not learned, the capacity is out of range, or no image can
+            be read.
         FileNotFoundError: If there is no image.
     """
     yolo = load_model(model)
@@ -45,7 +45,7 @@ def calibrate_thresholds(
         raise ValueError("capacity 1 routes every token of every image; a threshold needs a budget below 1.")
     set_capacity(yolo, capacity)
     layers = dict(routed_layers(yolo.model))
-    photos = [imread(str(file)) for file in some_images(data, images, "val")]
+    photos = read_images(some_images(data, images, "val"))
     for _ in range(PASSES):
         logits, _ = _route(yolo, layers, photos, imgsz)
         for name, layer in layers.items():
