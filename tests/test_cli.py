@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from mod_vision.cli import main
+from mod_vision.commands import VERBS
 from mod_vision.eval.flops import executed_gflops
+from mod_vision.keys import parse
 from mod_vision.yolo.images import load_model
 
 
@@ -28,6 +30,53 @@ def test_help_and_unknown_words(capsys):
     assert "needs data=" in error(capsys, "val", "model=x.pt")
     assert "imgsz must be a whole number" in error(capsys, "heatmap", "model=x.pt", "source=y", "imgsz=big")
     assert "not of the form key=value" in error(capsys, "demo", "epochs")
+
+
+@pytest.mark.parametrize(
+    ("error_", "told"),
+    [
+        (KeyError("backbone"), "KeyError: 'backbone'"),
+        (OverflowError("too large"), "OverflowError: too large"),
+        (ValueError("\x1b[31m\x1b[1mred\x1b[0m\nand\n  long"), "red and long"),
+        (AssertionError(), "AssertionError: AssertionError"),
+    ],
+)
+def test_any_error_is_one_line(capsys, monkeypatch, error_, told):
+    def fail() -> None:
+        raise error_
+
+    monkeypatch.setitem(VERBS, "check", fail)
+    assert error(capsys, "check") == f"error: {told}\n"
+    monkeypatch.setenv("MOD_VISION_DEBUG", "1")
+    with pytest.raises(type(error_)):
+        main(["check"])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["heatmap", "source=a.jpg", "conf=abc"], "conf=abc: conf must be a number"),
+        (["heatmap", "source=a.jpg", "conf=True"], "conf=True: conf must be a number"),
+        (["heatmap", "source=a.jpg", "conf=.nan"], "conf=.nan: conf must be a number"),
+        (["report", "model=a.pt", "data=b.yaml", "conf=[1]"], "conf=[1]: conf must be a number"),
+        (["predict-many", "model=a.pt", "source=b", "conf=abc"], "conf=abc: conf must be a number"),
+        (["fit", "model=a.pt", "data=b.yaml", "capacity=half"], "capacity=half: capacity must be a number"),
+        (["compare", "models=a,b", "data=b.yaml", "seed=-1"], "seed must be a whole number of at least 0"),
+        (["bench", "capacity=abc"], "capacity must be a number in (0, 1], got 'abc'"),
+        (["bench", "capacity=None"], "capacity must be a number in (0, 1], got 'None'"),
+        (["bench", "capacity=0.5,2"], "capacity must be a number in (0, 1], got 2"),
+        (["val", "model=a.pt", "data=b.yaml", "split=names"], "split=names: split must be one of train, val, test"),
+    ],
+)
+def test_values_that_cannot_be(capsys, words, reason):
+    assert reason in error(capsys, *words)
+
+
+def test_numbers_as_people_write_them():
+    words = ["model=a.pt", "data=b.yaml", "capacity=5e-1"]
+    assert parse("fit", VERBS["fit"], words)["capacity"] == 0.5
+    assert parse("fit", VERBS["fit"], [*words, "capacity=1"])["capacity"] == 1
+    assert parse("compare", VERBS["compare"], ["models=a,b", "data=b.yaml", "seed=0"])["seed"] == 0
 
 
 def test_check_names_versions_layers_and_models(capsys):
@@ -56,6 +105,37 @@ def test_empty_data_set(capsys, tmp_path, tiny_data):
     (tmp_path / "empty.yaml").write_text(yaml.safe_dump({**data, "path": str(tmp_path)}))
     words = ("val", "model=yolo26n-mod.yaml", f"data={tmp_path}/empty.yaml", "imgsz=64", f"out={tmp_path / 'o'}")
     assert "no images" in error(capsys, *words).lower()
+
+
+@pytest.mark.parametrize(
+    ("verb", "keys", "reason"),
+    [
+        ("val", {"stuff": "nope"}, "`stuff: nope` must be a folder for each split, such as `{val: stuff/val}`"),
+        ("val", {"stuff": {"val": 5}}, "`stuff: {'val': 5}` must be a folder for each split"),
+        ("val", {"stuff": {"val": "stuff"}}, "`stuff_names: None` must be names by the number"),
+        ("val", {"stuff": {"val": "stuff"}, "stuff_names": ["sky"]}, "`stuff_names: ['sky']` must be names"),
+        ("val", {"annotations": ["x"]}, "`annotations: ['x']` must be a JSON file, or one for each split"),
+        ("val", {"annotations": {"val": 5}}, "`annotations: {'val': 5}` must be a JSON file"),
+        ("report", {"val": None}, "`val: None` names no images; write the folder, such as `val: images/val`"),
+        ("threshold", {"val": None}, "The YAML has images for: train."),
+    ],
+)
+def test_keys_of_a_data_yaml(capsys, tmp_path, tiny_data, verb, keys, reason):
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | keys))
+    out = {"val": "o", "report": "o.html", "threshold": "o.pt"}[verb]
+    told = error(capsys, verb, "model=yolo26n-mod.yaml", "data=keys.yaml", "imgsz=32", f"out={out}")
+    assert reason in told
+    assert "keys.yaml" in told
+
+
+@pytest.mark.parametrize(("task", "verb"), [("cls", "val"), ("pose", "compare"), ("obb", "val"), ("pose", "fit")])
+def test_tasks_that_are_not_scored(capsys, task, verb):
+    """Told before the data set is looked for."""
+    model = load_model(f"yolo26n-{task}.yaml")
+    model.save("other.pt")
+    words = ["models=other.pt,yolo26n-mod-seg.pt"] if verb == "compare" else ["model=other.pt"]
+    told = error(capsys, verb, *words, "data=none.yaml", "out=o.pt" if verb == "fit" else "out=o")
+    assert f"this {'one' if verb == 'fit' else 'model'} is for {model.task!r}" in told
 
 
 def test_output_folder_that_cannot_be_written(capsys, tmp_path):
@@ -92,6 +172,21 @@ def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_
     words = ["val", "model=yolo26n-mod.yaml", f"data={root}/tiny.yaml", "imgsz=64", f"out={tmp_path / 'o'}"]
     assert main(words) == 0, capsys.readouterr().err
     assert "3 images, COCO metrics" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["val", "fit", "threshold", "report"])
+def test_images_without_a_byte(capsys, tmp_path, tiny_data, verb):
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "images" / split / "a.jpg").touch()
+    (tmp_path / "zero.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | {"path": str(tmp_path)}))
+    out = {"val": "o", "report": "o.html"}.get(verb, "o.pt")
+    words = (verb, "model=yolo26n-mod.yaml", "data=zero.yaml", "imgsz=32", f"out={out}")
+    assert main([*words, "evaluate=False"] if verb == "report" else list(words)) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: ")
+    assert "can be read" in told
+    assert ("zero.yaml" if verb != "threshold" else "a.jpg") in told
 
 
 def test_bench_by_layer(capsys, tmp_path):

@@ -94,6 +94,13 @@ def test_bad_input(tiny_data, tmp_path):
         mod_vision.fit_routing("yolo26n-mod.yaml", str(tmp_path / "none.yaml"))
 
 
+def test_nothing_labelled(squares):
+    for file in (squares.parent / "labels").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"none of the \d+ images of `train` has a labelled object, so the routers"):
+        mod_vision.fit_routing("yolo26n-mod.yaml", str(squares), imgsz=64)
+
+
 def test_the_command_saves_a_model(tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     load_model("yolo26n-mod.yaml").save("dense.pt")

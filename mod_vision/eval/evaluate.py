@@ -22,10 +22,11 @@ from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
+from mod_vision.yolo.data_yaml import check_split
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images, torch_device
 from mod_vision.yolo.trust import check_data
-from mod_vision.yolo.validate import validate
+from mod_vision.yolo.validate import check_task, validate
 
 MAX_CLASSES_SHOWN = 12
 COST_IMAGES = 8  # where the cost depends on the image
@@ -167,7 +168,8 @@ def evaluate_model(
 
     Raises:
         FileNotFoundError: If model, data or JSON is missing.
-        ValueError: If the JSON lacks images or has other classes than the model, or there is no such engine.
+        ValueError: If the model is neither for detection nor for segmentation, the JSON lacks images or has other
+            classes than the model, or there is no such split or engine.
         ImportError: If the engine is not installed.
     """
     return evaluate_models({"": model}, data, imgsz, batch, device, split, annotations, engine, **overrides)[""]
@@ -186,7 +188,10 @@ def evaluate_models(
 ) -> dict[str, Evaluation]:
     """Score models on the same split, by their names, and time them in turn; see `evaluate_model`."""
     check_engine(engine)
+    check_split(split)
     yolos = {name: load_model(model) for name, model in models.items()}
+    for yolo in yolos.values():
+        check_task(yolo)
     images = None
     following = {name for name, yolo in yolos.items() if _follows_image(yolo.model)}
     if following:

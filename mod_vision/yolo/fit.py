@@ -17,6 +17,7 @@ from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import blocks_of, calibrate, catch_inputs
+from mod_vision.yolo.data_yaml import naming_split
 from mod_vision.yolo.images import load_model, round_imgsz
 from mod_vision.yolo.loss import guided_layers, object_tokens
 from mod_vision.yolo.settings import ModSettings
@@ -44,12 +45,15 @@ def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgs
         The model.
 
     Raises:
-        ValueError: If the model routes nothing, or the capacity is out of range.
+        ValueError: If the model routes nothing or is neither for detection nor for segmentation, the capacity is out of
+            range, or nothing is labelled.
         FileNotFoundError: If model or data are missing.
     """
     if check_capacity(capacity) == 1:
         raise ValueError("capacity 1 routes nothing; fit at the capacity that the model shall run at.")
     yolo = load_model(model)
+    if yolo.task not in ("detect", "segment"):
+        raise ValueError(f"fit takes models for detection and segmentation, this one is for {yolo.task!r}.")
     batches = labelled_batches(yolo, data, round_imgsz(imgsz))
     set_capacity(yolo, capacity)
     fit_net(yolo.model, batches)
@@ -88,10 +92,21 @@ def endless(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, Any]]:
-    """Return batches of the training split without augmentation, without end, with images in [0, 1]."""
+    """Return batches of the training split without augmentation, without end, with images in [0, 1].
+
+    Raises:
+        FileNotFoundError: If data is missing, or has no image that can be read.
+        ValueError: If no image has a labelled object.
+    """
     described = check_data(data, "train")
     args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
-    dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
+    with naming_split(data, "train"):
+        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
+    if not any(len(label["cls"]) for label in dataset.labels):
+        raise ValueError(
+            f"{data}: none of the {len(dataset.labels)} images of `train` has a labelled object, so the routers would "
+            "be fitted to nothing; labels are .txt files in a folder `labels` beside `images`."
+        )
     loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)
     device = next(yolo.model.parameters()).device
     return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in endless(loader))

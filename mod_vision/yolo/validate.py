@@ -20,6 +20,7 @@ from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
+from mod_vision.yolo.data_yaml import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.images import image_names
 from mod_vision.yolo.loss import object_tokens
 from mod_vision.yolo.trust import check_data, restricted
@@ -90,7 +91,8 @@ class _Collect(DetectionValidator):
         """Find the routed layers, the images, and the classes by index instead of by COCO's ids.
 
         Raises:
-            ValueError: If the model has other classes than the data, or an image is listed twice.
+            ValueError: If the model has other classes than the data, an image is listed twice, or a key of the data
+                YAML has another form.
         """
         if len(model.names) != self.data["nc"]:
             raise ValueError(
@@ -110,17 +112,13 @@ class _Collect(DetectionValidator):
         self.found.folder, self.found.files = image_names(paths)
         if repeated := [name for name, times in Counter(self.found.files).items() if times > 1]:
             raise ValueError(f"the split lists images twice, such as {repeated[0]}.")
-        if (self.data.get("stuff") or {}).get(self.args.split) and len({Path(path).stem for path in paths}) < len(
-            paths
-        ):
+        self.file_names = dict(zip(paths, self.found.files, strict=True))
+        self.found.annotations = annotations_file(self.data, self.args.split)
+        self.stuff = stuff_folder(self.data, self.args.split)
+        if self.stuff and len({Path(path).stem for path in paths}) < len(paths):
             raise ValueError(
                 "dense annotations (stuff:) go by file name, and images in different folders share theirs."
             )
-        self.file_names = dict(zip(paths, self.found.files, strict=True))
-        annotations = self.data.get("annotations")
-        if isinstance(annotations, dict):
-            annotations = annotations.get(self.args.split)
-        self.found.annotations = Path(self.data["path"]) / annotations if annotations else None
 
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
         """Hand on the predictions of a batch, and count its routes."""
@@ -152,7 +150,7 @@ class _Collect(DetectionValidator):
     def _count_routes(self, batch: dict[str, Any]) -> None:
         """Count which tokens of a batch were routed."""
         overlap = bool(self.args.overlap_mask)
-        stuff = _stuff_maps(self.data, self.args.split, batch)
+        stuff = _stuff_maps(self.stuff, batch)
         for name, layer in self.routed:
             if layer.plan is not None:
                 size = layer.plan.size
@@ -181,6 +179,19 @@ class _CollectMasks(_Collect, SegmentationValidator):
         return {**scaled, "masks": (masks > 0.5).byte()}
 
 
+VALIDATORS: dict[str, type[_Collect]] = {"detect": _Collect, "segment": _CollectMasks}
+
+
+def check_task(model: YOLO) -> None:
+    """Refuse models of tasks that are not scored.
+
+    Raises:
+        ValueError: If the model is neither for detection nor for segmentation.
+    """
+    if model.task not in VALIDATORS:
+        raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
+
+
 def validate(
     model: YOLO, receive: Receiver | None = None, watch: Watcher | None = None, **overrides: Any
 ) -> Validation:
@@ -198,23 +209,16 @@ def validate(
         ValueError: If the model is neither for detection nor for segmentation, has other classes than the data, or a
             router gives NaN.
     """
-    base = {"detect": _Collect, "segment": _CollectMasks}.get(str(model.task))
-    if base is None:
-        raise ValueError(f"mod-vision scores detection and segmentation, this model is for {model.task!r}.")
+    check_task(model)
+    base = VALIDATORS[str(model.task)]
     data = check_data(overrides["data"], overrides.get("split", "val"))["yaml_file"]
     found = Validation()
     hooks = {"receive": receive, "watch": watch}
     own = {name: staticmethod(hook) if hook else None for name, hook in hooks.items()}
     validator = type(base.__name__, (base,), {"found": found, **own})
     defaults = {"plots": False, "verbose": False, "workers": 0}
-    try:
-        with restricted():
-            model.val(validator=validator, **{**defaults, **overrides, "data": data})
-    except FileNotFoundError as error:
-        if "Error loading data" not in str(error):
-            raise
-        split = overrides.get("split", "val")
-        raise FileNotFoundError(f"{overrides.get('data')}: the split {split!r} has no images.") from error
+    with restricted(), naming_split(overrides["data"], overrides.get("split", "val")):
+        model.val(validator=validator, **{**defaults, **overrides, "data": data})
     return found
 
 
@@ -254,17 +258,16 @@ def _inside(batch: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
     return torch.stack(maps).to(batch["img"].device)
 
 
-def _stuff_maps(data: dict[str, Any], split: str, batch: dict[str, Any]) -> list[torch.Tensor]:
+def _stuff_maps(folder: Path | None, batch: dict[str, Any]) -> list[torch.Tensor]:
     """Return each image's dense annotation on the padded input, -1 in the padding; empty if the data has none.
 
     A data YAML can name folders of index maps, `stuff: {val: stuff/val}`, and their `stuff_names: {0: sky, ...}`.
     """
-    folder = (data.get("stuff") or {}).get(split)
-    if not folder:
+    if folder is None:
         return []
     maps = []
     for i, file in enumerate(batch["im_file"]):
-        path = Path(data["path"]) / folder / f"{Path(file).stem}.png"
+        path = folder / f"{Path(file).stem}.png"
         labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if labels is None:
             raise FileNotFoundError(f"the dense annotation {path} is missing or no image.")
