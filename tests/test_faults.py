@@ -160,7 +160,15 @@ def test_tables_that_a_power_loss_has_damaged_are_read(tmp_path):
     assert not table.exists(), "whoever writes the next row writes a header first"
 
 
-def test_ctrl_c_leaves_a_usable_run(words):
+@pytest.fixture
+def ctrl_c():
+    """Jobs in the background of a shell ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_leaves_a_usable_run(words, ctrl_c):
     yolo = YOLO(MODEL)
 
     def stop(trainer: Any) -> None:

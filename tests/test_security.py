@@ -98,7 +98,7 @@ def test_the_yaml_in_a_checkpoint_runs_nothing(tmp_path, tiny_data, capsys):
     assert main(["tune", f"model={tmp_path}/evil.pt", f"data={tiny_data}", *words]) == 1
     assert "unsupported activation" in capsys.readouterr().err
     assert not (tmp_path / "owned").exists()
-    with restricted(), pytest.raises(TypeError, match="unsupported activation"):
+    with restricted(), pytest.raises(ValueError, match="unsupported activation"):
         load_model(tmp_path / "evil.pt").train(data=str(tiny_data), epochs=1, imgsz=32, project=str(tmp_path))
     assert not (tmp_path / "owned").exists()
 
