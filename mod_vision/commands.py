@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mod_vision.keys import as_list, as_value
-
-PHOTOS = "mod-open.yaml"  # the embedded ones
+from mod_vision.resources import PHOTOS
 
 
 def check() -> None:
@@ -229,7 +228,7 @@ def export(
     from mod_vision.yolo.images import round_imgsz, some_images
 
     torch.set_num_threads(threads)
-    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": (data or PHOTOS) if quantize else None}
+    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
     done = export_model(model, format, imgsz, capacity, device, **{key: value for key, value in args.items() if value})
     files = some_images(data or PHOTOS, images, "val")
     photos = torch.cat(input_tensors(files, round_imgsz(imgsz)))

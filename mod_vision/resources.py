@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PHOTOS = "mod-open.yaml"  # data YAML of the embedded photos
+
 _PACKAGE = Path(__file__).resolve().parent
 
 

@@ -256,7 +256,7 @@ def test_classes_that_the_json_lacks_are_named_and_categories_without_objects_ma
 def test_sizes_are_those_of_masks_if_the_json_has_no_area(tmp_path, with_area):
     """A thin object is small, though its box is large."""
     mask = rectangle([0, 0, 150, 4], counts_as_list=True)
-    objects = [[[0, 0, 150, 0, 150, 4]], mask, None]
+    objects = [[[0, 0, 150, 0, 150, 4]], mask, None, [[]], [[0, 0, 150, 150]]]  # the last three have none
     area = {"area": 300} if with_area else {}
     annotations = [
         {"id": i + 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 150, 150], **area, "segmentation": what}
@@ -265,7 +265,14 @@ def test_sizes_are_those_of_masks_if_the_json_has_no_area(tmp_path, with_area):
     image = {"id": 7, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
     (tmp_path / "gt.json").write_text(json.dumps({**GAPPY, "images": [image], "annotations": annotations}))
     (cat, _) = score([], tmp_path / "gt.json", files=["a.jpg"])["box"].classes
-    assert (cat.small, cat.large) == ((3, 0) if with_area else (2, 1))
+    assert (cat.small, cat.large) == ((5, 0) if with_area else (2, 3))
+
+
+def test_annotations_of_images_that_were_taken_out_of_the_json_are_left_out(tmp_path):
+    orphan = {**GAPPY["annotations"][0], "id": 9, "image_id": 99}
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({**GAPPY, "annotations": [orphan, *GAPPY["annotations"]]}))
+    assert sum(c.objects for c in score([], path)["box"].classes) == len(GAPPY["annotations"])
 
 
 FOLDERS = ["a/x.jpg", "b/x.jpg", "b/y.jpg"]

@@ -23,6 +23,7 @@ from ultralytics import YOLO
 
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
+from mod_vision.yolo.export import _replace
 from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.predict import predict_images
 from mod_vision.yolo.run_folder import forget_from, rows_before, take
@@ -325,6 +326,14 @@ def test_an_altered_checkpoint_is_refused(tmp_path, alter, missing):
     assert "\n" not in told
 
 
+def test_names_can_be_a_list(tmp_path):
+    """As open vocabularies have them."""
+    yolo = load_model(MODEL)
+    yolo.model.names = [f"thing {i}" for i in range(80)]
+    torch.save({"model": yolo.model}, tmp_path / "a.pt")
+    assert load_model(tmp_path / "a.pt").names[79] == "thing 79"
+
+
 # ---------------------------------------------------------------------------------------------------------- full disk
 
 
@@ -415,6 +424,17 @@ def test_an_export_on_a_full_disk_leaves_what_was_there(tmp_path, capsys, caplog
     assert main(list(words)) == 0
     assert files_in(tmp_path) >= set(before)
     assert not list(tmp_path.glob(".export-*"))
+
+
+def test_an_older_export_comes_back_if_a_new_one_cannot_take_its_place(tmp_path):
+    """A folder, which has to make room first."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model.xml").touch()
+    with pytest.raises(FileNotFoundError):
+        _replace(tmp_path / "part" / "new", tmp_path / "old")
+    with pytest.raises(FileNotFoundError):
+        _replace(tmp_path / "new", tmp_path / "old")
+    assert files_in(tmp_path) == {"old/model.xml"}
 
 
 def test_an_export_of_a_shipped_model_lies_in_the_working_folder(tmp_path):

@@ -95,14 +95,19 @@ def from_json(path: Path, files: Sequence[str], masks: bool, folder: Path = Path
         for id_ in ids.values()
     }
     in_use = set()
+    if source["annotations"] and not any(annotation["image_id"] in images for annotation in source["annotations"]):
+        wrong = source["annotations"][0]["image_id"]
+        raise ValueError(
+            f"{path}: annotations[0] has image_id={wrong!r}, which the JSON does not list, nor any other's."
+        )
     for i, annotation in enumerate(source["annotations"]):
-        for key, known in (("image_id", images), ("category_id", places)):
-            if annotation[key] not in known:
+        image, category = contents.get(annotation["image_id"]), annotation["category_id"]
+        if image is not None:
+            if category not in places:
                 raise ValueError(
-                    f"{path}: annotations[{i}] has {key}={annotation[key]!r}, which the JSON does not list."
+                    f"{path}: annotations[{i}] has category_id={category!r}, which the JSON does not list."
                 )
-        if (image := contents.get(annotation["image_id"])) is not None:
-            compact = _compact(annotation, image, masks) | {"category_id": places[annotation["category_id"]]}
+            compact = _compact(annotation, image, masks) | {"category_id": places[category]}
             image["annotations"].append(compact)
             if not compact["iscrowd"]:
                 in_use.add(compact["category_id"])
@@ -231,6 +236,8 @@ def _compact(annotation: dict[str, Any], image: dict[str, Any], masks: bool) -> 
         raise ValueError(f"annotation {annotation.get('id')} of the COCO JSON has no bbox.")
     kept.setdefault("iscrowd", 0)  # pycocotools needs these, tools do not all write them
     mask = kept.pop("segmentation", None)
+    if isinstance(mask, list):  # some tools write empty polygons, or lines, for objects that have only a box
+        mask = [polygon for polygon in mask if isinstance(polygon, list) and len(polygon) >= 6]
     if masks and not mask:
         raise ValueError(
             f"annotation {annotation.get('id')} of the COCO JSON has a box without a mask, so it cannot score a "

@@ -49,6 +49,8 @@ def open_checkpoint(file: Path) -> YOLO:
                 "weights alone (a state dict) do not tell what they belong to."
             ) from error
         raise ValueError(f"checkpoint {file} does not load: {one_line(error)}") from error
+    if isinstance(names := getattr(yolo.model, "names", None), (list, tuple)):  # of open vocabularies, or set by hand
+        yolo.model.names = dict(enumerate(names))
     if missing := _missing(yolo.model):
         raise ValueError(f"checkpoint {file} holds no whole model: {missing}; take the one it was made from.")
     return yolo

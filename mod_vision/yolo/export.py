@@ -17,6 +17,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import LOGGER
 
 from mod_vision.files import writable_dir
+from mod_vision.resources import PHOTOS
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, load_model, read_images
 from mod_vision.yolo.parse import VIT
@@ -71,7 +72,8 @@ def export_model(
         imgsz: Image size in pixels.
         capacity: Capacity that the export is fixed at, None for the model's own.
         device: Where it is exported, as in Ultralytics.
-        args: Other arguments of `yolo export`, such as `dynamic=True`, `batch=8` or `quantize=8`.
+        args: Other arguments of `yolo export`, such as `dynamic=True`, `batch=8` or `quantize=8`, which detectors and
+            segmenters calibrate on the embedded photos if there is no `data`.
 
     Raises:
         ValueError: If the model is no checkpoint, a router gives NaN, or as `export_yolo`.
@@ -87,11 +89,11 @@ def export_model(
             set_capacity(yolo, capacity)
         return yolo
 
-    if args.get("data"):
-        args["data"] = check_data(args["data"])["yaml_file"]
+    yolo = load()
+    if args.get("quantize") and yolo.task in ("detect", "segment"):  # other tasks calibrate on other data
+        args["data"] = check_data(args.get("data") or PHOTOS)["yaml_file"]
     net = load().model.float().eval()
     check_routes(net)
-    yolo = load()
     folder = Path(model).parent if Path(model).is_file() else Path()
     with _moved_when_whole(folder) as part:
         yolo.model.pt_path = str(part / Path(model).name)  # beside which Ultralytics writes
@@ -116,16 +118,28 @@ def _moved_when_whole(folder: Path) -> Iterator[Path]:
     try:
         yield part
         for path in list(part.iterdir()):
-            if (folder / path.name).is_dir():  # a folder replaces none that has files
-                os.replace(folder / path.name, part / f"{path.name}.old")
-            os.replace(path, folder / path.name)
+            _replace(path, folder / path.name)
     except OSError as error:
-        if error.errno is None:  # about something else, such as images that are missing
+        elsewhere = error.filename is not None and str(part) not in str(error.filename)
+        if error.errno is None or elsewhere or isinstance(error, ConnectionError):  # such as images that are missing
             raise
         raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}.") from None
     finally:
         LOGGER.removeFilter(place)
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Move a file or folder to `path`; a folder, which replaces none that has files, comes back if that fails."""
+    old = new.with_name(f"{new.name}.old")
+    if path.is_dir():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        if old.exists():
+            os.replace(old, path)
+        raise
 
 
 class _Place(logging.Filter):

@@ -131,9 +131,13 @@ class RoutedTraining:
 
     def free_folder(self) -> None:
         """Give the folder back, with the arguments of this training if one that was refused has overwritten them."""
-        if self.args.is_file() and self.args.read_bytes() != self.own_args:
-            write_bytes(self.args, self.own_args)
-        self.lock.release()
+        try:
+            if self.args.is_file() and self.args.read_bytes() != self.own_args:
+                write_bytes(self.args, self.own_args)
+        except OSError as error:
+            LOGGER.warning(f"mod_vision: {self.args} could not be put right: {error}")
+        finally:
+            self.lock.release()
 
 
 def student(model: Any) -> Any:

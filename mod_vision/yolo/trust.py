@@ -80,6 +80,7 @@ def _data_yaml(data: str) -> Path:
     path = Path(data)
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in YAMLS)
+        found = [file for file in found if file.stem == path.name] if len(found) > 1 else found
         if len(found) != 1:
             raise ValueError(f"data={data}: a folder must hold one YAML, this one holds {len(found)}; name the file.")
         return found[0]
