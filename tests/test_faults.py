@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import shutil
 import signal
@@ -53,6 +52,8 @@ def in_epoch(trainer):
     epoch = trainer.epoch + 1
     if (where, epoch) == ("batch", 2):
         die()
+    if (where, epoch) == ("ctrl-c", 2):
+        os.kill(os.getpid(), signal.SIGINT)
 
 def on_rename(event, args):
     if (event, where, epoch) == ("os.rename", "save", 2) and str(args[1]).endswith("last.pt"):
@@ -61,6 +62,7 @@ def on_rename(event, args):
 if where == "strip":
     run_folder.strip_optimizer = stripped
 sys.addaudithook(on_rename)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 yolo = YOLO("yolo26n-mod.yaml")
 yolo.add_callback("on_train_batch_end", in_epoch)
 yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, epochs=3, workers=0, plots=False, amp=False,
@@ -161,28 +163,14 @@ def test_tables_that_a_power_loss_has_damaged_are_read(tmp_path):
     assert not table.exists(), "whoever writes the next row writes a header first"
 
 
-@pytest.fixture
-def ctrl_c():
-    """Jobs in the background of a shell ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_leaves_a_usable_run(words, ctrl_c):
-    yolo = YOLO(MODEL)
-
-    def stop(trainer: Any) -> None:
-        if trainer.epoch == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    yolo.add_callback("on_train_batch_end", stop)
-    with pytest.raises(KeyboardInterrupt):
-        yolo.train(**words)
-    run = Path(yolo.trainer.save_dir)
+def test_ctrl_c_leaves_a_usable_run(tiny_data, tmp_path):
+    (tmp_path / "train.py").write_text(KILLED)
+    done = subprocess.run([sys.executable, "train.py", tiny_data, tmp_path, "ctrl-c"], capture_output=True, timeout=300)
+    assert done.returncode
+    assert done.stderr.strip().endswith(b"KeyboardInterrupt"), done.stderr
+    run = tmp_path / "run"
     assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}
-    resumed = YOLO(run / "weights" / "last.pt")
-    resumed.train(resume=True)
+    YOLO(run / "weights" / "last.pt").train(resume=True)
     assert [row["epoch"] for row in read_csv(run / "results.csv")] == ["1", "2", "3"]
 
 
