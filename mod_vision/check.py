@@ -16,7 +16,7 @@ def report() -> str:
     from ultralytics.nn import tasks
 
     from mod_vision import __version__
-    from mod_vision.resources import find_shipped, resource_dir
+    from mod_vision.resources import PHOTOS, find_shipped, resource_dir
     from mod_vision.versions import SUPPORTED
     from mod_vision.yolo.parse import ROUTED_NAMES
 
@@ -36,7 +36,7 @@ def report() -> str:
     lines.append(f"autoload      {_autoload_state()}")
     models = sorted(path.name for path in (resource_dir("cfg") / "models").glob("*.yaml"))
     lines.append(f"models        {', '.join(models)}")
-    lines.append(f"photos        {find_shipped('mod-open.yaml') or 'MISSING: reinstall mod-vision'}")
+    lines.append(f"photos        {find_shipped(PHOTOS) or 'MISSING: reinstall mod-vision'}")
     return "\n".join(lines)
 
 

@@ -12,15 +12,13 @@ import torch
 from mod_vision.eval.evaluate import Evaluation, evaluate_model, save_evaluation
 from mod_vision.eval.export_check import ExportCheck, check_export
 from mod_vision.files import writable_dir, write_text
-from mod_vision.resources import resource_dir
+from mod_vision.resources import PHOTOS, resource_dir
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.export import export_model, input_tensors
-from mod_vision.yolo.images import load_model
 from mod_vision.yolo.trust import restricted
 
 MODEL = "yolo26n-mod-seg.pt"
-DATA = "mod-open.yaml"
 CHECKED_IMAGES = 5
 
 
@@ -58,7 +56,7 @@ def demo(
     _step(2, "scoring both with pycocotools on 22 photos, counting FLOPs, timing")
     results = {
         name: evaluate_model(
-            weights, DATA, imgsz, device=device, project=str(folder), name=f"{name}-val", exist_ok=True
+            weights, PHOTOS, imgsz, device=device, project=str(folder), name=f"{name}-val", exist_ok=True
         )
         for name, weights in (("routed", routed), ("dense", dense))
     }
@@ -90,12 +88,10 @@ def _step(number: int, text: str) -> None:
 
 def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: int, device: str) -> Path:
     """Train on the embedded photos and return the checkpoint."""
-    yolo: Any = load_model(MODEL)
-    if capacity is not None:
-        set_capacity(yolo, capacity)
+    yolo: Any = load_at(MODEL, capacity)
     with restricted():  # the model is built anew from the YAML in the checkpoint
         yolo.train(
-            data=DATA,
+            data=PHOTOS,
             epochs=epochs,
             imgsz=imgsz,
             device=device,

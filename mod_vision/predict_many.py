@@ -22,8 +22,7 @@ import numpy as np
 
 from mod_vision.errors import one_line
 from mod_vision.files import writable_dir, write_bytes, write_text
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.predict import Detections, predict_images
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -78,7 +77,7 @@ def predict_many(
     weights = Path(model)
     if weights.suffix.lower() != ".pt" or not weights.is_file():
         raise FileNotFoundError(f"model={model}: there is no such checkpoint (.pt).")
-    _load(weights, capacity)  # what is wrong with it is said here, not by each worker
+    load_at(weights, capacity)  # what is wrong with it is said here, not by each worker
     paths = list_images(source)
     folder = writable_dir(out).resolve()
     content = weights.read_bytes()
@@ -99,14 +98,6 @@ def predict_many(
         f"unreadable; results in {folder}/*.parquet"
     )
     return folder
-
-
-def _load(weights: str | Path, capacity: float | None) -> Any:
-    """Load a checkpoint at a capacity."""
-    yolo = load_model(weights)
-    if capacity is not None:
-        set_capacity(yolo, capacity)
-    return yolo
 
 
 def list_images(source: str) -> list[str]:
@@ -215,7 +206,7 @@ class Worker:
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
             file.write(ray.get(content))
             file.flush()
-            self.model = _load(file.name, settings["capacity"])
+            self.model = load_at(file.name, settings["capacity"])
 
     def __call__(self, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Predict one part and write it, a row per image; return the number of images, or what went wrong."""

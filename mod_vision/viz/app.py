@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mod_vision.resources import PHOTOS
 from mod_vision.viz.explore import Explorer, Look, Settings
 from mod_vision.viz.video import Figures
 from mod_vision.viz.views import VIEWS
@@ -147,7 +148,7 @@ def build(explorer: Explorer) -> gr.Blocks:
 
 def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> None:
     """Lay out the tab for pictures, which are drawn anew when anything changes."""
-    photos = [str(photo) for photo in some_images("mod-open.yaml", 6, "val")]
+    photos = [str(photo) for photo in some_images(PHOTOS, 6, "val")]
 
     def pick(event: gr.SelectData) -> str:
         return photos[event.index]

@@ -6,10 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from ultralytics import YOLO
 from ultralytics.engine.model import Model
 
 from mod_vision import routing
+from mod_vision.yolo.images import load_model
 from mod_vision.yolo.parse import ROUTED_NAMES, write_options
+
+
+def load_at(model: Any, capacity: Any = None) -> YOLO:
+    """Load a model as `load_model` does, at a capacity as `set_capacity` takes it; None is the model's own.
+
+    Raises:
+        FileNotFoundError: As `load_model`.
+        ValueError: As `load_model` and `set_capacity`.
+    """
+    yolo = load_model(model)
+    if capacity is not None:
+        set_capacity(yolo, capacity)
+    return yolo
 
 
 def set_capacity(model: Any, capacity: Any) -> None:

@@ -18,8 +18,8 @@ from ultralytics.utils import LOGGER
 
 from mod_vision.files import writable_dir
 from mod_vision.resources import PHOTOS
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, load_model, read_images
+from mod_vision.yolo.capacity import load_at
+from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images
 from mod_vision.yolo.parse import VIT
 from mod_vision.yolo.trust import check_data
 
@@ -82,17 +82,10 @@ def export_model(
     """
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: export takes a checkpoint (.pt).")
-
-    def load() -> Any:
-        yolo = load_model(model)
-        if capacity is not None:
-            set_capacity(yolo, capacity)
-        return yolo
-
-    yolo = load()
+    yolo: Any = load_at(model, capacity)
     if args.get("quantize") and yolo.task in ("detect", "segment"):  # other tasks calibrate on other data
         args["data"] = check_data(args.get("data") or PHOTOS)["yaml_file"]
-    net = load().model.float().eval()
+    net: Any = load_at(model, capacity).model.float().eval()
     check_routes(net)
     folder = Path(model).parent if Path(model).is_file() else Path()
     with _moved_when_whole(folder) as part:

@@ -30,7 +30,7 @@ from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
 from mod_vision.yolo.parse import check_model_yaml
 from mod_vision.yolo.register import register
-from mod_vision.yolo.trust import restricted
+from mod_vision.yolo.trust import YAMLS, restricted
 
 MIN_STRIDE = 32
 
@@ -76,7 +76,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
     if isinstance(path_or_model, Model):
         return path_or_model
     path = Path(path_or_model)
-    if path.suffix.lower() not in (".pt", ".yaml", ".yml"):
+    if path.suffix.lower() not in (".pt", *YAMLS):
         raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
     if path.suffix.lower() != ".pt":
         return _build(path)
@@ -117,7 +117,7 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
     Raises:
         FileNotFoundError: If the source does not exist or has no image; nothing is downloaded.
     """
-    if isinstance(source, (str, Path)) and Path(source).suffix.lower() in (".yaml", ".yml"):
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() in YAMLS:
         source = split_images(check_det_dataset(str(source), autodownload=False), split)
     loader = LoadImagesAndVideos(source)
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]

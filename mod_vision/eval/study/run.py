@@ -22,7 +22,7 @@ from mod_vision.eval.coco import Scorer
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.study.rows import ROWS, Row, read_model
 from mod_vision.files import writable_dir, write_text
-from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.capacity import load_at, set_capacity
 from mod_vision.yolo.convert import save
 from mod_vision.yolo.fit import fit_routing
 from mod_vision.yolo.images import load_model
@@ -263,9 +263,7 @@ class Run:
         """Score the weights at each capacity of the row."""
         scores = []
         for capacity in self.row.capacities:
-            yolo = load_model(weights)
-            if capacity is not None:
-                set_capacity(yolo, capacity)
+            yolo = load_at(weights, capacity)
             torch.manual_seed(self.seed)  # for random routing
             scorer, imgsz = Scorer(str(yolo.task)), self.schedule.imgsz
             found = validate(yolo, scorer.add, data=self.schedule.data, batch=8, imgsz=imgsz, device=self.device)
