@@ -95,3 +95,8 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
         return action(), None
     except ValueError as error:
         return None, str(error)
+
+
+def files_in(folder: Path) -> set[str]:
+    """Names of all files below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Nothing is lost: kills, Ctrl-C, full disks, vanishing folders, damaged files, NaN, two trainings in one folder."""
+"""Nothing is lost: full disks, vanishing folders, damaged files, NaN, two trainings in one folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import attempt, layers, read_csv
+from helpers import attempt, files_in, layers, read_csv
 from ultralytics import YOLO
 
 from mod_vision.cli import main
@@ -25,49 +25,11 @@ from mod_vision.resources import find_shipped
 from mod_vision.yolo.export import _replace
 from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.predict import predict_images
-from mod_vision.yolo.run_folder import forget_from, rows_before, take
+from mod_vision.yolo.run_folder import take
 
 MODEL = "yolo26n-mod.yaml"
 SHIPPED = "yolo26n-mod-seg.pt"
 NAN = "router scores of model.6 are NaN or infinite"
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from ultralytics import YOLO
-from mod_vision.yolo import run_folder
-
-data, project, where = sys.argv[1:]
-epoch = 0
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def stripped(f, *args, **kwargs):
-    if where == "strip":  # half of what it writes
-        Path(args[0] or f).write_bytes(b"half a checkpoint")
-        die()
-
-def in_epoch(trainer):
-    global epoch
-    epoch = trainer.epoch + 1
-    if (where, epoch) == ("batch", 2):
-        die()
-    if (where, epoch) == ("ctrl-c", 2):
-        os.kill(os.getpid(), signal.SIGINT)
-
-def on_rename(event, args):
-    if (event, where, epoch) == ("os.rename", "save", 2) and str(args[1]).endswith("last.pt"):
-        die()
-
-if where == "strip":
-    run_folder.strip_optimizer = stripped
-sys.addaudithook(on_rename)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
-yolo = YOLO("yolo26n-mod.yaml")
-yolo.add_callback("on_train_batch_end", in_epoch)
-yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, epochs=3, workers=0, plots=False, amp=False,
-           device="cpu")
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -95,83 +57,7 @@ def error(capsys, *command: str) -> str:
     return last
 
 
-def files_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
 # ----------------------------------------------------------------------------------------------------------- training
-
-
-@pytest.fixture(scope="module")
-def killed(tiny_data, tmp_path_factory) -> dict[str, Path]:
-    """Runs that were killed in the second of three epochs: between two batches, and while saving."""
-    script = tmp_path_factory.mktemp("killed") / "train.py"
-    script.write_text(KILLED)
-    runs = {}
-    for where in ("batch", "save"):
-        project = tmp_path_factory.mktemp(where)
-        done = subprocess.run([sys.executable, script, tiny_data, project, where], capture_output=True, timeout=300)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        runs[where] = project / "run"
-    return runs
-
-
-def figures(run: Path) -> list[list[dict[str, str]]]:
-    """The tables of a training, without the time it took."""
-    tables = [read_csv(run / name) for name in ("results.csv", "routing.csv")]
-    return [[{k: v for k, v in row.items() if k != "time"} for row in table] for table in tables]
-
-
-def test_a_killed_training_resumes(killed):
-    """From the same checkpoint, a training goes on to the same figures, wherever it was killed."""
-    left = {where: files_in(run) for where, run in killed.items()}
-    assert [len(read_csv(killed[where] / "results.csv")) for where in ("batch", "save")] == [1, 2]
-    assert any(name.endswith(".part") for name in left["save"])
-    for run in killed.values():
-        last = run / "weights" / "last.pt"
-        assert load_model(last).ckpt["epoch"] == 0, "the checkpoint of the first epoch is whole"
-        YOLO(last).train(resume=True)
-        assert not any(name.endswith(".part") for name in files_in(run))
-    one, other = (figures(run) for run in killed.values())
-    assert one == other
-    assert [row["epoch"] for row in one[0]] == ["1", "2", "3"]
-    assert [row["epoch"] for row in one[1]] == ["1", "1", "2", "2", "3", "3"]
-    weights = [load_model(run / "weights" / "last.pt").model.state_dict() for run in killed.values()]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-def test_a_kill_at_the_very_end_leaves_whole_checkpoints(tiny_data, tmp_path):
-    """Ultralytics takes the optimiser out of them then; in place it would leave half a file."""
-    (tmp_path / "train.py").write_text(KILLED)
-    done = subprocess.run([sys.executable, "train.py", tiny_data, tmp_path, "strip"], capture_output=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    weights = tmp_path / "run" / "weights"
-    assert any(".part" in path.name for path in weights.iterdir())
-    assert load_model(weights / "last.pt").ckpt["epoch"] == 2
-    assert load_model(weights / "best.pt").task == "detect"
-
-
-def test_tables_that_a_power_loss_has_damaged_are_read(tmp_path):
-    table = tmp_path / "results.csv"
-    for damage in (b"\0" * 40, b"garbage,1\n", b"\xff\xfe", b"3,0.", b"\n\n"):
-        table.write_bytes(b"epoch,loss\n1,0.5\n2,0.4\n" + damage)
-        forget_from(table, 2)
-        assert table.read_text() == "epoch,loss\n1,0.5\n"
-    assert rows_before(table, 3, ["epoch", "layer", "routed"]) == []
-    table.write_bytes(b"")
-    forget_from(table, 2)
-    assert not table.exists(), "whoever writes the next row writes a header first"
-
-
-def test_ctrl_c_leaves_a_usable_run(tiny_data, tmp_path):
-    (tmp_path / "train.py").write_text(KILLED)
-    done = subprocess.run([sys.executable, "train.py", tiny_data, tmp_path, "ctrl-c"], capture_output=True, timeout=300)
-    assert done.returncode
-    assert done.stderr.strip().endswith(b"KeyboardInterrupt"), done.stderr
-    run = tmp_path / "run"
-    assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}
-    YOLO(run / "weights" / "last.pt").train(resume=True)
-    assert [row["epoch"] for row in read_csv(run / "results.csv")] == ["1", "2", "3"]
 
 
 def test_two_trainings_in_one_folder(words):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,11 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from mod_vision.errors import one_line
+from mod_vision.yolo.archive import damage
 from mod_vision.yolo.register import allow_vit_classes
 from mod_vision.yolo.trust import TRUST, restricted, trusted
 
 VIT_MODULES = ("timm.", "mod_vision.nn.vit.", "mod_vision.nn.pyramid.")
-MAX_GROWTH = 20  # torch does not compress; who does gains a little
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError)
 
 
 def open_checkpoint(file: Path) -> YOLO:
@@ -85,19 +81,12 @@ def _missing(net: Any) -> str | None:
 
 
 def _check_whole(file: Path) -> None:
-    """Compare the checksums of all parts, which `torch.load` does not: flipped bits would be taken for weights.
+    """Refuse what is no whole file of torch.
 
     Raises:
         ValueError: If the file is empty, cut off, damaged or no checkpoint.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            growth = sum(part.file_size for part in archive.infolist()) / max(1, file.stat().st_size)
-            bomb = growth > MAX_GROWTH and f"it would grow {growth:.0f}-fold"
-            part = None if bomb else archive.testzip()
-        broken = bomb or (part and f"wrong checksum of {part}")
-    except DAMAGE as error:
-        broken = one_line(error)
+    broken = damage(file)
     if broken and not trusted():
         told = f"checkpoint {file} is damaged or no checkpoint ({broken}); copy or download it again."
         if _is_pickle(file):

@@ -19,6 +19,7 @@ from mod_vision.files import write_bytes
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
+from mod_vision.yolo.resume import Resume, seed_epoch
 from mod_vision.yolo.run_folder import check_free, forget_from, rows_before, take, write_rows, write_whole
 from mod_vision.yolo.settings import ModSettings
 
@@ -35,6 +36,7 @@ class RoutedTraining:
         nominal: The capacities that the layers have outside of the training.
         step: Batches trained on, those before a resume included.
         steps: Batches of the whole training.
+        resume: What makes a resumed training equal to an unbroken one.
     """
 
     def __init__(self, trainer: Any, net: nn.Module) -> None:
@@ -52,6 +54,7 @@ class RoutedTraining:
             write_whole(trainer)
             if trainer.start_epoch:  # the kill can have come between the row of an epoch and its checkpoint
                 forget_from(trainer.csv, trainer.start_epoch + 1)
+        self.resume = Resume(trainer)
 
     def start_epoch(self, trainer: Any) -> None:
         """Count batches and routes anew; a repeated epoch starts where it started before."""
@@ -61,7 +64,9 @@ class RoutedTraining:
         first = self.schedule.first_routed(trainer.epochs)
         self.warm = trainer.epoch < first
         if self.schedule.warmup and trainer.epoch == first:
+            seed_epoch(trainer)
             self._fit(trainer)
+        self.resume.start_epoch(trainer)
 
     def start_batch(self) -> None:
         """Set what depends on the progress of the training."""
@@ -93,8 +98,9 @@ class RoutedTraining:
         if trainer.ema:
             student(trainer.ema.ema).load_state_dict(own, strict=False)
 
-    def end_batch(self) -> None:
+    def end_batch(self, trainer: Any) -> None:
         """Count the routes of the batch."""
+        self.resume.end_batch(trainer)
         self.step += 1
         for name, layer in self.layers.items():
             if layer.plan is not None:
@@ -169,7 +175,7 @@ def _start_batch(trainer: Any) -> None:
 
 def _end_batch(trainer: Any) -> None:
     if training := getattr(trainer, "mod_training", None):
-        training.end_batch()
+        training.end_batch(trainer)
 
 
 def _end_epoch(trainer: Any) -> None:
@@ -178,6 +184,19 @@ def _end_epoch(trainer: Any) -> None:
         training.check_scores(trainer)
         if trainer.ema:  # it is validated next; its losses shall have the weights of this epoch's
             trainer.ema.ema.mod_progress = training.net.mod_progress
+        training.resume.save(trainer)
+
+
+def _saved(trainer: Any) -> None:
+    """Keep the state that belongs to the checkpoint just written, and no other."""
+    if training := getattr(trainer, "mod_training", None):
+        training.resume.forget(but_epoch=trainer.epoch + 1)
+
+
+def _end(trainer: Any) -> None:
+    """Remove the last state; what is finished cannot be resumed."""
+    if training := getattr(trainer, "mod_training", None):
+        training.resume.forget()
 
 
 def _teardown(trainer: Any) -> None:
@@ -194,5 +213,7 @@ CALLBACKS = {
     "on_train_batch_start": _start_batch,
     "on_train_batch_end": _end_batch,
     "on_train_epoch_end": _end_epoch,
+    "on_model_save": _saved,
+    "on_train_end": _end,
     "teardown": _teardown,
 }
