@@ -112,6 +112,7 @@ model.save("routed.pt")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("MoDStage")
     reload = """
+import mod_vision.yolo.parse  # which registration needs itself
 import torch
 from ultralytics import YOLO
 model = YOLO("routed.pt").model.eval()
@@ -126,6 +127,7 @@ print("loaded")
         done = run_python(reload, tmp_path, ULTRALYTICS_SAFE_LOAD=safe)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip().endswith("loaded")
+        assert "mod_vision" not in done.stderr
 
 
 def test_ultralytics_imported_first(tmp_path):
