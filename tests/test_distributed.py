@@ -18,8 +18,8 @@ TESTS = Path(__file__).parent
 SECONDS = 240  # a healthy run takes 20
 
 
-def torchrun(script: str, *words: object, cwd: Path, ranks: int = 2) -> None:
-    """Run a script of tests/ranks in `ranks` processes; none of them outlives the call."""
+def torchrun(script: str, *words: object, cwd: Path, ranks: int = 2, fails: bool = False) -> None:
+    """Run a script of tests/ranks in `ranks` processes, which ends well or `fails`; none of them outlives the call."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "YOLO_CONFIG_DIR": str(cwd)}
@@ -37,7 +37,7 @@ def torchrun(script: str, *words: object, cwd: Path, ranks: int = 2) -> None:
             run.send_signal(signal.SIGTERM)  # which the launcher hands on to its ranks
             out, _ = run.communicate(timeout=60)
             pytest.fail(f"{script} hangs\n{out[-3000:]}")
-    assert run.returncode == 0, out[-5000:]
+    assert bool(run.returncode) == fails, out[-5000:]
 
 
 # --------------------------------------------------------------------------------------------------------- gradients
@@ -79,10 +79,13 @@ def test_two_ranks_have_the_routes_and_gradients_of_one(steps, capacity):
 def trained(tmp_path_factory, tiny_data) -> tuple[Path, list[dict]]:
     """Two epochs of two steps, the first one dense, the second with fitted routing, elastic capacity and all losses."""
     folder = tmp_path_factory.mktemp("ranks")
-    loss = {"guide": 0.5, "budget": 1.0, "z": 0.001}
-    model = write_mod_yaml(folder, {"warmup": 0.5, "elastic": [0.25, 1.0], "loss": loss})
-    torchrun("train.py", folder, model, tiny_data, cwd=folder)
+    torchrun("train.py", folder, routed_model(folder), tiny_data, cwd=folder)
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def routed_model(folder: Path) -> Path:
+    loss = {"guide": 0.5, "budget": 1.0, "z": 0.001}
+    return write_mod_yaml(folder, {"warmup": 0.5, "elastic": [0.25, 1.0], "loss": loss})
 
 
 def test_all_ranks_draw_the_same_capacities(trained):
@@ -114,3 +117,17 @@ def test_one_rank_writes_the_figures(trained):
         assert float(second[f"train/{name}"]) > 0
         assert float(second[f"val/{name}"]) > 0
     assert not list(folder.glob("rank1/**/*.csv"))
+
+
+def test_a_killed_training_resumes_to_what_an_unbroken_one_gives(trained, tiny_data, tmp_path):
+    unbroken, ranks = trained
+    words = ("train.py", tmp_path, routed_model(tmp_path), tiny_data)
+    torchrun(*words, "killed", cwd=tmp_path, fails=True)
+    run = tmp_path / "rank0" / "run"
+    torchrun(*words, run / "weights" / "last.pt", cwd=tmp_path)
+    for rank in range(2):
+        weights = torch.load(tmp_path / f"rank{rank}.pt")["weights"]
+        assert all(torch.equal(weight, ranks[rank]["weights"][name]) for name, weight in weights.items())
+    for table in ("results.csv", "routing.csv"):
+        rows, others = read_csv(run / table), read_csv(unbroken / "rank0" / "run" / table)
+        assert [row | {"time": ""} for row in rows] == [row | {"time": ""} for row in others]

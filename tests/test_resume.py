@@ -19,7 +19,7 @@ from mod_vision.yolo.images import load_model
 from mod_vision.yolo.run_folder import forget_from, rows_before
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, torch
 from pathlib import Path
 from ultralytics import YOLO
 from mod_vision.yolo import run_folder
@@ -43,6 +43,10 @@ def in_epoch(trainer):
     if (where, epoch) == ("ctrl-c", 2):
         os.kill(os.getpid(), signal.SIGINT)
 
+def at_end(trainer):
+    net, average = trainer.model.state_dict(), trainer.ema.ema.state_dict()
+    torch.save((net, average, trainer.optimizer.state_dict()), Path(project) / "exact.pt")
+
 def on_rename(event, args):
     name = {"save": "last.pt", "state": "resume-2.pt"}.get(where)
     if event == "os.rename" and epoch == 2 and name and str(args[1]).endswith(name):
@@ -54,6 +58,7 @@ sys.addaudithook(on_rename)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 yolo = YOLO(Path(__file__).with_name("yolo26n-mod-two.yaml"))
 yolo.add_callback("on_train_batch_end", in_epoch)
+yolo.add_callback("on_train_end", at_end)
 yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, nbs=12, epochs=4, close_mosaic=2, workers=0,
            plots=False, amp=False, device="cpu")
 """
@@ -93,6 +98,10 @@ def figures(run: Path) -> list[list[dict[str, str]]]:
     return [[{k: v for k, v in row.items() if k != "time"} for row in table] for table in tables]
 
 
+def same(tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == others.keys() and all(torch.equal(t, others[key]) for key, t in tensors.items())
+
+
 @pytest.mark.parametrize(
     ("where", "epochs", "rows", "left"),
     [
@@ -109,12 +118,16 @@ def test_a_killed_training_resumes_to_what_an_unbroken_one_gives(runs, where, ep
     assert len(read_csv(run / "results.csv")) == rows
     assert {name for name in files_in(run / "weights") if name.startswith("resume")} == left
     assert any(name.endswith(".part") for name in files_in(run)) == (where != "batch")
-    YOLO(last).train(resume=True)
+    yolo = YOLO(last)
+    yolo.train(resume=True)
     assert files_in(run) == files_in(unbroken), "no half-written file and no state is left"
     assert figures(run) == figures(unbroken)
     assert [row["epoch"] for row in figures(run)[0]] == list("1234")
-    weights = [load_model(each / "weights" / "last.pt").model.state_dict() for each in (run, unbroken)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    net, average, optimizer = torch.load(unbroken.with_name("exact.pt"))
+    assert same(yolo.trainer.model.state_dict(), net)
+    assert same(yolo.trainer.ema.ema.state_dict(), average)
+    states = yolo.trainer.optimizer.state_dict()["state"]
+    assert all(same(states[key], state) for key, state in optimizer["state"].items())
     assert not [line for line in caplog.messages if "half precision" in line]
 
 
@@ -126,21 +139,27 @@ def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(tiny_
     assert done.stderr.strip().endswith(b"KeyboardInterrupt"), done.stderr
     run = tmp_path / "run"
     assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}
-    state = run / "weights" / "resume-1.pt"
+    last, best, state = (run / "weights" / name for name in ("last.pt", "best.pt", "resume-1.pt"))
     whole = state.read_bytes()
-    state.write_bytes(whole[:1000])
-    with pytest.raises(ValueError, match=r"resume-1\.pt is damaged .*If you delete it, .* goes on from last\.pt alone"):
-        YOLO(run / "weights" / "last.pt").train(resume=True)
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0x10
-    state.write_bytes(flipped)
-    with pytest.raises(ValueError, match=r"is damaged \(wrong checksum"):
-        YOLO(run / "weights" / "last.pt").train(resume=True)
+    refused = []  # and kept, as a notebook does, with all that the exception refers to
+    for damaged, told in ((whole[:1000], "not a zip file"), (flipped, "wrong checksum")):
+        state.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=rf"resume-1\.pt is damaged .*{told}.*delete it, .* last\.pt alone"
+        ) as error:
+            YOLO(last).train(resume=True)
+        refused.append(error)
     other = torch.load(io.BytesIO(whole), weights_only=True)
     next(iter(other["ema"].values())).add_(1)
     torch.save(other, state)
-    YOLO(run / "weights" / "last.pt").train(resume=True)
-    assert [line for line in caplog.messages if "resume-1.pt belongs to another training" in line]
+    best.unlink()  # a kill can have come between last.pt and best.pt
+    yolo = YOLO(last)
+    yolo.add_callback("on_train_start", lambda _: refused.append(best.read_bytes() == last.read_bytes()))
+    yolo.train(resume=True)
+    assert refused[-1] is True
+    assert [line for line in caplog.messages if "resume-1.pt does not fit last.pt, so" in line]
     assert [row["epoch"] for row in read_csv(run / "results.csv")] == list("1234")
 
 

@@ -1,16 +1,15 @@
 """A resumed training gives what an unbroken one gives: what `last.pt` lacks lies beside it, in full precision.
 
-Ultralytics saves the moving average and the optimiser in float16, not the weights that are trained, and starts the
+Ultralytics saves the moving average in float16, SGD's momentum too, not the weights that are trained, and starts the
 random numbers of a resumed training anew. Here, the random numbers of an epoch depend on seed and epoch alone, and
-`resume-<epoch>.pt` holds the rest. It is written before `last.pt` and removed after the next one, so that a kill at
-any point leaves a pair that belongs together.
+`resume-<epoch>.pt` holds the rest. It is written before the `last.pt` of its epoch and removed after the next one, so
+that a kill at any point leaves a pair that belongs together.
 """
 
 from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +31,38 @@ class Resume:
     """What a training needs to go on as if it had not been killed.
 
     Attributes:
-        restored: What was read, until the epoch that it belongs to is over; None in a training that is new.
         since_step: Batches since the last step of the optimiser: gradients accumulate across the end of an epoch.
+        accumulated: Gradients and `since_step` of the training that is resumed, until its first epoch takes them up.
+        step: The trainer's own step of the optimiser, while this class decides when it is due.
+
+    Raises:
+        ValueError: If the state that belongs to the checkpoint is damaged; the message says what to do.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.folder = Path(trainer.wdir)
-        self.restored: dict[str, Any] | None = None
         self.since_step, self.updates = 0, trainer.ema.updates
-        self.step: Any = None  # the trainer's own, where this class decides when it is due
+        self.accumulated: tuple[dict[str, Tensor], int] | None = None
+        self.step: Any = None
+        self.epoch = -1
         if trainer.start_epoch:
             self._restore(trainer)
-        elif RANK in (-1, 0):
-            self.forget()  # of another training that had this folder
+            if trainer.start_epoch > trainer.epochs - trainer.args.close_mosaic:
+                trainer._close_dataloader_mosaic()  # Ultralytics does it too late for a fit of the routing
 
     def start_epoch(self, trainer: Any) -> None:
         """Seed all random numbers; at the start of a resumed training, take up what had accumulated."""
         seed_epoch(trainer)
-        if self.restored is None or trainer.epoch != trainer.start_epoch:
-            self.restored = None
+        again, self.epoch = trainer.epoch == self.epoch, trainer.epoch
+        if again and self.step:  # Ultralytics has dropped the gradients, and counts anew when to do a step
+            trainer.optimizer_step, self.step = self.step, None
+        if self.accumulated is None:
             return
-        self.since_step = self.restored["since_step"]
+        (gradients, self.since_step), self.accumulated = self.accumulated, None
         parameters = dict(unwrap_model(trainer.model).named_parameters())
-        for name, gradient in self.restored["gradients"].items():
-            parameters[name].grad = gradient.to(parameters[name].device, copy=True)
+        for name, gradient in gradients.items():
+            if parameters[name].requires_grad:
+                parameters[name].grad = gradient.to(parameters[name].device)
 
     def end_batch(self, trainer: Any) -> None:
         """Count batches without a step; in a resumed training, do the step where the unbroken one had done it."""
@@ -88,24 +95,24 @@ class Resume:
     def forget(self, but_epoch: int = 0) -> None:
         """Remove the states of all other epochs."""
         for file in self.folder.glob("resume-*.pt"):
-            if file != self._file(but_epoch):
-                file.unlink(missing_ok=True)
+            epoch = file.stem.removeprefix("resume-")
+            if epoch.isdecimal() and int(epoch) != but_epoch:
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    LOGGER.warning(f"mod_vision: {file} is not needed any more, but could not be removed: {error}")
 
     def _file(self, epoch: int) -> Path:
         """Return the file for the state after an epoch (from 1)."""
         return self.folder / f"resume-{epoch}.pt"
 
     def _restore(self, trainer: Any) -> None:
-        """Take up the state that belongs to the checkpoint.
-
-        Raises:
-            ValueError: If its file is damaged; the message says what to do.
-        """
+        """Take up the state that belongs to the checkpoint."""
         file = Path(trainer.args.resume).with_name(self._file(trainer.start_epoch).name)
         state = _read(file) if file.is_file() else None
         fits = state is not None and _same_average(state["ema"], trainer.ema.ema)
         if not _on_all_ranks(fits, trainer.device):
-            why = "belongs to another training" if file.is_file() else "is missing"
+            why = f"does not fit {Path(trainer.args.resume).name}" if state else "is missing"
             LOGGER.warning(f"mod_vision: {file} {why}, so the training {HALF_PRECISION}")
             return
         assert state is not None
@@ -114,11 +121,12 @@ class Resume:
         for saved, group in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
             saved["fused"] = group.get("fused")  # the device of now, not that of the killed training, has such kernels
         trainer.optimizer.load_state_dict(state["optimizer"])
-        if trainer.train_loader.num_workers == 0:
+        dataset = trainer.train_loader.dataset
+        if trainer.train_loader.num_workers == 0 and all(i < len(dataset) for i in state["recent_images"]):
             for index in state["recent_images"]:
-                trainer.train_loader.dataset.load_image(index)
+                dataset.load_image(index)
         self.step, trainer.optimizer_step = trainer.optimizer_step, _not_yet
-        self.restored = state
+        self.accumulated = state["gradients"], state["since_step"]
 
 
 def seed_epoch(trainer: Any) -> None:
@@ -127,13 +135,17 @@ def seed_epoch(trainer: Any) -> None:
     Workers of a data loader run ahead and are kept from epoch to epoch; with them it is only where they start that is
     seeded.
     """
-    entropy = (int(trainer.args.seed), int(trainer.epoch), max(RANK, 0))
+    again = trainer.nan_recovery_attempts  # or a repeated epoch would end as before
+    entropy = (int(trainer.args.seed), int(trainer.epoch), max(RANK, 0), again)
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)  # the augmentation of Ultralytics draws from it
     torch.manual_seed(seed)
     loader = trainer.train_loader
-    if loader.num_workers == 0 or loader.iterator is None:
+    if hasattr(loader.sampler, "set_epoch"):  # again, too late for a fit
+        loader.sampler.set_epoch(trainer.epoch)
+    known = hasattr(loader, "reset") and loader.generator is not None  # a trainer of the user's own can have another
+    if known and (loader.num_workers == 0 or loader.iterator is None):
         loader.reset()
         loader.generator.manual_seed(seed)
 
@@ -160,18 +172,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _same_average(state: dict[str, Tensor], average: nn.Module) -> bool:
-    """Return whether a moving average is the one that a checkpoint holds in half precision."""
+    """Return whether a moving average is the one that a checkpoint holds, rounded as Ultralytics rounds it."""
+    rounded = {key: v.half().nan_to_num_() if v.is_floating_point() else v for key, v in state.items()}
     halves = average.state_dict()
-    return state.keys() == halves.keys() and all(
-        a.shape == b.shape and torch.equal(a.to(b.device, b.dtype), b) for a, b in _as_saved(state, halves)
+    return rounded.keys() == halves.keys() and all(
+        torch.equal(rounded[key].to(half.device, half.dtype), half) for key, half in halves.items()
     )
-
-
-def _as_saved(state: dict[str, Tensor], halves: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs of tensors, those of the state rounded as Ultralytics rounds them."""
-    for key, b in halves.items():
-        a = state[key]
-        yield (a.half().nan_to_num_() if a.is_floating_point() else a), b
 
 
 def _on_all_ranks(fits: bool, device: torch.device) -> bool:

@@ -76,6 +76,17 @@ def strip_whole(f: str | Path = "best.pt", s: str = "", updates: dict[str, Any] 
     return checkpoint
 
 
+def restore_best(trainer: Any) -> None:
+    """Write `best.pt` anew from a `last.pt` that is the best so far: a kill can have come between the two."""
+    if Path(trainer.args.resume) != Path(trainer.last):
+        return
+    from ultralytics.nn.tasks import load_checkpoint  # which is being imported here
+
+    _, checkpoint = load_checkpoint(trainer.last)
+    if checkpoint["train_metrics"]["fitness"] == checkpoint["best_fitness"]:
+        trainer.best.write_bytes(trainer.last.read_bytes())
+
+
 def rows_before(file: Path, epoch: int, columns: Sequence[str] | None = None) -> list[list[str]]:
     """Return the header and the rows of a table before an epoch (from 1), or nothing if there are none.
 

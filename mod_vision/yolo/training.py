@@ -13,6 +13,7 @@ from typing import Any
 from torch import distributed as dist
 from torch import nn
 from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import unwrap_model
 
 from mod_vision.files import write_bytes
@@ -20,7 +21,7 @@ from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
 from mod_vision.yolo.resume import Resume, seed_epoch
-from mod_vision.yolo.run_folder import check_free, forget_from, rows_before, take, write_rows, write_whole
+from mod_vision.yolo.run_folder import check_free, forget_from, restore_best, rows_before, take, write_rows, write_whole
 from mod_vision.yolo.settings import ModSettings
 
 ROUTES_CSV = "routing.csv"
@@ -47,6 +48,7 @@ class RoutedTraining:
         self.seed = int(trainer.args.seed)
         self.csv = Path(trainer.save_dir) / ROUTES_CSV
         self.alarmed: set[str] = set()
+        self.resume = Resume(trainer)  # before anything on the disk changes: it can refuse
         if RANK in (-1, 0):
             self.lock = take(Path(trainer.save_dir))
             self.args = Path(trainer.save_dir) / "args.yaml"
@@ -54,7 +56,9 @@ class RoutedTraining:
             write_whole(trainer)
             if trainer.start_epoch:  # the kill can have come between the row of an epoch and its checkpoint
                 forget_from(trainer.csv, trainer.start_epoch + 1)
-        self.resume = Resume(trainer)
+                restore_best(trainer)
+            else:
+                self.resume.forget()  # those of another training that had this folder
 
     def start_epoch(self, trainer: Any) -> None:
         """Count batches and routes anew; a repeated epoch starts where it started before."""
@@ -89,7 +93,9 @@ class RoutedTraining:
 
         self._set(self.nominal)
         LOGGER.info("mod_vision: the dense warm-up is over, the routing is fitted")
-        fit_net(self.net, (trainer.preprocess_batch(batch) for batch in endless(trainer.train_loader)))
+        batches = (trainer.preprocess_batch(batch) for batch in endless(trainer.train_loader))
+        with override_configs(trainer.args, {"multi_scale": 0.0}):  # maps of one size
+            fit_net(self.net, batches)
         prefixes = tuple(f"{name}.{part}." for name in self.layers for part in ("router", "skip"))
         own = {name: tensor for name, tensor in self.net.state_dict().items() if name.startswith(prefixes)}
         if dist.is_available() and dist.is_initialized():

@@ -1,6 +1,10 @@
-"""One rank of a real training by Ultralytics, on CPU, and what it did written to a folder."""
+"""One rank of a real training by Ultralytics, on CPU, and what it did written to a folder.
+
+With a fourth word it is killed in the second epoch, or, if that is a checkpoint, goes on from it.
+"""
 
 import os
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +17,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 FOLDER, MODEL, DATA = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+LIFE = sys.argv[4] if len(sys.argv) > 4 else ""
 RANK = int(os.environ["RANK"])
 
 
@@ -42,11 +47,14 @@ def main() -> None:
     used, loaded = [], []
 
     def end_batch(trainer: DetectionTrainer) -> None:
+        if (LIFE, trainer.epoch) == ("killed", 1):
+            os.kill(os.getpid(), signal.SIGKILL)
         used.append([layer.capacities for layer in layers(unwrap_model(trainer.model))])
 
     words = {"imgsz": 64, "batch": 4, "epochs": 2, "workers": 0, "plots": False, "amp": False, "device": "cpu"}
     words |= {"project": str(FOLDER / f"rank{RANK}"), "name": "run"}  # apart, to see who writes what
-    trainer = CpuTrainer(overrides={"model": MODEL, "data": DATA, **words})
+    resumed = LIFE.endswith(".pt")
+    trainer = CpuTrainer(overrides={"resume": LIFE} if resumed else {"model": MODEL, "data": DATA, **words})
     trainer.add_callback("on_train_batch_end", end_batch)
     trainer.add_callback("on_train_epoch_end", lambda trainer: loaded.extend(trainer.train_loader.sampler))
     trainer.train()
