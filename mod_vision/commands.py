@@ -283,7 +283,8 @@ def fit(
     check_out(path, model)
     torch.set_num_threads(threads)
     save(fit_routing(model, data, capacity, imgsz), path, model)
-    print(f"saved as {path} at capacity {capacity}; for its accuracy: mod-vision val model={path} data={data}")
+    accuracy = f"mod-vision val model={path} data={data} imgsz={imgsz}"
+    print(f"saved as {path} at capacity {capacity}; for its accuracy: {accuracy}")
 
 
 def threshold(
