@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -14,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils import LOGGER
 
 from mod_vision.files import writable_dir
 from mod_vision.resources import PHOTOS
 from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images
+from mod_vision.yolo.log import replaced_in_log
 from mod_vision.yolo.parse import VIT
 from mod_vision.yolo.trust import check_data
 
@@ -106,10 +105,9 @@ def _moved_when_whole(folder: Path) -> Iterator[Path]:
         OSError: If that fails; the message names the folder, and nothing is left behind.
     """
     part = Path(tempfile.mkdtemp(prefix=".export-", dir=writable_dir(folder))).resolve()
-    place = _Place(str(part), str(folder.resolve()))
-    LOGGER.addFilter(place)
     try:
-        yield part
+        with replaced_in_log(str(part), str(folder.resolve())):
+            yield part
         for path in list(part.iterdir()):
             _replace(path, folder / path.name)
     except OSError as error:
@@ -118,7 +116,6 @@ def _moved_when_whole(folder: Path) -> Iterator[Path]:
             raise
         raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}.") from None
     finally:
-        LOGGER.removeFilter(place)
         shutil.rmtree(part, ignore_errors=True)
 
 
@@ -133,19 +130,6 @@ def _replace(new: Path, path: Path) -> None:
         if old.exists():
             os.replace(old, path)
         raise
-
-
-class _Place(logging.Filter):
-    """Has what Ultralytics says name the folder that its files will lie in."""
-
-    def __init__(self, part: str, folder: str) -> None:
-        super().__init__()
-        self.part, self.folder = part, folder
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the temporary folder in a line of the log."""
-        record.msg = str(record.msg).replace(self.part, self.folder)
-        return True
 
 
 def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:

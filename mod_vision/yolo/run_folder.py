@@ -14,6 +14,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from mod_vision.files import write_bytes, write_text
+from mod_vision.yolo.log import replaced_in_log
 
 LOCK = ".training.lock"  # stays; the operating system frees it when a training ends or dies
 
@@ -70,7 +71,8 @@ def strip_whole(f: str | Path = "best.pt", s: str = "", updates: dict[str, Any] 
     if s or not isinstance(f, WholeFile):
         return strip_optimizer(f, s, updates)
     part = f.with_name(f".{f.name}.{os.getpid()}.part")
-    checkpoint = strip_optimizer(f, str(part), updates)
+    with replaced_in_log(f" saved as {part},", ""):
+        checkpoint = strip_optimizer(f, str(part), updates)
     if checkpoint:
         os.replace(part, f)
     return checkpoint
