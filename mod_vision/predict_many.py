@@ -22,7 +22,7 @@ import numpy as np
 
 from mod_vision.errors import one_line
 from mod_vision.files import writable_dir, write_bytes, write_text
-from mod_vision.resources import find_shipped
+from mod_vision.resources import find_file
 from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.predict import Detections, predict_images
 
@@ -75,8 +75,8 @@ def predict_many(
         raise ImportError("predict-many needs Ray Data: pip install 'mod-vision[ray]'.")
     if not 0 <= conf <= 1:
         raise ValueError(f"conf must be in [0, 1], got {conf}.")
-    weights = Path(model) if Path(model).is_file() else find_shipped(model) or Path(model)
-    if weights.suffix.lower() != ".pt" or not weights.is_file():
+    weights = find_file(model)
+    if weights is None or weights.suffix.lower() != ".pt":
         raise FileNotFoundError(f"model={model}: there is no such checkpoint (.pt).")
     load_at(weights, capacity)  # what is wrong with it is said here, not by each worker
     paths = list_images(source)

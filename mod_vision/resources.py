@@ -21,6 +21,11 @@ def resource_dir(name: str) -> Path:
     raise FileNotFoundError(f"the folder {name!r} of mod_vision is missing, reinstall the package.")
 
 
+def find_file(name: str | Path) -> Path | None:
+    """Return the user's own file of this name, else the one that ships under it, else None."""
+    return Path(name) if Path(name).is_file() else find_shipped(str(name))
+
+
 def find_shipped(name: str) -> Path | None:
     """Return the model YAML, checkpoint or data YAML that ships under the bare name `name`, or None."""
     if Path(name).name != name or Path(name).suffix not in (".yaml", ".pt"):

@@ -79,6 +79,10 @@ def training_script(folder: Path) -> Path:
     return script
 
 
+def run_training(script: Path, data: Path, project: Path, where: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, script, data, project, where], capture_output=True, timeout=300)
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_data, tmp_path_factory) -> dict[str, Path]:
     """A run of four epochs, and three killed ones: between two batches of the last, and while saving the second."""
@@ -86,7 +90,7 @@ def runs(tiny_data, tmp_path_factory) -> dict[str, Path]:
     runs = {}
     for where in ("unbroken", "batch", "save", "state"):
         project = tmp_path_factory.mktemp(where)
-        done = subprocess.run([sys.executable, script, tiny_data, project, where], capture_output=True, timeout=300)
+        done = run_training(script, tiny_data, project, where)
         assert done.returncode == (0 if where == "unbroken" else -signal.SIGKILL), done.stderr
         runs[where] = project / "run"
     return runs
@@ -122,7 +126,8 @@ def test_a_killed_training_resumes_to_what_an_unbroken_one_gives(runs, where, ep
     yolo.train(resume=True)
     assert files_in(run) == files_in(unbroken), "no half-written file and no state is left"
     assert figures(run) == figures(unbroken)
-    assert [row["epoch"] for row in figures(run)[0]] == list("1234")
+    assert [[row["epoch"] for row in table] for table in figures(run)] == [list("1234"), list("11223344")]
+    assert same(*(load_model(each / "weights" / "last.pt").model.state_dict() for each in (run, unbroken)))
     net, average, optimizer = torch.load(unbroken.with_name("exact.pt"))
     assert same(yolo.trainer.model.state_dict(), net)
     assert same(yolo.trainer.ema.ema.state_dict(), average)
@@ -132,10 +137,13 @@ def test_a_killed_training_resumes_to_what_an_unbroken_one_gives(runs, where, ep
     assert [line for line in caplog.messages if line.startswith(f"Optimizer stripped from {last}, ")]
 
 
+def stop(_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(tiny_data, tmp_path, caplog):
     """A state that is missing or of another training is left aside, one that is damaged is refused."""
-    script = training_script(tmp_path)
-    done = subprocess.run([sys.executable, script, tiny_data, tmp_path, "ctrl-c"], capture_output=True, timeout=300)
+    done = run_training(training_script(tmp_path), tiny_data, tmp_path, "ctrl-c")
     assert done.returncode
     assert done.stderr.strip().endswith(b"KeyboardInterrupt"), done.stderr
     run = tmp_path / "run"
@@ -152,6 +160,12 @@ def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(tiny_
         ) as error:
             YOLO(last).train(resume=True)
         refused.append(error)
+    state.unlink()
+    yolo = YOLO(last)
+    yolo.add_callback("on_train_start", stop)
+    with pytest.raises(KeyboardInterrupt):
+        yolo.train(resume=True)
+    assert [line for line in caplog.messages if "resume-1.pt is missing, so" in line]
     other = torch.load(io.BytesIO(whole), weights_only=True)
     next(iter(other["ema"].values())).add_(1)
     torch.save(other, state)
@@ -166,8 +180,7 @@ def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(tiny_
 
 def test_a_kill_at_the_very_end_leaves_whole_checkpoints(tiny_data, tmp_path):
     """Ultralytics takes the optimiser out of them then; in place it would leave half a file."""
-    script = training_script(tmp_path)
-    done = subprocess.run([sys.executable, script, tiny_data, tmp_path, "strip"], capture_output=True, timeout=300)
+    done = run_training(training_script(tmp_path), tiny_data, tmp_path, "strip")
     assert done.returncode == -signal.SIGKILL, done.stderr
     weights = tmp_path / "run" / "weights"
     assert any(".part" in path.name for path in weights.iterdir())

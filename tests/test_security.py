@@ -204,6 +204,6 @@ def test_no_eval_no_exec_and_safe_yaml():
             called = ast.unparse(node.func)
             assert called not in ("eval", "exec", "compile", "pickle.load", "pickle.loads", "os.system"), file
             assert called.partition(".")[0] != "yaml" or called.partition(".")[2].startswith("safe_"), (file, called)
-            if called == "torch.load":  # checkpoints go through load_model
-                words = {word.arg: ast.unparse(word.value) for word in node.keywords}
-                assert words.get("weights_only") == "True", file
+            if called == "torch.load":
+                assert file.name == "resume.py", (file, "goes through load_model")
+                assert "weights_only=True" in map(ast.unparse, node.keywords)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mod_vision.errors import one_line
 
 MAX_GROWTH = 20  # torch does not compress; who does gains a little
+# What zipfile raises for damaged bytes; NotImplementedError is its word for a compression that it does not know.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError)
 
 

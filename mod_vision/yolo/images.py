@@ -24,7 +24,7 @@ from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.errors import one_line
-from mod_vision.resources import find_shipped
+from mod_vision.resources import find_file
 from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
@@ -80,7 +80,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
     if path.suffix.lower() != ".pt":
         return _build(path)
-    file = path if path.is_file() else find_shipped(str(path))
+    file = find_file(path)
     if file is None:  # Ultralytics would try to download it
         hint = f" Download it first: yolo predict model={path.name}" if path.name in GITHUB_ASSETS_NAMES else ""
         raise FileNotFoundError(f"checkpoint {path} does not exist.{hint}")

@@ -32,7 +32,7 @@ class Resume:
 
     Attributes:
         since_step: Batches since the last step of the optimiser: gradients accumulate across the end of an epoch.
-        accumulated: Gradients and `since_step` of the training that is resumed, until its first epoch takes them up.
+        gradients: What the training that is resumed had accumulated, until the first epoch takes it up.
         step: The trainer's own step of the optimiser, while this class decides when it is due.
 
     Raises:
@@ -42,7 +42,7 @@ class Resume:
     def __init__(self, trainer: Any) -> None:
         self.folder = Path(trainer.wdir)
         self.since_step, self.updates = 0, trainer.ema.updates
-        self.accumulated: tuple[dict[str, Tensor], int] | None = None
+        self.gradients: dict[str, Tensor] = {}
         self.step: Any = None
         self.epoch = -1
         if trainer.start_epoch:
@@ -56,9 +56,7 @@ class Resume:
         again, self.epoch = trainer.epoch == self.epoch, trainer.epoch
         if again and self.step:  # Ultralytics has dropped the gradients, and counts anew when to do a step
             trainer.optimizer_step, self.step = self.step, None
-        if self.accumulated is None:
-            return
-        (gradients, self.since_step), self.accumulated = self.accumulated, None
+        gradients, self.gradients = self.gradients, {}
         parameters = dict(unwrap_model(trainer.model).named_parameters())
         for name, gradient in gradients.items():
             if parameters[name].requires_grad:
@@ -83,7 +81,7 @@ class Resume:
             "optimizer": trainer.optimizer.state_dict(),
             "gradients": {k: p.grad for k, p in net.named_parameters() if self.since_step and p.grad is not None},
             "since_step": self.since_step,
-            "recent_images": _recent_images(trainer),
+            "recent_images": list(getattr(trainer.train_loader.dataset, "buffer", ())),  # mosaics choose from these
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -126,7 +124,7 @@ class Resume:
             for index in state["recent_images"]:
                 dataset.load_image(index)
         self.step, trainer.optimizer_step = trainer.optimizer_step, _not_yet
-        self.accumulated = state["gradients"], state["since_step"]
+        self.gradients, self.since_step = state["gradients"], state["since_step"]
 
 
 def seed_epoch(trainer: Any) -> None:
@@ -142,7 +140,7 @@ def seed_epoch(trainer: Any) -> None:
     np.random.seed(seed)  # the augmentation of Ultralytics draws from it
     torch.manual_seed(seed)
     loader = trainer.train_loader
-    if hasattr(loader.sampler, "set_epoch"):  # again, too late for a fit
+    if hasattr(loader.sampler, "set_epoch"):  # Ultralytics does it after a fit has drawn batches
         loader.sampler.set_epoch(trainer.epoch)
     known = hasattr(loader, "reset") and loader.generator is not None  # a trainer of the user's own can have another
     if known and (loader.num_workers == 0 or loader.iterator is None):
@@ -152,11 +150,6 @@ def seed_epoch(trainer: Any) -> None:
 
 def _not_yet() -> None:
     """Stand in for the trainer's step, which `Resume.end_batch` calls when it is due."""
-
-
-def _recent_images(trainer: Any) -> list[int]:
-    """Return the images that a mosaic chooses from, as long as no workers have them."""
-    return [int(i) for i in getattr(trainer.train_loader.dataset, "buffer", ())]
 
 
 def _read(file: Path) -> dict[str, Any]:

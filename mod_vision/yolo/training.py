@@ -104,9 +104,8 @@ class RoutedTraining:
         if trainer.ema:
             student(trainer.ema.ema).load_state_dict(own, strict=False)
 
-    def end_batch(self, trainer: Any) -> None:
+    def end_batch(self) -> None:
         """Count the routes of the batch."""
-        self.resume.end_batch(trainer)
         self.step += 1
         for name, layer in self.layers.items():
             if layer.plan is not None:
@@ -181,7 +180,8 @@ def _start_batch(trainer: Any) -> None:
 
 def _end_batch(trainer: Any) -> None:
     if training := getattr(trainer, "mod_training", None):
-        training.end_batch(trainer)
+        training.resume.end_batch(trainer)
+        training.end_batch()
 
 
 def _end_epoch(trainer: Any) -> None:
