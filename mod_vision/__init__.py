@@ -43,5 +43,6 @@ if os.environ.get("MOD_VISION_AUTOLOAD", "1") != "0":
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name in _PUBLIC:
+        _autoload.install()  # whoever asks for it wants the layers, also where nothing is hooked by itself
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

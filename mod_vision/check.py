@@ -32,7 +32,7 @@ def report() -> str:
     if getattr(tasks, "mod_vision_registered", False):
         lines.append(f"layers        {', '.join(ROUTED_NAMES)} registered with Ultralytics")
     else:
-        lines.append("layers        NOT registered: unset MOD_VISION_AUTOLOAD, or see the message above")
+        lines.append("layers        NOT registered: see the message above")
     lines.append(f"autoload      {_autoload_state()}")
     models = sorted(path.name for path in (resource_dir("cfg") / "models").glob("*.yaml"))
     lines.append(f"models        {', '.join(models)}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mod_vision import _autoload
 from mod_vision.commands import VERBS
 from mod_vision.errors import one_line
 from mod_vision.keys import parse
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
     """Run a function with `key=value` words; returns the exit code, which a function can give itself."""
+    _autoload.install()  # also where plain `yolo` shall not know the layers
     try:
         return function(**parse(name, function, words)) or 0
     except KeyboardInterrupt:

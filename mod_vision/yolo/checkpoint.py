@@ -12,7 +12,7 @@ from ultralytics.nn import tasks
 
 from mod_vision.errors import one_line
 from mod_vision.yolo.archive import damage
-from mod_vision.yolo.register import allow_vit_classes
+from mod_vision.yolo.safe_classes import allow_vit_classes
 from mod_vision.yolo.trust import TRUST, restricted, trusted
 
 VIT_MODULES = ("timm.", "mod_vision.nn.vit.", "mod_vision.nn.pyramid.")

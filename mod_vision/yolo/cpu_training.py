@@ -12,12 +12,9 @@ from ultralytics.cfg import entrypoint
 from ultralytics.engine import trainer as engine
 from ultralytics.utils.callbacks.base import default_callbacks
 
-from mod_vision.yolo.register import register
-
 
 def main() -> None:
     """Run Ultralytics' command line with a faster forward."""
-    register()
     engine.autocast = lambda enabled, device: torch.autocast(device, torch.bfloat16)
     default_callbacks["on_pretrain_routine_end"].append(_channels_last)
     entrypoint()

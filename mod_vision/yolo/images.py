@@ -29,7 +29,6 @@ from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
 from mod_vision.yolo.parse import check_model_yaml
-from mod_vision.yolo.register import register
 from mod_vision.yolo.trust import YAMLS, restricted
 
 MIN_STRIDE = 32
@@ -72,7 +71,6 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         FileNotFoundError: If the file does not exist.
         ValueError: If it is neither .pt nor YAML, or no whole checkpoint of weights alone, see `open_checkpoint`.
     """
-    register()
     if isinstance(path_or_model, Model):
         return path_or_model
     path = Path(path_or_model)
@@ -101,7 +99,6 @@ def _build(path: Path) -> YOLO:
 
 def load_export(path: Path) -> YOLO:
     """Return a `YOLO` object of an exported model; it is opened when it predicts."""
-    register()
     return YOLO(str(path))
 
 

@@ -7,20 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mod_vision.nn import MoDStage
-from mod_vision.nn.attention import SelfAttention, TransformerBlock
-from mod_vision.nn.skip import CoarseSkip, LinearSkip
 from mod_vision.resources import find_shipped
-from mod_vision.routing import ROUTERS
+from mod_vision.viz.training_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.export_notes import note_routing
 from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
-from mod_vision.yolo.route_plots import CALLBACKS as PLOTS
+from mod_vision.yolo.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.training import CALLBACKS
-from mod_vision.yolo.twins import TWINS
 from mod_vision.yolo.twins.conv import prepare_export
 from mod_vision.yolo.watch import warn_of_broken_routes
 
@@ -37,7 +31,6 @@ OTHERS = (
     ("on_export_start", note_routing),
     ("on_export_start", prepare_export),
 )
-SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
 
 
 def register() -> None:
@@ -62,7 +55,7 @@ def register() -> None:
         callbacks.default_callbacks[event].append(callback)
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
-    torch.serialization.add_safe_globals(list(SAFE_CLASSES))
+    allow_classes()
     if getattr(tasks, "SAFE_LOAD", False):
         allow_vit_classes()
     tasks.mod_vision_registered = True
@@ -79,14 +72,6 @@ def _modules() -> list[Any]:
         if missing := [name for name in names if not hasattr(module, name)]:
             raise ImportError(f"Ultralytics has no {', '.join(missing)} in {module.__name__}; install another version.")
     return modules
-
-
-def allow_vit_classes() -> None:
-    """Let checkpoints of ViT backbones be loaded safely; apart from the others, since timm is slow to import."""
-    from mod_vision.nn import pyramid, timm_vit, vit
-
-    own = (vit.MoDViT, vit.BlockGroup, vit.RoutedGroup, vit.Group, pyramid.SimplePyramid)
-    torch.serialization.add_safe_globals([*own, *timm_vit.timm_classes()])
 
 
 def _finding_ours(check: Any) -> Any:

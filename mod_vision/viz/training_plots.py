@@ -54,7 +54,7 @@ def show_routes(trainer: Any) -> None:
 
 def _draw(trainer: Any, table: list[dict[str, str]], epoch: int) -> None:
     """Draw mosaic and curves, the latter of the lines of `routing.csv`."""
-    from mod_vision.viz import training as pictures  # all of Ultralytics, which is being imported here
+    from mod_vision.viz import training_pictures as pictures  # all of Ultralytics, which is being imported here
     from mod_vision.yolo.images import evenly_spaced  # too
 
     net = student(trainer.ema.ema)
