@@ -71,8 +71,9 @@ def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
 
 
 def run_tool(tool: str | Callable[..., Any], description: str) -> int:
-    """Run a verb, or a function, for a script in `tools/`; `--help` prints its description and keys."""
-    name = f"python tools/{Path(sys.argv[0]).name}"
+    """Run a verb, or a function, for a script in `tools/` or `studies/`; `--help` prints its description and keys."""
+    script = Path(sys.argv[0])
+    name = f"python -m studies.{script.stem}" if script.parent.name == "studies" else f"python tools/{script.name}"
     function = VERBS[tool] if isinstance(tool, str) else tool
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"{description}\nusage: {name} key=value ...\nkeys: {inspect.signature(function)}")

@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mod_vision.eval.study.report import read_lines, table, write_report
-from mod_vision.eval.study.rows import ROWS, gflops, iso_flop, mod, read_model
-from mod_vision.eval.study.run import Schedule, study
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.images import load_model
+from studies.report import read_lines, table, write_report
+from studies.rows import ROWS, gflops, iso_flop, mod, read_model
+from studies.run import Schedule, study
 
 NAME = "yolo26n-mod.yaml"
 

@@ -1,4 +1,4 @@
-"""The opponents and measures in `tools/` do what their papers and their names say."""
+"""The opponents and measures in `tools/` and `studies/` do what their papers and their names say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from studies import peers, scale
+
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 VIT = "vit_tiny_patch16_224"
 
@@ -25,12 +27,7 @@ def tool(name: str):
 
 
 @pytest.fixture(scope="module")
-def peers():
-    return tool("peers")
-
-
-@pytest.fixture(scope="module")
-def nets(peers):
+def nets():
     torch.manual_seed(0)
     return {name.partition(",")[0]: net for name, net in peers.opponents(VIT, 0.5, 320).items()}
 
@@ -42,7 +39,7 @@ def test_peers_give_a_map_of_tokens(nets):
             assert net(images).shape == (2, 400, 192), name
 
 
-def test_merging_nothing_is_dense(peers, nets):
+def test_merging_nothing_is_dense(nets):
     dense = nets["dense"]
     images = torch.rand(2, 3, 320, 320)
     with torch.no_grad():
@@ -50,7 +47,7 @@ def test_merging_nothing_is_dense(peers, nets):
         torch.testing.assert_close(tokens, dense(images), rtol=1e-3, atol=1e-3)
 
 
-def test_merged_tokens_are_the_most_similar_ones(peers):
+def test_merged_tokens_are_the_most_similar_ones():
     """Two pairs of equal tokens merge into means that weigh 2; every place finds its token again."""
     values = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])[None]
     merging = peers.TokenMerging([], 2)
@@ -61,7 +58,7 @@ def test_merged_tokens_are_the_most_similar_ones(peers):
     assert torch.equal(x[0, place[0]], values[0])
 
 
-def test_all_windows_are_the_windowed_vit(peers, nets):
+def test_all_windows_are_the_windowed_vit(nets):
     class Same(nn.Module):
         def forward(self, x):
             return x + 1
@@ -74,7 +71,7 @@ def test_all_windows_are_the_windowed_vit(peers, nets):
     assert float((half > 2.5).float().mean()) == 0.5
 
 
-def test_the_toys_lose_what_is_said(peers):
+def test_the_toys_lose_what_is_said():
     class Zero(nn.Linear):
         def forward(self, x):
             return 0 * super().forward(x)
@@ -88,7 +85,7 @@ def test_the_toys_lose_what_is_said(peers):
         assert (toy.router.weight.grad is None) == (not mask)
 
 
-def test_merging_takes_layer_scale_and_normalised_keys(peers):
+def test_merging_takes_layer_scale_and_normalised_keys():
     import timm
 
     vit = timm.create_model("deit3_small_patch16_224", img_size=64, class_token=False, global_pool="avg", qk_norm=True)
@@ -99,7 +96,7 @@ def test_merging_takes_layer_scale_and_normalised_keys(peers):
         torch.testing.assert_close(peers.TokenMerging(vit.blocks, 0)(x), vit.blocks(x), rtol=1e-3, atol=1e-3)
 
 
-def test_windows_need_their_size(peers):
+def test_windows_need_their_size():
     with pytest.raises(ValueError, match="multiple of 160 pixels"):
         peers.opponents(VIT, 0.5, 256)
 
@@ -126,7 +123,7 @@ def test_the_page_has_the_tools_figures():
 
 
 def test_exponent():
-    assert tool("scale").exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    assert scale.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
 
 
 def test_quick_benchmark_notices_a_loss():

@@ -14,7 +14,7 @@ from mod_vision.files import writable_dir
 
 MODEL, CAPACITIES, IMGSZ, THREADS, ROUNDS = "yolo26n-mod.yaml", (0.5, 0.25), 640, 2, 11
 TOLERANCE = 0.1
-COMMITTED = Path(__file__).resolve().parent.parent / "assets" / "results" / "speed" / "quick.json"
+COMMITTED = Path(__file__).resolve().parent.parent / "studies" / "results" / "speed" / "quick.json"
 
 
 def losses(found: dict[str, float], committed: dict[str, float]) -> dict[str, float]:

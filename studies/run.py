@@ -20,7 +20,6 @@ import yaml
 
 from mod_vision.eval.coco import Scorer
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.study.rows import ROWS, Row, read_model
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.capacity import load_at, set_capacity
 from mod_vision.yolo.convert import save
@@ -29,6 +28,7 @@ from mod_vision.yolo.images import load_model
 from mod_vision.yolo.search import ALL, Candidate, routed_variant
 from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.validate import validate
+from studies.rows import ROWS, Row, read_model
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
 TUNE = {

@@ -1,15 +1,15 @@
-"""Train and score a routed model and its opponents under one schedule; resumable, figures in assets/results/."""
+"""Train and score a routed model and its baselines under one schedule; resumable, figures in studies/results/."""
 
 import inspect
 import sys
 
 import yaml
 
-from mod_vision.eval.study.report import write_report
-from mod_vision.eval.study.run import Schedule, study
+from studies.report import write_report
+from studies.run import Schedule, study
 
 
-def compare(
+def main(
     data: str,
     name: str,
     rows: str = "dense,routed-0.5,isoflop-0.5,random-0.5",
@@ -17,7 +17,7 @@ def compare(
     model: str = "yolo26n-mod.yaml",
     jobs: int = 1,
     device: str = "cpu",
-    out: str = "assets/results",
+    out: str = "studies/results",
     **train: int,
 ) -> None:
     """Run the study `name` on a data YAML; other keys are those of `Schedule`."""
@@ -29,7 +29,7 @@ def compare(
 if __name__ == "__main__":
     words = sys.argv[1:]
     if not words or any(word in ("-h", "--help") for word in words):
-        print(f"{__doc__}\nusage: python tools/compare.py key=value ...\nkeys: {inspect.signature(compare)}")
+        print(f"{__doc__}\nusage: python -m studies.study key=value ...\nkeys: {inspect.signature(main)}")
         print(f"schedule: {inspect.signature(Schedule)}")
     else:
-        compare(**{key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)})
+        main(**{key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)})

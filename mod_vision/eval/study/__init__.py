@@ -1,1 +1,0 @@
-"""A study: a routed model against its dense twin, its isoFLOP twin and random routing, under one schedule."""
