@@ -2,56 +2,68 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mod_vision import _autoload
+from mod_vision import __version__, _autoload
 from mod_vision.commands import VERBS
 from mod_vision.errors import one_line
-from mod_vision.keys import parse
+from mod_vision.keys import describe, parse, similar
 
 USAGE = """usage: mod-vision VERB key=value ...
 
-  demo          train, evaluate, draw and export a routed segmenter on embedded photos
-  check         versions, what is registered, what is missing and what to do
-  val           COCO metrics, GFLOPs, latency and routing truth            model= data= [capacity=]
-  compare       models side by side, and how sure their differences are   models= data=
-  heatmap       pictures and videos of what the router skips               source= [model=]
-  report        one HTML page: routes, predictions, accuracy and cost      model= data=
-  app           a local page to drop pictures and videos on                [model=]
-  convert       a trained dense model into a routed one                    model= data=
-  fit           routers and ways around for a model trained dense          model= data=
-  threshold     let compute follow the image, within a mean budget         model= data=
-  export        to ONNX, OpenVINO, ..., and check outputs and routes      model= [format=]
-  bench         speed against the dense twin                               model=
-  tune          which capacity, router and stages pay: AP against latency  model= data=
-  predict-many  folders, lists and object stores on many workers           model= source=
+{verbs}
 
-Training and prediction are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
-`mod-vision VERB help` lists the keys of a verb.
+Training, prediction and tracking are plain Ultralytics: yolo train model=yolo26n-mod.yaml data=mine.yaml
+`mod-vision VERB help` describes the keys of a verb; `mod-vision --version` prints the version.
 """
 
+HELP, VERSION = ("help", "-h", "--help"), ("version", "-v", "--version")
+YOLO_MODES = ("train", "predict", "track", "benchmark")  # modes of `yolo` that routed models need nothing else for
+YOLO_TASKS = ("detect", "segment", "pose", "obb", "classify", "semantic", "depth")
 TOLD = (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError)  # their messages say it all
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; errors are one line, exit code 1, and `MOD_VISION_DEBUG=1` shows where they come from."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("help", "-h", "--help"):
-        print(USAGE)
+    if not words or words[0] in HELP:
+        print(usage())
         return 0
-    verb, rest = words[0], words[1:]
-    if verb not in VERBS:
-        print(f"error: unknown verb {verb!r}\n\n{USAGE}", file=sys.stderr)
+    if words[0] in VERSION:
+        print(__version__)
+        return 0
+    verb, rest = _verb(words)
+    if verb in YOLO_MODES:
+        print(f"error: {verb} is plain Ultralytics: yolo {' '.join([verb, *rest])}", file=sys.stderr)
         return 2
-    if rest and rest[0] in ("help", "-h", "--help"):
-        print(f"mod-vision {verb}: {VERBS[verb].__doc__}\nkeys: {inspect.signature(VERBS[verb])}")
+    if verb not in VERBS:
+        print(f"error: unknown verb {verb!r}{similar(verb, VERBS)}\n\n{usage()}", file=sys.stderr)
+        return 2
+    if rest and rest[0] in HELP:
+        print(describe(f"mod-vision {verb}", VERBS[verb]))
         return 0
     return _run(f"mod-vision {verb}", VERBS[verb], rest)
+
+
+def usage() -> str:
+    """Return the verbs, a line each."""
+    lines = (f"  {verb:<13} {(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items())
+    return USAGE.format(verbs="\n".join(lines))
+
+
+def _verb(words: list[str]) -> tuple[str, list[str]]:
+    """Return the verb and the other words; `mode=` and the task words of `yolo` are understood, the model knows its task.
+
+    A task is left out wherever `yolo` takes it: as the first word, as the second, or as `task=`.
+    """
+    rest = [word for word in words if not word.startswith("task=")]
+    rest = [word for i, word in enumerate(rest) if i > 1 or word not in YOLO_TASKS]
+    mode = next((word for word in rest if word.startswith("mode=")), rest[0] if rest else "")
+    return mode.removeprefix("mode="), [word for word in rest if word != mode]
 
 
 def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
@@ -75,7 +87,7 @@ def run_tool(tool: str | Callable[..., Any], description: str) -> int:
     script = Path(sys.argv[0])
     name = f"python -m studies.{script.stem}" if script.parent.name == "studies" else f"python tools/{script.name}"
     function = VERBS[tool] if isinstance(tool, str) else tool
-    if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(f"{description}\nusage: {name} key=value ...\nkeys: {inspect.signature(function)}")
+    if any(word in HELP for word in sys.argv[1:]):
+        print(f"{description}\n{describe(name, function)}")
         return 0
     return _run(name, function, sys.argv[1:])

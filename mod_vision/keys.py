@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import yaml
@@ -46,12 +47,39 @@ def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str
         if not equals:
             raise ValueError(f"{word!r} is not of the form key=value.")
         if key not in parameters:
-            raise ValueError(f"{name} has no key {key!r}; it has {', '.join(parameters) or 'none'}.")
+            known = ", ".join(parameters) or "none"
+            raise ValueError(f"{name} has no key {key!r}{similar(key, parameters)}; it has {known}.")
         arguments[key] = _checked(key, text, str(parameters[key].annotation))
     missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
     if missing:
         raise ValueError(f"{name} needs {' '.join(f'{key}=...' for key in missing)}")
     return arguments
+
+
+def similar(word: str, known: Iterable[str]) -> str:
+    """Return `, did you mean ...?` with the known word that looks most like one, or nothing."""
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f", did you mean {found[0]!r}?" if found else ""
+
+
+def describe(name: str, function: Callable[..., Any]) -> str:
+    """Return the help of a verb or a script: what it does, a line for each key with its default, and an example."""
+    said = inspect.cleandoc(function.__doc__ or "").splitlines()
+    example = next((line for line in said if line.startswith("Example: ")), "")
+    lines = [said[0], f"usage: {name} key=value ..."]
+    for key, parameter in inspect.signature(function).parameters.items():
+        needed = parameter.default is inspect.Parameter.empty
+        shown = f"{key}=" if needed else f"{key}={_as_text(parameter.default)}"
+        text = KEYS.get(f"{function.__name__}.{key}") or KEYS.get(key, "")
+        lines.append(f"  {shown:<34} {text}{' (needed)' if needed else ''}")
+    return "\n".join([*lines, *([example] if example else [])])
+
+
+def _as_text(value: Any) -> str:
+    """Return a default as a user writes it; what is found out at run time is left open."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _checked(key: str, text: str, wanted: str) -> Any:
