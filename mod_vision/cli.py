@@ -22,7 +22,7 @@ USAGE = """usage: mod-vision VERB key=value ...
   heatmap       pictures and videos of what the router skips               source= [model=]
   report        one HTML page: routes, predictions, accuracy and cost      model= data=
   app           a local page to drop pictures and videos on                [model=]
-  convert       a trained dense model into a routed one                    model= data=
+  convert       a trained dense model into one with routed attention       model= data=
   fit           routers and ways around for a model trained dense          model= data=
   threshold     let compute follow the image, within a mean budget         model= data=
   export        to ONNX, OpenVINO, ..., and check outputs and routes      model= [format=]

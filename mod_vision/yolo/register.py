@@ -11,17 +11,17 @@ import torch
 
 from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
-from mod_vision.nn.skip import CoarseSkip, LinearSkip
+from mod_vision.nn.skip import LinearSkip
 from mod_vision.resources import find_shipped
 from mod_vision.routing import ROUTERS
 from mod_vision.yolo.export_notes import note_routing
 from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
+from mod_vision.yolo.removed import refuse_checkpoints
 from mod_vision.yolo.route_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
-from mod_vision.yolo.twins.conv import prepare_export
 from mod_vision.yolo.watch import warn_of_broken_routes
 
 PATCHED = {  # everything of Ultralytics that is wrapped or added to
@@ -35,9 +35,8 @@ PATCHED = {  # everything of Ultralytics that is wrapped or added to
 OTHERS = (
     ("on_predict_postprocess_end", warn_of_broken_routes),
     ("on_export_start", note_routing),
-    ("on_export_start", prepare_export),
 )
-SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, LinearSkip, *ROUTERS.values(), *TWINS.values())
 
 
 def register() -> None:
@@ -63,6 +62,7 @@ def register() -> None:
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
     torch.serialization.add_safe_globals(list(SAFE_CLASSES))
+    refuse_checkpoints()
     if getattr(tasks, "SAFE_LOAD", False):
         allow_vit_classes()
     tasks.mod_vision_registered = True
