@@ -10,7 +10,6 @@ from torch import nn
 
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
 from mod_vision.routing.gather import scatter_tokens
-from mod_vision.routing.kernels import gated_scatter, use_kernels
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
@@ -151,8 +150,6 @@ def put_back(base: torch.Tensor, plan: RoutingPlan, tokens: torch.Tensor, change
         tokens: (B, k, C), routed tokens x.
         changed: (B, k, C), block outputs f(x).
     """
-    if plan.gates is not None and use_kernels(base):
-        return gated_scatter(base, plan.indices, tokens, changed, plan.gates)
     return scatter_tokens(base, plan.indices, apply_gates(tokens, changed, plan.gates))
 
 
