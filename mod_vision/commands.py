@@ -252,7 +252,7 @@ def convert(
     threads: int = 2,
     out: str | None = None,
 ) -> None:
-    """Turn a trained dense model into a routed one that keeps every weight."""
+    """Turn a trained dense model into one that routes its attention and keeps every weight."""
     import torch
 
     from mod_vision.eval.conversion import convert as run

@@ -6,7 +6,6 @@ import onnx
 import pytest
 import torch
 import yaml
-from ultralytics.nn.modules.block import C3k2
 
 from mod_vision.eval.export_check import check_export
 from mod_vision.eval.exported import onnx_session
@@ -14,10 +13,9 @@ from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.yolo.export import export_model, input_tensors
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.twins import MoDC3k2
 
 SIZE = 96
-MODELS = ["yolo26n-mod", "yolo26n-mod-seg", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod"]
+MODELS = ["yolo26n-mod", "yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod"]
 VITS = {"global": {}, "windows": {"window": 3}}
 
 
@@ -72,47 +70,6 @@ def test_an_export_without_routing_is_refused(photos, tmp_path):
     onnx = export_model(tmp_path / "dense.pt", "onnx", SIZE).path
     with pytest.raises(ValueError, match=r"no TopK node for the routed layer model\.6"):
         onnx_session(onnx, names)
-
-
-@pytest.mark.parametrize("size", [(16, 16), (12, 20)])
-@pytest.mark.parametrize("border", ["pad", "halo"])
-@pytest.mark.parametrize("options", [{"scope": "inner"}, {"scope": "block"}])
-def test_tiles_that_reach_beyond_the_map(size, border, options, tmp_path):
-    """ONNX rounds and pools differently at borders, unless the graph avoids it."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    twin = MoDC3k2.from_dense(C3k2(4, 6, 1), 0.5, "norm", "layer 2", tile=8, border=border, **options).eval()
-    x = torch.randn(2, 4, *size)
-    torch.onnx.export(twin, (x,), tmp_path / "twin.onnx", dynamo=False)
-    session = onnxruntime.InferenceSession(tmp_path / "twin.onnx")
-    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(out), twin(x).detach(), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
-def test_tiles_that_divide_the_map(format, photos, tmp_path):
-    """They are moved in strips, channels first in ONNX and last elsewhere."""
-    path = calibrated("yolo26n-mod-conv.yaml", photos[:4], tmp_path / "conv.pt")
-    done = export_model(path, format, 128)
-    check = check_export(*done, input_tensors(photos[:4], 128))
-    assert check.max_error < 1e-2  # of an untrained model, whose float32 is as far from its float64
-    assert check.same_indices == 1.0
-    assert check.distinct_routes
-    if format == "onnx":
-        operators = {node.op_type for node in onnx.load(done.path).graph.node}
-        assert "ScatterND" in operators
-        assert "ScatterElements" not in operators
-
-
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_a_dynamic_export_does_not_rely_on_the_size_it_is_traced_with(format, photos, tmp_path):
-    """Tiles divide the maps of 128 pixels, and not those of 96 and 160."""
-    path = calibrated("yolo26n-mod-conv.yaml", photos[:4], tmp_path / "conv.pt")
-    done = export_model(path, format, 128, dynamic=True)
-    images = [torch.cat(input_tensors(photos[:2], size)) for size in (128, 96, 160)]
-    for batch in (*images, images[2][:, :, :96].contiguous()):
-        check = check_export(*done, [batch])
-        assert check.max_error < 1e-2  # as above
-        assert check.same_indices == 1.0
 
 
 @pytest.fixture(scope="module")

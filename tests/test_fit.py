@@ -37,7 +37,7 @@ def test_a_calibrated_stage_comes_closer_to_the_dense_one():
     assert fitted < 0.8 * residual
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml", "yolo26n-mod-conv.yaml"])
+@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml", "yolo12n-mod.yaml"])
 def test_only_what_routing_adds_is_changed(name, tiny_data):
     model = load_model(name)
     before = copy.deepcopy(model.model.state_dict())

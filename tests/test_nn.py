@@ -23,7 +23,7 @@ ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of the
 class CountingBlock(nn.Module):
     """Adds 1 to every token it is given, with the signature of a transformer block."""
 
-    def forward(self, x, rotation, mask=None, normed=None):
+    def forward(self, x, rotation, mask=None):
         assert rotation[0].shape[1] == x.shape[1]
         return x + 1
 

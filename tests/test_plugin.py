@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,10 @@ from mod_vision.nn import MoDStage
 from mod_vision.routing import num_routed
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.register import register
-from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2, MoDConv
+from mod_vision.yolo.removed import REMOVED
+from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
 
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
-CONV_LAYERS = [MoDC3k2, MoDConv, MoDC3k2, MoDC2PSA, MoDC3k2, MoDC3k2, MoDC3k2]
 
 
 def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
@@ -51,8 +52,6 @@ def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
         ("yolo11n-mod-seg.yaml", [MoDC2PSA]),
         ("yolo12n-mod.yaml", [MoDA2C2f, MoDA2C2f]),
         ("yolo12n-mod-seg.yaml", [MoDA2C2f, MoDA2C2f]),
-        ("yolo26n-mod-conv.yaml", CONV_LAYERS),
-        ("yolo26n-mod-conv-seg.yaml", CONV_LAYERS),
     ],
 )
 def test_shipped_models_build_by_bare_name(name, kinds):
@@ -262,6 +261,46 @@ def test_what_is_no_model_yaml(tmp_path, content, words):
     with pytest.raises(ValueError, match=r"a\.yaml") as error:
         load_model(tmp_path / "a.yaml")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_row(tmp_path, name):
+    """As it stood in YAMLs, with options that no other row has."""
+    d = shipped()
+    d["backbone"][4] = row = [-1, 2, name, [512, False, 0.25, {"scope": "block", "tile": 8}]]
+    told = f"{name} was removed; use {name[3:]}, the same block without routing, and route attention by MoDC2PSA "
+    with pytest.raises(ValueError, match=rf"^{re.escape(f'layer 4, row {row}: {told}')}[^\n]*MoDA2C2f \(YOLO12\)\.$"):
+        build_yaml(tmp_path, d)
+
+
+def test_a_checkpoint_with_a_removed_row(tmp_path):
+    """One line, also where it is loaded as the pickle that it is, and nothing is installed."""
+    save = """
+import types, sys
+from ultralytics import YOLO
+from ultralytics.nn.modules.block import C3k2
+from torch import nn
+import mod_vision.nn.skip
+module = sys.modules["mod_vision.yolo.twins.conv"] = types.ModuleType("mod_vision.yolo.twins.conv")
+module.MoDC3k2 = type("MoDC3k2", (C3k2,), {"__module__": module.__name__})
+mod_vision.nn.skip.CoarseSkip = type("CoarseSkip", (nn.Module,), {"__module__": "mod_vision.nn.skip"})
+model = YOLO("yolo26n.yaml")
+model.model.model[4].__class__ = module.MoDC3k2
+model.model.model[4].skip = mod_vision.nn.skip.CoarseSkip()
+model.save("old.pt")
+"""
+    done = run_python(save, tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = "MoDC3k2 was removed; use C3k2, the same block without routing, and route attention by MoDC2PSA"
+    for safe in ("0", "1"):
+        done = run_python("from ultralytics import YOLO; YOLO('old.pt')", tmp_path, ULTRALYTICS_SAFE_LOAD=safe)
+        assert done.stderr.strip().splitlines()[-1].startswith(f"ValueError: {told}")
+        assert "AutoInstall" not in done.stdout + done.stderr
+    for trust in ("0", "1"):
+        code = "from mod_vision.cli import main; main(['val', 'model=old.pt', 'data=mod-open.yaml'])"
+        done = run_python(code, tmp_path, MOD_VISION_TRUST=trust)
+        assert done.stderr.startswith(f"error: checkpoint old.pt does not load: {told}")
+        assert done.stderr.count("\n") == 1
 
 
 def test_a2c2f_row_without_attention(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -63,7 +65,7 @@ def best_tokens(layer, logits, size):
     return np.isin(np.arange(len(logits)), list(chosen))
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod-seg", "yolo26n-mod-conv", "yolo11n-mod", "yolo12n-mod", "windows"])
+@pytest.mark.parametrize("name", ["yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod", "windows"])
 def test_maps_follow_the_scores_that_the_routers_gave(name, photo, tmp_path):
     yolo = with_random_routers(vit_yaml(tmp_path, 3) if name == "windows" else f"{name}.yaml")
     seen = {}
@@ -75,11 +77,8 @@ def test_maps_follow_the_scores_that_the_routers_gave(name, photo, tmp_path):
     assert [m.name for m in maps] == list(layers)
     for m in maps:
         logits, grid = seen[m.name]
-        tile = np.ones((layers[m.name].tile,) * 2, int)
-        expected = np.kron(best_tokens(layers[m.name], logits, grid).reshape(grid), tile).astype(bool)
-        np.testing.assert_array_equal(m.kept, expected[: m.kept.shape[0], : m.kept.shape[1]])
-        scores = np.kron(logits.numpy().reshape(grid), tile)[: m.kept.shape[0], : m.kept.shape[1]]
-        np.testing.assert_array_equal(m.score, scores)
+        np.testing.assert_array_equal(m.kept, best_tokens(layers[m.name], logits, grid).reshape(grid))
+        np.testing.assert_array_equal(m.score, logits.numpy().reshape(grid))
 
 
 def test_maps_are_those_of_the_image_in_a_batch(shipped, photo):
@@ -141,7 +140,7 @@ def test_files_are_turned_as_their_exif_says(shipped, photo, tmp_path, orientati
 
 EXPORTS = {
     "depth": (SHIPPED, [0.5, 0.25], {"dynamic": True}),
-    "tiles": ("yolo26n-mod-conv.yaml", 0.5, {}),
+    "areas": ("yolo12n-mod.yaml", 0.5, {}),
     "windows": ("windows", 0.5, {"batch": 2}),
 }
 
@@ -160,8 +159,8 @@ def exported(request, tmp_path_factory):
 
 
 def test_an_onnx_export_has_the_maps_of_its_checkpoint(exported, photo):
-    checkpoint, onnx = exported
-    models = open_traced(checkpoint, IMGSZ), open_traced(onnx, IMGSZ)
+    checkpoint, export = exported
+    models = open_traced(checkpoint, IMGSZ), open_traced(export, IMGSZ)
     size = (IMGSZ, 100) if models[1].dynamic else (IMGSZ, IMGSZ)
     for image in (cv2.resize(photo, size), cv2.resize(photo[::-1], size)):
         wanted, given = (crop_maps(model.trace(image)) for model in models)
@@ -225,6 +224,20 @@ def test_models_that_do_not_show_their_routes(tmp_path, photo):
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(ValueError, match=r"broken\.onnx says nothing about its routing"):
         route_maps(tmp_path / "broken.onnx", photo)
+
+
+@pytest.mark.parametrize("tile", [1, 8])
+def test_notes_of_older_exports(exported, tmp_path, tile):
+    """They name the side of a token, and convolutions were routed by tiles of more than a pixel."""
+    graph = onnx.load(exported[1])
+    entry = next(entry for entry in graph.metadata_props if entry.key == "mod_vision")
+    entry.value = json.dumps([note | {"tile": tile} for note in json.loads(entry.value)])
+    onnx.save(graph, tmp_path / "old.onnx")
+    if tile == 1:
+        assert read_notes(tmp_path / "old.onnx") == read_notes(exported[1])
+    else:
+        with pytest.raises(ValueError, match=r"old\.onnx routes convolutions by tiles, which was removed; export a"):
+            read_notes(tmp_path / "old.onnx")
 
 
 def test_an_export_at_capacity_1_says_nothing(tmp_path):

@@ -72,7 +72,7 @@ def test_a_bare_pickle_runs_nothing(tmp_path):
 
 def test_our_models_are_known_classes(tmp_path):
     """Without being trusted, in a process that has not imported timm before."""
-    names = ("yolo26n-mod-conv.yaml", "yolo12n-mod-seg.yaml", "yolo11n.yaml", "yolo26-mod-vit-t.yaml")
+    names = ("yolo26n-mod.yaml", "yolo12n-mod-seg.yaml", "yolo11n.yaml", "yolo26-mod-vit-t.yaml")
     for name in names:
         load_model(name).save(tmp_path / f"{name}.pt")
     code = "import sys; from mod_vision.yolo.images import load_model; [load_model(f'{n}.pt') for n in sys.argv[1:]]"

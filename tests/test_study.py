@@ -143,8 +143,8 @@ def test_another_schedule_or_row_is_refused(finished, monkeypatch):
         study(other, ["dense"], [3], 1, "cpu", folder.parent)
     with pytest.raises(ValueError, match=r"unknown row dence; known are dense"):
         study(schedule, ["dence"], [3], 1, "cpu", folder.parent)
-    with pytest.raises(ValueError, match=r"yolo26n-mod-conv.yaml has no MoDStage row"):
-        read_model("yolo26n-mod-conv.yaml")
+    with pytest.raises(ValueError, match=r"yolo12n-mod.yaml has no MoDStage row"):
+        read_model("yolo12n-mod.yaml")
 
 
 def test_report(finished):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from ultralytics import YOLO
-from ultralytics.nn.modules.block import C2PSA, A2C2f, C3k2
+from ultralytics.nn.modules.block import C2PSA, A2C2f
 from ultralytics.nn.modules.transformer import AIFI
 
 import mod_vision
@@ -24,7 +24,7 @@ from mod_vision.routing import routed_layers
 from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA, MoDC3k2
+from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
 from mod_vision.yolo.validate import validate
 
 
@@ -72,8 +72,6 @@ LAYERS = {
     "stage": lambda: MoDStage(32, 32, 2),
     "C2PSA": lambda: MoDC2PSA.from_dense(C2PSA(128, 128, 1), *ROUTED),
     "AIFI": lambda: MoDAIFI.from_dense(AIFI(32, 64, 4), *ROUTED),
-    "tiles, inner": lambda: MoDC3k2.from_dense(C3k2(32, 32, 1), *ROUTED, tile=2),
-    "tiles, block": lambda: MoDC3k2.from_dense(C3k2(32, 32, 1), *ROUTED, tile=2, scope="block", border="halo"),
 }
 
 

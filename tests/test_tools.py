@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -99,27 +98,6 @@ def test_merging_takes_layer_scale_and_normalised_keys():
 def test_windows_need_their_size():
     with pytest.raises(ValueError, match="multiple of 160 pixels"):
         peers.opponents(VIT, 0.5, 256)
-
-
-def test_fleet_is_the_formula(tmp_path):
-    fleet = tool("fleet")
-    assert fleet.machines(86_400, 1000, peak=1, load=1) == 1
-    assert fleet.machines(86_400 * 10, 300, peak=2, load=0.5) == 12
-    assert fleet.machines(1, 1, 1, 1) == 1
-    rows = [{"name": name, "latency": {"median": ms}} for name, ms in (("dense", 2000.0), ("routed", 1000.0))]
-    (tmp_path / "bench.json").write_text(json.dumps({"conditions": {"batch": 2}, "rows": rows}))
-    text = fleet.fleet(tmp_path / "bench.json", 86_400 * 100, 0.5, 1, 1)
-    assert "| `dense` | 1000.0 | 100 | 36,500 | +0% |" in text
-    assert "| `routed` | 500.0 | 50 | 18,250 | -50% |" in text
-
-
-def test_the_page_has_the_tools_figures():
-    """docs/fleet.md is made from the committed benchmark."""
-    root = TOOLS.parent
-    bench = root / "assets" / "results" / "speed" / "onnx" / "bench.json"
-    if not bench.is_file():
-        pytest.skip("needs a checkout")
-    assert tool("fleet").fleet(bench, 10_000_000, 0.1, 2, 0.6) in (root / "docs" / "fleet.md").read_text()
 
 
 def test_exponent():

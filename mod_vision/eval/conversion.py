@@ -15,16 +15,7 @@ from mod_vision.eval.latency import as_deployed, paired_latency
 from mod_vision.eval.sensitivity import REPEATS, Trial, table, try_layers
 from mod_vision.resources import resource_dir
 from mod_vision.routing import check_capacity
-from mod_vision.yolo.convert import (
-    calibrate,
-    catch_inputs,
-    copy_model,
-    dense_rows,
-    put_routed,
-    routed_layer,
-    routing_options,
-    yaml_row,
-)
+from mod_vision.yolo.convert import attention_rows, copy_model, put_routed, routed_layer, yaml_row
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images
 from mod_vision.yolo.settings import check_options
@@ -40,21 +31,20 @@ def convert(
     images: Any = None,
     imgsz: int = 640,
 ) -> Any:
-    """Turn a trained dense model into a routed one that keeps every weight.
+    """Turn a trained dense model into one that routes its attention and keeps every weight.
 
-    Added are the routers and, for blocks without a residual, the way around them, which is fitted to the dense block on
-    a few images. The routers are untrained: train on with `yolo train model=...` on your data. `set_capacity(model,
+    Only routers are added. They are untrained: train on with `yolo train model=...` on your data. `set_capacity(model,
     1.0)` gives the dense outputs back exactly. The model that is given stays as it is.
 
     Args:
-        model: A `YOLO` object or a .pt file of YOLOv8, v9, 11, 12, 26 or RT-DETR, for any task.
+        model: A `YOLO` object or a .pt file of YOLO11, 12, 26 or RT-DETR, for any task; others have no attention.
         capacity: Share of tokens that pass the routed layers, in (0, 1].
         blocks: `auto`, `all`, or a list of rows of the model YAML. `auto` routes each layer alone, measures what that
             saves and how much the maps that the head reads change, prints the table, and routes what saves at least 1 %
             of the network's time and shifts the maps by at most 30 %.
         router: Name of a router.
-        images: Where a few images come from: a data YAML, a folder, a file, a pattern or a list; by default the
-            embedded photos, which are not your data.
+        images: Where a few images to measure on come from: a data YAML, a folder, a file, a pattern or a list; by
+            default the embedded photos, which are not your data.
         imgsz: Image size in pixels.
 
     Returns:
@@ -69,15 +59,8 @@ def convert(
     net = new.model
     rows = _rows(blocks, net)
     x = _images(images, round_imgsz(imgsz))
-    read = catch_inputs(net, rows, x)
-    kinds = dense_rows(net)
-    options = {
-        row: {"capacity": capacity, "router": router, **routing_options(kinds[row], x.shape[2] / read[row].shape[2])}
-        for row in rows
-    }
+    options = {row: {"capacity": capacity, "router": router} for row in rows}
     layers, trials = _build(net, options, strict=blocks not in ("auto", "all"))
-    for row, layer in layers.items():
-        calibrate(layer, read[row])
     if blocks == "auto":
         trials += try_layers(net, layers, options, x)
         print(table(trials))
@@ -97,22 +80,25 @@ def convert(
 
 def _rows(blocks: Any, net: Any) -> list[int]:
     """Return the rows to route, or to choose from."""
-    kinds = dense_rows(net)
-    if not kinds:
-        raise ValueError("this model has nothing to route: no block that has a routed twin.")
+    known = attention_rows(net)
+    if not known:
+        raise ValueError(
+            "this model has nothing to route, since convert routes attention: YOLO11 and YOLO26 have C2PSA, YOLO12 has "
+            "A2C2f, RT-DETR has AIFI, and YOLOv8 and YOLOv9 have none."
+        )
     if isinstance(blocks, str) and blocks in ("auto", "all"):
-        return list(kinds)
+        return known
     rows = list(blocks) if isinstance(blocks, Sequence) and not isinstance(blocks, str) else [blocks]
-    if not rows or any(isinstance(row, (bool, dict, list)) or row not in kinds for row in rows):
-        known = ", ".join(f"{row} ({yaml_row(net, row)[2]})" for row in kinds)
-        raise ValueError(f"blocks must be auto, all, or rows that have a routed twin, {known}; got {blocks!r}.")
+    if not rows or any(isinstance(row, (bool, dict, list)) or row not in known for row in rows):
+        names = ", ".join(f"{row} ({yaml_row(net, row)[2]})" for row in known)
+        raise ValueError(f"blocks must be auto, all, or rows that have a routed twin, {names}; got {blocks!r}.")
     return sorted(set(rows))
 
 
 def _images(source: Any, imgsz: int) -> torch.Tensor:
     """Return a few images (B, 3, imgsz, imgsz)."""
     if source is None:
-        print("measured and fitted on the embedded photos; name your data for a better choice")
+        print("measured on the embedded photos; name your data for a better choice")
         source = resource_dir("assets") / "open" / "images" / "train"
     return torch.cat(input_tensors(some_images(source, IMAGES), imgsz))
 

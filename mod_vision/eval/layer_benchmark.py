@@ -46,7 +46,7 @@ class LayerRow(NamedTuple):
 
 
 def benchmark_layers(
-    model: str = "yolo26m-mod-conv.yaml",
+    model: str = "yolo26n-mod.yaml",
     capacity: Sequence[float] = (0.75, 0.5, 0.25),
     imgsz: int = 640,
     batch: int = 1,

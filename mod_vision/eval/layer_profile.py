@@ -18,8 +18,8 @@ from mod_vision.routing.finite import check_finite
 STEPS = ("routing", "gather", "block", "scatter")
 OPERATIONS = {  # of those outside of the router
     "routing": ("topk", "sort"),
-    "gather": ("index_select", "gather", "gather_norm"),
-    "scatter": ("index_copy", "index_copy_", "scatter", "gated_scatter"),
+    "gather": ("index_select", "gather"),
+    "scatter": ("index_copy", "index_copy_", "scatter"),
 }
 LAYER, ROUTER = "mod_vision layer ", "mod_vision router"
 

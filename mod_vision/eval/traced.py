@@ -196,5 +196,5 @@ def _layer(note: LayerNote, indices: torch.Tensor, scores: torch.Tensor, size: t
         logits = scores.new_empty(1, tokens + 1).scatter(1, slots.flatten(1), scores.flatten(1))[:, :tokens]
         chosen = slots.gather(2, indices).flatten(1)
         indices, scores = chosen[chosen < tokens][None], logits  # places beyond the map hold no token
-    plan = RoutingPlan(scores, indices, None, grid, note.tile)
+    plan = RoutingPlan(scores, indices, None, grid)
     return TracedLayer(note.name, plan, plan.passed(note.capacities, note.blocks), note.blocks)

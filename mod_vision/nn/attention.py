@@ -81,13 +81,8 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(
-        self,
-        x: torch.Tensor,
-        rotation: Rotation | None = None,
-        mask: torch.Tensor | None = None,
-        causal: bool = False,
-        normed: torch.Tensor | None = None,
+        self, x: torch.Tensor, rotation: Rotation | None = None, mask: torch.Tensor | None = None, causal: bool = False
     ) -> torch.Tensor:
-        """Return tokens (B, n, C) after the block; `normed` are x after the first norm, where they are known."""
-        x = x + self.attn(self.norm1(x) if normed is None else normed, rotation, mask, causal)
+        """Return tokens (B, n, C) after the block."""
+        x = x + self.attn(self.norm1(x), rotation, mask, causal)
         return x + self.mlp(self.norm2(x))

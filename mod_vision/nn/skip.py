@@ -1,4 +1,4 @@
-"""The way around a heavy block: what a skipped token or tile gets instead."""
+"""The way around a heavy block: what a skipped token gets instead."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mod_vision.routing.capacity import ceil_div
-from mod_vision.routing.tiles import tile_means
-
-COARSE = 4
 RIDGE = 1e-2
 
 
@@ -40,50 +36,6 @@ class LinearSkip(nn.Module):
         weight, bias = ridge(tokens.flatten(0, 1), (wanted - tokens).flatten(0, 1))
         self.weight.copy_(weight)
         self.bias.copy_(bias)
-
-
-class CoarseSkip(nn.Module):
-    """A 1x1 convolution at a quarter of the resolution: what a skipped tile gets instead of a whole block.
-
-    A block that changes the channels has no residual to ride past it. This stands in for one, at 1/16 of the cost of a
-    1x1 convolution on the map: each 4x4 of its pixels gets one value. It is linear, so that it can be fitted to a
-    trained block in closed form.
-
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        stride: Stride of the block, 1, 2 or 4.
-    """
-
-    def __init__(self, c1: int, c2: int, stride: int = 1) -> None:
-        super().__init__()
-        self.stride = stride
-        self.conv = nn.Conv2d(c1, c2, 1)
-
-    def pool(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the map (B, c1, H, W) at a quarter of its resolution, rounded up."""
-        return tile_means(x, COARSE)
-
-    def forward(self, coarse: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Return a map (B, c2, H / stride, W / stride), rounded up, for a pooled map of `size` (H, W)."""
-        height, width = (ceil_div(side, self.stride) for side in size)
-        fine = F.interpolate(self.conv(coarse), scale_factor=float(COARSE // self.stride), mode="nearest")
-        return fine[:, :, :height, :width]
-
-    @torch.no_grad()
-    def fit(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Set the weights so that the output comes closest to y in least squares.
-
-        Args:
-            x: (B, c1, H, W), what the block reads.
-            y: (B, c2, H / stride, W / stride), what it gives.
-        """
-        wanted = tile_means(y, COARSE // self.stride)
-        pixels, targets = (m.permute(0, 2, 3, 1).flatten(0, 2) for m in (self.pool(x), wanted))
-        weight, bias = ridge(pixels, targets)
-        self.conv.weight.copy_(weight[:, :, None, None])
-        assert self.conv.bias is not None
-        self.conv.bias.copy_(bias)
 
 
 def ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

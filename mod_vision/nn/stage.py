@@ -10,7 +10,6 @@ from torch import nn
 from mod_vision.nn.attention import Rotation, TransformerBlock, rotary_table
 from mod_vision.nn.skip import LinearSkip
 from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, tokens_to_map
-from mod_vision.routing.kernels import gather_norm, use_kernels
 from mod_vision.routing.layer import put_back
 
 HEAD_DIM = 32
@@ -79,8 +78,8 @@ class MoDStage(RoutedLayer):
             tokens = self._run(tokens, rotation, tokens.shape[1])
         else:
             plan = self.route(tokens, size)
-            routed, normed = self._gather(tokens, plan.indices)
-            changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1], plan.mask, normed)
+            routed = gather_tokens(tokens, plan.indices)
+            changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1], plan.mask)
             tokens = put_back(self.skip(tokens), plan, routed, changed)
         return tokens_to_map(tokens, size)
 
@@ -105,34 +104,18 @@ class MoDStage(RoutedLayer):
         x = x + self.pos(x)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
 
-    def _gather(self, tokens: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the routed tokens (B, k, C), and them after the first norm where that comes with the gather."""
-        if not use_kernels(tokens):
-            return gather_tokens(tokens, indices), None
-        norm: Any = self.blocks[0].norm1
-        return gather_norm(tokens, indices, norm.weight, norm.bias, norm.eps)[:2]
-
     def _run(
-        self,
-        tokens: torch.Tensor,
-        rotation: Rotation,
-        num_tokens: int,
-        mask: torch.Tensor | None = None,
-        normed: torch.Tensor | None = None,
+        self, tokens: torch.Tensor, rotation: Rotation, num_tokens: int, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Run the blocks, each on the prefix that its capacity leaves of `num_tokens`.
-
-        `normed` are the tokens after the first norm, where they are known.
-        """
+        """Run the blocks, each on the prefix that its capacity leaves of `num_tokens`."""
         cos, sin = rotation
         for block, capacity in zip(self.blocks, self.capacities, strict=True):
             k = num_routed(num_tokens, capacity)
             if k >= tokens.shape[1] or capacity == self.capacities[0]:
-                tokens = block(tokens, rotation, mask, normed=normed)
+                tokens = block(tokens, rotation, mask)
             else:
                 prefix = block(tokens[:, :k], (cos[:, :k], sin[:, :k]))
                 tokens = torch.cat((prefix, tokens[:, k:]), dim=1)
-            normed = None
         return tokens
 
 

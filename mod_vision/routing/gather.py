@@ -54,8 +54,8 @@ def scatter_tokens(tokens: torch.Tensor, indices: torch.Tensor, values: torch.Te
     return put_rows(tokens.reshape(b * n, c), _rows(indices, n), values).view(b, n, c)
 
 
-def put_rows(table: torch.Tensor, rows: torch.Tensor, values: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    """Return `table` (M, C) with `rows` (n,) overwritten by `values` (n, C), in its own memory if `inplace`."""
+def put_rows(table: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return `table` (M, C) with `rows` (n,) overwritten by `values` (n, C), as a new tensor."""
     if torch.onnx.is_in_onnx_export():  # whole rows by ScatterND, where index_copy becomes an index for each element
         return table.index_put((rows,), values)
-    return table.index_copy_(0, rows, values) if inplace else table.index_copy(0, rows, values)
+    return table.index_copy(0, rows, values)

@@ -10,8 +10,7 @@ from torch import nn
 
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
 from mod_vision.routing.gather import scatter_tokens
-from mod_vision.routing.kernels import gated_scatter, use_kernels
-from mod_vision.routing.plan import RoutingPlan, make_plan, token_grid
+from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
 
@@ -24,7 +23,6 @@ class RoutedLayer(nn.Module):
         depth: Number of blocks that a fully routed token passes.
         router: Module that scores tokens (B, N, C) as (B, N).
         plan: The routing of the last forward, None before the first and at capacity 1.
-        tile: Side of a token in pixels of the map.
         raster: Whether the routed tokens are in order of position instead of descending score.
         threshold: Score above which tokens are routed at inference, None for a fixed number of them.
         takes_repeats: Whether images of a batch can need different numbers of tokens.
@@ -34,7 +32,6 @@ class RoutedLayer(nn.Module):
     depth: int
     router: nn.Module
     plan: RoutingPlan | None
-    tile: int = 1
     raster: ClassVar[bool] = False
     threshold: float | None = None
     takes_repeats: ClassVar[bool] = False
@@ -67,11 +64,11 @@ class RoutedLayer(nn.Module):
 
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
         """Score the tokens (B, N, C) of a map of `size` (H, W), select the routed ones and remember the plan."""
-        logits = self.router(tokens, token_grid(size, self.tile))
+        logits = self.router(tokens, size)
         n = tokens.shape[1]
         counts = self._count(logits) if self.follows_image else None
         k = self.fit_selected(num_routed(n, self.capacities[0]) if counts is None else int(counts.max()), n)
-        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, self.tile, counts)
+        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, counts)
         return self.plan
 
     def fit_selected(self, k: int, num_tokens: int) -> int:
@@ -153,8 +150,6 @@ def put_back(base: torch.Tensor, plan: RoutingPlan, tokens: torch.Tensor, change
         tokens: (B, k, C), routed tokens x.
         changed: (B, k, C), block outputs f(x).
     """
-    if plan.gates is not None and use_kernels(base):
-        return gated_scatter(base, plan.indices, tokens, changed, plan.gates)
     return scatter_tokens(base, plan.indices, apply_gates(tokens, changed, plan.gates))
 
 

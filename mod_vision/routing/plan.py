@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from mod_vision.routing.capacity import ceil_div, num_routed
+from mod_vision.routing.capacity import num_routed
 
 GATE_RANGE = 0.2
 
@@ -23,11 +22,6 @@ def gate(scores: torch.Tensor) -> torch.Tensor:
     return 1.0 + GATE_RANGE * torch.tanh(scores).unsqueeze(-1)
 
 
-def token_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:
-    """Return rows and columns of tokens on a map of `size` (H, W), each a square of `tile` pixels."""
-    return ceil_div(size[0], tile), ceil_div(size[1], tile)
-
-
 class RoutingPlan(NamedTuple):
     """What a router decided for one batch.
 
@@ -35,55 +29,37 @@ class RoutingPlan(NamedTuple):
         logits: (B, N) router scores.
         indices: (B, k) routed tokens, unique per image, in descending score or in raster order.
         gates: (B, k, 1) factor on the block's change of each routed token, or None for a router without parameters.
-        size: (H, W) of the feature map.
-        tile: Side of a token in pixels of the map: 1 where each pixel is a token, so that N = H * W.
+        size: (H, W) of the feature map, each pixel of which is a token: N = H * W.
         real: (B, k) False where an image that needs fewer than k tokens repeats its best one, None if none does. A
             repeated token must not be looked at by others; it comes out as its original does, so it can be scattered.
-        whole: Whether tokens divide the map, so that none reaches beyond it.
     """
 
     logits: torch.Tensor
     indices: torch.Tensor
     gates: torch.Tensor | None
     size: tuple[int, int]
-    tile: int = 1
     real: torch.Tensor | None = None
-    whole: bool = True
 
     @property
     def mask(self) -> torch.Tensor | None:
         """Attention mask (B, 1, 1, k), True where a token may be looked at, or None if all may."""
         return None if self.real is None else self.real[:, None, None]
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens; their product is N. Tiles of the last ones can reach beyond the map."""
-        return token_grid(self.size, self.tile)
-
     def to_map(self, values: torch.Tensor) -> torch.Tensor:
-        """Spread values of tokens (B, N) over the feature map, (B, H, W)."""
-        values = values.view(-1, *self.grid)
-        if self.tile > 1:
-            values = values.repeat_interleave(self.tile, dim=1).repeat_interleave(self.tile, dim=2)
-        return values[:, : self.size[0], : self.size[1]]
-
-    def touched(self, marks: torch.Tensor) -> torch.Tensor:
-        """Return the tokens (B, N) that hold a marked pixel of the feature map (B, H, W): the largest mark of each."""
-        if self.tile > 1:
-            marks = F.max_pool2d(marks[:, None], self.tile, ceil_mode=True)
-        return marks.flatten(1)
+        """View values of tokens (B, N) as a map (B, H, W)."""
+        return values.view(-1, *self.size)
 
     def counts(self) -> torch.Tensor:
         """Return how many tokens each image routes, (B,)."""
         return (torch.ones_like(self.indices) if self.real is None else self.real).sum(dim=1)
 
     def kept(self) -> torch.Tensor:
-        """Return the routed pixels of the feature map as a boolean map (B, H, W)."""
+        """Return the routed tokens as a boolean map (B, H, W)."""
         mask = torch.zeros_like(self.logits, dtype=torch.bool)
         return self.to_map(mask.scatter(1, self.indices, True))
 
     def passed(self, capacities: Sequence[float], blocks: int) -> torch.Tensor:
-        """Return how many of a layer's `blocks` each pixel of the feature map passed, (B, H, W).
+        """Return how many of a layer's `blocks` each token passed, (B, H, W).
 
         With a capacity per block, the tokens are in descending score, and a later block takes a prefix of them.
         """
@@ -102,7 +78,6 @@ def make_plan(
     size: tuple[int, int],
     gated: bool = True,
     raster: bool = False,
-    tile: int = 1,
     counts: torch.Tensor | None = None,
 ) -> RoutingPlan:
     """Select the k tokens with the highest score in each image (expert choice, arXiv 2404.02258, section 3.3).
@@ -113,7 +88,6 @@ def make_plan(
         size: (H, W) of the feature map.
         gated: False for routers without parameters, which need no gradient.
         raster: Order the selected tokens by position instead of by descending score.
-        tile: Side of a token in pixels of the map.
         counts: (B,) tokens that each image needs, at most k, or None if all need k.
     """
     scores, indices = logits.topk(k, dim=1)
@@ -126,5 +100,4 @@ def make_plan(
         real = None if real is None else real.gather(1, order)
     if raster or real is not None:
         scores = logits.gather(1, indices)
-    whole = size[0] % tile == 0 and size[1] % tile == 0
-    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile, real, whole)
+    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, real)

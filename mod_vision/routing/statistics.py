@@ -64,7 +64,7 @@ class RouteStatistics:
     def update(self, plan: RoutingPlan) -> None:
         """Count the routed tokens of a batch."""
         indices, logits = plan.indices, plan.logits
-        key = (plan.grid, indices.shape[1])
+        key = (plan.size, indices.shape[1])
         if key not in self.counts:
             self.counts[key] = torch.zeros(logits.shape[1], device=logits.device)
             self.images[key] = 0

@@ -18,27 +18,19 @@ from ultralytics import YOLO
 
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.yolo.parse import RoutedRow, build_routed, take_place
-from mod_vision.yolo.twins import TWINS, DenseTwin
+from mod_vision.yolo.twins import TWINS
 
-TILE_PIXELS = 64  # side of a tile in the image, at most 8 pixels of the map
-TWIN_OF: dict[type, type[DenseTwin]] = {twin.dense_type: twin for twin in TWINS.values()}
-
-
-def dense_rows(net: Any) -> dict[int, type[DenseTwin]]:
-    """Return the rows of a model whose layer has a routed twin, with the twin's class."""
-    twins = ((i, twin_of(layer)) for i, layer in enumerate(net.model))
-    return {i: twin for i, twin in twins if twin is not None}
+HAVE_TWIN = {twin.dense_type for twin in TWINS.values()}
 
 
-def blocks_of(layer: nn.Module) -> list[Any]:
-    """Return the block of a layer, or the blocks where Ultralytics repeats it from the outside."""
-    return list(layer) if isinstance(layer, nn.Sequential) else [layer]
+def attention_rows(net: Any) -> list[int]:
+    """Return the rows of a model whose layer has a routed twin: a block, or one that is repeated from the outside."""
+    return [i for i, layer in enumerate(net.model) if _kinds(layer) and _kinds(layer) <= HAVE_TWIN]
 
 
-def twin_of(layer: nn.Module) -> type[DenseTwin] | None:
-    """Return the class of a dense layer's routed twin, or None; a layer can be a block repeated from the outside."""
-    kinds = {type(block) for block in blocks_of(layer)}
-    return TWIN_OF.get(kinds.pop()) if len(kinds) == 1 else None
+def _kinds(layer: nn.Module) -> set[type]:
+    """Return the class of the block that a layer is, or repeats."""
+    return {type(block) for block in layer} if isinstance(layer, nn.Sequential) else {type(layer)}
 
 
 def yaml_row(net: Any, i: int) -> list[Any]:
@@ -47,27 +39,13 @@ def yaml_row(net: Any, i: int) -> list[Any]:
     return backbone[i] if i < len(backbone) else net.yaml["head"][i - len(backbone)]
 
 
-def routing_options(twin: type[DenseTwin], stride: float) -> dict[str, Any]:
-    """Return the own options of a twin in a converted model.
-
-    Whole blocks are routed, since routing only their bottlenecks saves little, and a tile covers about 64 pixels of the
-    image, at most 8 and at least 4 of the map.
-
-    Args:
-        twin: Class of the twin.
-        stride: Pixels of the image per pixel of the map that the layer reads.
-    """
-    options: dict[str, Any] = {"tile": int(min(8, max(4, TILE_PIXELS // stride))), "scope": "block"}
-    return {name: value for name, value in options.items() if name in twin.own_options}
-
-
 def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
     """Return the routed twin of layer i, which shares its parameters; the model is not changed.
 
     Args:
         net: Torch model of Ultralytics.
         i: Row of the layer.
-        options: Options of the row: capacity, router and the twin's own.
+        options: Options of the row: capacity and router.
 
     Raises:
         ValueError: If the layer cannot be routed; the message says why.
@@ -119,12 +97,6 @@ def catch_inputs(net: Any, rows: Sequence[int], images: torch.Tensor) -> dict[in
         for handle in handles:
             handle.remove()
     return caught
-
-
-def calibrate(layer: nn.Module, x: torch.Tensor) -> None:
-    """Fit what routing adds to a layer to the dense layer, on maps x (B, C, H, W) that it reads."""
-    for twin in blocks_of(layer):
-        x = twin.calibrate(x)
 
 
 def check_out(path: Path, source: str | Path) -> None:

@@ -21,7 +21,6 @@ class LayerNote(NamedTuple):
         stride: Pixels of the input per pixel of its feature map.
         blocks: Number of blocks.
         capacities: Share of tokens routed, one for the whole layer or one per block.
-        tile: Side of a token in pixels of the map.
         window: Side of an attention window in tokens, within which tokens are selected, None for the whole map.
     """
 
@@ -29,7 +28,6 @@ class LayerNote(NamedTuple):
     stride: int
     blocks: int
     capacities: list[float]
-    tile: int
     window: int | None
 
 
@@ -62,7 +60,6 @@ def note_routing(exporter: Any) -> None:
             exporter.im.shape[2] // layer.plan.size[0],
             layer.depth,
             list(layer.capacities),
-            layer.tile,
             getattr(layer, "window", None),
         )
         for name, layer in routed_layers(exporter.model)
@@ -76,7 +73,7 @@ def read_notes(path: Path) -> ExportNotes:
     """Read what an export says about itself.
 
     Raises:
-        ValueError: If it says nothing about its routing.
+        ValueError: If it says nothing about its routing, or routes what is routed no more.
     """
     from ultralytics.nn.backends.base import BaseBackend  # not while Ultralytics itself is being imported
 
@@ -87,5 +84,10 @@ def read_notes(path: Path) -> ExportNotes:
             "without mod_vision; use the checkpoint, or export it again."
         )
     names, args, end2end = (ast.literal_eval(metadata[key]) for key in ("names", "args", "end2end"))
-    layers = [LayerNote(**note) for note in json.loads(metadata[KEY])]
+    notes = json.loads(metadata[KEY])
+    if any(note.pop("tile", 1) > 1 for note in notes):  # the side of a token, in notes of older versions
+        raise ValueError(
+            f"{path} routes convolutions by tiles, which was removed; export a model that routes attention."
+        )
+    layers = [LayerNote(**note) for note in notes]
     return ExportNotes(layers, names, int(metadata["stride"]), bool(end2end or args.get("nms")))

@@ -13,10 +13,11 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
 
+from mod_vision.nn import MoDStage
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.convert import blocks_of, calibrate, catch_inputs
+from mod_vision.yolo.convert import catch_inputs
 from mod_vision.yolo.data_yaml import naming_split
 from mod_vision.yolo.images import load_model, round_imgsz
 from mod_vision.yolo.loss import guided_layers, object_tokens
@@ -75,9 +76,9 @@ def fit_net(net: Any, batches: Iterator[dict[str, Any]]) -> None:
     for layer in layers:
         layer.set_capacity(1.0)
     images = torch.cat([next(batches)["img"] for _ in range(CALIBRATION_BATCHES)])
-    rows = [i for i, layer in enumerate(net.model) if any(hasattr(part, "calibrate") for part in blocks_of(layer))]
+    rows = [i for i, layer in enumerate(net.model) if isinstance(layer, MoDStage)]
     for row, x in catch_inputs(net, rows, images).items():
-        calibrate(net.model[row], x)
+        net.model[row].calibrate(x)
     for layer, capacity in zip(layers, capacities, strict=True):
         layer.set_capacity(capacity)
     if guided_layers(net) and ModSettings.from_yaml(net.yaml.get("mod")).loss.guide:
@@ -126,7 +127,7 @@ def fit_routers(net: nn.Module, batches: Iterator[dict[str, Any]]) -> None:
             batch = next(batches)
             with torch.no_grad():
                 net(batch["img"])
-            objects = {layer: layer.plan.touched(object_tokens(batch, layer.plan.size)) for layer in layers}
+            objects = {layer: object_tokens(batch, layer.plan.size).flatten(1) for layer in layers}
             for _ in range(REPEATS):
                 losses = [guide_loss(layer.router(*read[layer.router]), objects[layer]) for layer in layers]
                 optimiser.zero_grad()

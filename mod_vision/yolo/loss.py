@@ -89,7 +89,7 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
             return total, items
         overlap = bool(getattr(self.args, "overlap_mask", True))
         progress = getattr(self, "mod_progress", 0.0)
-        own = router_losses(layers, settings.loss, lambda p: p.touched(object_tokens(batch, p.size, overlap)), progress)
+        own = router_losses(layers, settings.loss, lambda p: object_tokens(batch, p.size, overlap).flatten(1), progress)
         images = len(batch["img"]) if total.ndim else 1  # RT-DETR's loss is one number per batch, YOLO's are per image
         total = torch.cat((total.reshape(-1), *(term.to(total).reshape(1) * images for term in own.values())))
         return total, {**items, **{name: term.detach() for name, term in own.items()}}

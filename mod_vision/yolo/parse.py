@@ -23,12 +23,14 @@ from ultralytics.utils import LOGGER
 
 from mod_vision.errors import one_line
 from mod_vision.nn import MoDStage
+from mod_vision.yolo.removed import REMOVED, advice
 from mod_vision.yolo.settings import ModSettings, check_options
 from mod_vision.yolo.twins import TWINS
 
 STAGE, VIT = MoDStage.__name__, "MoDViT"
 VIT_OPTIONS = ("blocks", "window", "checkpoint", "pretrained")
 ROUTED_NAMES = (STAGE, VIT, *TWINS)
+OUR_NAMES = (*ROUTED_NAMES, *REMOVED)
 MAX_REPEATS = 1000
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 
@@ -89,10 +91,12 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
     """Read a routed row, whose shape is checked: options of the row win over those of `mod:`.
 
     Raises:
-        ValueError: If the row has too many arguments, or an option or a value is not valid.
+        ValueError: If the row was removed or has too many arguments, or an option or a value is not valid.
     """
     where = f"layer {index}, row {row}"
     name, args = row[2], list(row[3])
+    if name in REMOVED:
+        raise ValueError(f"{where}: {advice(name)}.")
     options: dict[str, Any] = {"capacity": settings.capacity, "router": settings.router}
     own = args.pop() if args and isinstance(args[-1], dict) else {}
     if name == STAGE:
@@ -110,8 +114,7 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
         )
     if not args or not _is_count(args[0]):
         raise ValueError(f"{where}: channels, its first argument, must be a whole number of at least 1.")
-    extra = TWINS[name].own_options if name in TWINS else VIT_OPTIONS if name == VIT else ()
-    options |= check_options(own, where, extra)
+    options |= check_options(own, where, VIT_OPTIONS if name == VIT else ())
     return RoutedRow(name, args, options, where)
 
 
@@ -156,7 +159,7 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         check_model_yaml(d)
         rows = d["backbone"] + d["head"]
         settings = ModSettings.from_yaml(d.get("mod"))
-        routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in ROUTED_NAMES}
+        routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in OUR_NAMES}
         dense = [dense_row(row, routed[i]) if i in routed else row for i, row in enumerate(deepcopy(rows))]
         model, save = _parse_dense(parse_model, d, dense, rows, ch)
         for i, row in routed.items():
@@ -170,9 +173,9 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
 
 
 def _has_routed(d: dict[str, Any]) -> bool:
-    """Return whether a YAML names a routed layer, in rows of whatever shape."""
+    """Return whether a YAML names a layer of ours, in rows of whatever shape."""
     rows = [row for key in ("backbone", "head") for row in (d.get(key) or ()) if isinstance(row, (list, tuple))]
-    return any(part in ROUTED_NAMES for row in rows for part in row if isinstance(part, str))
+    return any(part in OUR_NAMES for row in rows for part in row if isinstance(part, str))
 
 
 def _parse_dense(parse_model: ParseModel, d: dict[str, Any], dense: list[Any], rows: list[Any], ch: int) -> Any:

@@ -13,9 +13,9 @@ from mod_vision.yolo.export_notes import note_routing
 from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
 from mod_vision.yolo.parse import routed_parse_model
+from mod_vision.yolo.removed import refuse_checkpoints
 from mod_vision.yolo.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.training import CALLBACKS
-from mod_vision.yolo.twins.conv import prepare_export
 from mod_vision.yolo.watch import warn_of_broken_routes
 
 PATCHED = {  # everything of Ultralytics that is wrapped or added to
@@ -29,7 +29,6 @@ PATCHED = {  # everything of Ultralytics that is wrapped or added to
 OTHERS = (
     ("on_predict_postprocess_end", warn_of_broken_routes),
     ("on_export_start", note_routing),
-    ("on_export_start", prepare_export),
 )
 
 
@@ -56,6 +55,7 @@ def register() -> None:
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
     allow_classes()
+    refuse_checkpoints()
     if getattr(tasks, "SAFE_LOAD", False):
         allow_vit_classes()
     tasks.mod_vision_registered = True

@@ -6,11 +6,11 @@ import torch
 
 from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
-from mod_vision.nn.skip import CoarseSkip, LinearSkip
+from mod_vision.nn.skip import LinearSkip
 from mod_vision.routing import ROUTERS
 from mod_vision.yolo.twins import TWINS
 
-SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, CoarseSkip, LinearSkip, *ROUTERS.values(), *TWINS.values())
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, LinearSkip, *ROUTERS.values(), *TWINS.values())
 
 
 def allow_classes() -> None:

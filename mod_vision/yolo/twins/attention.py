@@ -16,17 +16,12 @@ from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens, tokens_to_map
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.layer import put_back
-from mod_vision.yolo.twins.base import DenseTwin
+from mod_vision.yolo.twins.base import DenseTwin, to_tokens
 
 
 def to_map(tokens: torch.Tensor) -> torch.Tensor:
     """View tokens (B, k, C) as a map (B, C, k, 1), on which 1x1 convolutions act token by token."""
     return tokens.transpose(1, 2).unsqueeze(-1)
-
-
-def to_tokens(x: torch.Tensor) -> torch.Tensor:
-    """View a map (B, C, H, W) as tokens (B, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)
 
 
 def position_term(conv: nn.Module, values: torch.Tensor, plan: RoutingPlan) -> torch.Tensor:
@@ -65,16 +60,7 @@ def psa_block(block: PSABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tens
     return x + block.ffn(x)
 
 
-class TokenTwin(DenseTwin):
-    """Base of twins that route single tokens."""
-
-    def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
-        """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
-        tokens = to_tokens(x)
-        return tokens, self.route(tokens, (x.shape[2], x.shape[3]))
-
-
-class MoDC2PSA(TokenTwin, C2PSA):
+class MoDC2PSA(DenseTwin, C2PSA):
     """C2PSA whose attention blocks see the routed tokens only."""
 
     dense_type = C2PSA
@@ -118,7 +104,7 @@ def area_block(block: ABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tenso
     return x + block.mlp(x)
 
 
-class MoDA2C2f(TokenTwin, A2C2f):
+class MoDA2C2f(DenseTwin, A2C2f):
     """A2C2f whose area-attention blocks see the routed tokens only.
 
     The number of routed tokens is rounded up to a multiple of the areas.
@@ -171,7 +157,7 @@ class MoDA2C2f(TokenTwin, A2C2f):
         return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
 
 
-class MoDAIFI(TokenTwin, AIFI):
+class MoDAIFI(DenseTwin, AIFI):
     """AIFI (RT-DETR's encoder layer) on the routed tokens only."""
 
     dense_type = AIFI

@@ -11,17 +11,21 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from mod_vision.routing import RoutedLayer
+from mod_vision.routing import RoutedLayer, RoutingPlan
+
+
+def to_tokens(x: torch.Tensor) -> torch.Tensor:
+    """View a map (B, C, H, W) as tokens (B, H * W, C)."""
+    return x.flatten(2).transpose(1, 2)
 
 
 class DenseTwin(RoutedLayer):
     """Base of layers made from a dense Ultralytics block."""
 
     dense_type: ClassVar[type[nn.Module]]
-    own_options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str, **options: Any) -> Any:
+    def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str) -> Any:
         """Return the routed twin of `block`, which shares its parameters.
 
         Args:
@@ -29,16 +33,15 @@ class DenseTwin(RoutedLayer):
             capacity: Share of tokens in (0, 1].
             router: Name of a router.
             where: The place it is made for, named in errors.
-            options: The twin's own options, see `own_options`.
 
         Raises:
-            ValueError: If the block has nothing to route, or capacity, router or an option is not valid.
+            ValueError: If the block has nothing to route, or capacity or router is not valid.
         """
         twin = cls.__new__(cls)
         for key, value in block.__dict__.items():  # dicts of modules, parameters and hooks are not shared
             twin.__dict__[key] = copy(value) if isinstance(value, dict) else value
         twin.__dict__.pop("forward", None)  # that of the dense block, set by Ultralytics' fuse()
-        dim, depth = twin.check_block(where, **options)
+        dim, depth = twin.check_block(where)
         twin.init_routing(dim, depth, capacity, router, where)
         return twin
 
@@ -46,13 +49,7 @@ class DenseTwin(RoutedLayer):
         """Return channels and number of the blocks that are routed."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def calibrate(self, x: torch.Tensor) -> torch.Tensor:
-        """Fit what the twin adds to a trained block, besides the router, on maps x (B, C, H, W) that the block reads.
-
-        Most twins add nothing.
-
-        Returns:
-            What the dense block gives for x.
-        """
-        return self.dense_type.forward(self, x)
+    def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
+        """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
+        tokens = to_tokens(x)
+        return tokens, self.route(tokens, (x.shape[2], x.shape[3]))
