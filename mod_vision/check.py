@@ -18,7 +18,7 @@ def report() -> str:
     from mod_vision import __version__
     from mod_vision.resources import PHOTOS, find_shipped, resource_dir
     from mod_vision.versions import SUPPORTED
-    from mod_vision.yolo.parse import ROUTED_NAMES
+    from mod_vision.yolo.twins import KINDS
 
     lines = [f"mod-vision    {__version__}, Python {platform.python_version()}, {platform.machine()}"]
     for name in CORE:
@@ -30,7 +30,7 @@ def report() -> str:
     gpus = torch.cuda.device_count()
     lines.append(f"device        {torch.cuda.get_device_name(0) if gpus else 'CPU'}, {torch.get_num_threads()} threads")
     if getattr(tasks, "mod_vision_registered", False):
-        lines.append(f"layers        {', '.join(ROUTED_NAMES)} registered with Ultralytics")
+        lines.append(f"layers        {', '.join(KINDS)} registered with Ultralytics")
     else:
         lines.append("layers        NOT registered: see the message above")
     lines.append(f"autoload      {_autoload_state()}")

@@ -56,7 +56,7 @@ def usage() -> str:
 
 
 def _verb(words: list[str]) -> tuple[str, list[str]]:
-    """Return the verb and the other words; `mode=` and the task words of `yolo` are understood, the model knows its task.
+    """Return the verb and the other words; `mode=` and task words are understood as `yolo` does, the model has a task.
 
     A task is left out wherever `yolo` takes it: as the first word, as the second, or as `task=`.
     """

@@ -16,7 +16,7 @@ import yaml
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.parse import STAGE
+from mod_vision.yolo.twins.stage import StageRow
 
 ModelYaml = dict[str, Any]
 CLOSE = 0.03  # relative gap in GFLOPs
@@ -133,8 +133,10 @@ def read_model(name: str) -> ModelYaml:
     if file is None:
         raise ValueError(f"there is no model {name!r}; see cfg/models, and write the scale, as in yolo26n-mod.yaml.")
     d: ModelYaml = yaml.safe_load(file.read_text())
-    if not any(row[2] == STAGE for row in d["backbone"]):
-        raise ValueError(f"{name} has no {STAGE} row; the study takes away blocks of these for its isoFLOP twins.")
+    if not any(row[2] == StageRow.row_name for row in d["backbone"]):
+        raise ValueError(
+            f"{name} has no {StageRow.row_name} row; blocks of these are taken away for its isoFLOP twins."
+        )
     return d
 
 
@@ -148,7 +150,7 @@ def gflops(d: ModelYaml, name: str, imgsz: int) -> float:
 
 def _depths(d: ModelYaml) -> list[int]:
     """Return the repeats of the stages, before the scale's depth."""
-    return [row[1] for row in d["backbone"] if row[2] == STAGE]
+    return [row[1] for row in d["backbone"] if row[2] == StageRow.row_name]
 
 
 def _shallower(d: ModelYaml) -> Iterator[ModelYaml]:
@@ -174,6 +176,6 @@ def _step(d: ModelYaml) -> int:
 def _with_depths(d: ModelYaml, repeats: Sequence[int]) -> ModelYaml:
     """Return the dense model with these repeats of its stages."""
     twin = mod(capacity=1.0)(d, "", 0)
-    for row, n in zip((row for row in twin["backbone"] if row[2] == STAGE), repeats, strict=True):
+    for row, n in zip((row for row in twin["backbone"] if row[2] == StageRow.row_name), repeats, strict=True):
         row[1] = n
     return twin

@@ -11,7 +11,8 @@ from ultralytics.engine.model import Model
 
 from mod_vision import routing
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.parse import ROUTED_NAMES, write_options
+from mod_vision.yolo.parse import write_options
+from mod_vision.yolo.twins import KINDS
 
 
 def load_at(model: Any, capacity: Any = None) -> YOLO:
@@ -61,7 +62,7 @@ def _write_rows(net: Any) -> None:
     """
     for i, row in enumerate(net.yaml["backbone"] + net.yaml["head"]):
         found = {layer.capacities for _, layer in routing.routed_layers(net.model[i])}
-        if row[2] not in ROUTED_NAMES or len(found) != 1:
+        if row[2] not in KINDS or len(found) != 1:
             continue
         write_options(row, {"capacity": _plain(found.pop())})
 

@@ -17,8 +17,9 @@ from torch import nn
 from ultralytics import YOLO
 
 from mod_vision.files import writable_dir, write_bytes
-from mod_vision.yolo.parse import RoutedRow, build_routed, take_place
+from mod_vision.yolo.parse import take_place
 from mod_vision.yolo.twins import TWINS
+from mod_vision.yolo.twins.rows import RoutedRow
 
 HAVE_TWIN = {twin.dense_type for twin in TWINS.values()}
 
@@ -51,8 +52,8 @@ def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
         ValueError: If the layer cannot be routed; the message says why.
     """
     dense, row = net.model[i], yaml_row(net, i)
-    name = f"MoD{row[2]}"
-    new = take_place(dense, build_routed(dense, RoutedRow(name, list(row[3]), options, f"layer {i}, {row[2]}")))
+    routed = RoutedRow(TWINS[f"MoD{row[2]}"], list(row[3]), options, f"layer {i}, {row[2]}")
+    new = take_place(dense, routed.kind.build(dense, routed))
     like = next(dense.parameters())
     return new.to(like.device, like.dtype).train(dense.training)
 

@@ -19,8 +19,8 @@ from mod_vision.resources import PHOTOS
 from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images
 from mod_vision.yolo.log import replaced_in_log
-from mod_vision.yolo.parse import VIT
 from mod_vision.yolo.trust import check_data
+from mod_vision.yolo.twins import KINDS
 
 
 class Export(NamedTuple):
@@ -44,8 +44,9 @@ def export_yolo(yolo: Any, **args: Any) -> Path:
         ValueError: If Ultralytics does not know the format or an argument, or a ViT shall take any image size.
         RuntimeError: If the export fails.
     """
-    if args.get("dynamic") and any(row[2] == VIT for row in yolo.model.yaml["backbone"]):
-        raise ValueError("exports of ViT backbones have a fixed size; leave out dynamic=True.")
+    fixed = [row[2] for row in yolo.model.yaml["backbone"] if row[2] in KINDS and not KINDS[row[2]].any_size]
+    if args.get("dynamic") and fixed:
+        raise ValueError(f"exports with {fixed[0]} have a fixed size; leave out dynamic=True.")
     threads = torch.get_num_threads()
     try:
         written = yolo.export(**args)

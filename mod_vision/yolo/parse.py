@@ -3,7 +3,7 @@
 Ultralytics parses a row by looking its module up among its own, with rules for channels and repeats per module. So a
 routed row is first parsed as a dense stand-in, with Ultralytics' own rules in any version, and then replaced:
 
-* `MoDC2PSA`, `MoDA2C2f`, `MoDAIFI` are parsed as the dense block and become its twin;
+* the rows of `twins/attention.py` are parsed as the dense block and become its routed form;
 * `MoDStage` is parsed as 1x1 convolutions, from which input channels, output channels and repeats are read;
 * `MoDViT` likewise; its list of maps is picked from by Ultralytics' `Index` rows.
 
@@ -16,32 +16,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.errors import one_line
-from mod_vision.nn import MoDStage
 from mod_vision.yolo.removed import REMOVED, advice
 from mod_vision.yolo.settings import ModSettings, check_options
-from mod_vision.yolo.twins import TWINS
+from mod_vision.yolo.twins import KINDS
+from mod_vision.yolo.twins.rows import RoutedRow
 
-STAGE, VIT = MoDStage.__name__, "MoDViT"
-VIT_OPTIONS = ("blocks", "window", "checkpoint", "pretrained")
-ROUTED_NAMES = (STAGE, VIT, *TWINS)
-OUR_NAMES = (*ROUTED_NAMES, *REMOVED)
+OUR_NAMES = (*KINDS, *REMOVED)
 MAX_REPEATS = 1000
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
-
-
-class RoutedRow(NamedTuple):
-    """A routed row of a model YAML, its options taken off."""
-
-    name: str
-    args: list[Any]
-    options: dict[str, Any]
-    where: str
 
 
 def check_model_yaml(d: dict[str, Any]) -> None:
@@ -97,57 +85,18 @@ def read_row(index: int, row: list[Any], settings: ModSettings) -> RoutedRow:
     name, args = row[2], list(row[3])
     if name in REMOVED:
         raise ValueError(f"{where}: {advice(name)}.")
-    options: dict[str, Any] = {"capacity": settings.capacity, "router": settings.router}
+    kind = KINDS[name]
     own = args.pop() if args and isinstance(args[-1], dict) else {}
-    if name == STAGE:
-        if not 1 <= len(args) <= 3:
-            raise ValueError(
-                f"{where}: {STAGE} takes [channels, capacity, num_heads] and options such as {{router: norm}}, "
-                f"got {len(args)} arguments."
-            )
-        if len(args) > 1:
-            own = {"capacity": args[1], **own}
-    if name == VIT and len(args) != 2:
-        raise ValueError(
-            f"{where}: {VIT} takes [channels, name of a ViT in timm] and options such as {{blocks: alternate}}, got "
-            f"{len(args)} arguments."
-        )
+    own = {**kind.read_args(args, where), **own}
     if not args or not _is_count(args[0]):
         raise ValueError(f"{where}: channels, its first argument, must be a whole number of at least 1.")
-    options |= check_options(own, where, VIT_OPTIONS if name == VIT else ())
-    return RoutedRow(name, args, options, where)
+    options = {"capacity": settings.capacity, "router": settings.router}
+    return RoutedRow(kind, args, options | check_options(own, where, kind.own_options), where)
 
 
 def _is_count(value: Any) -> bool:
     """Return whether a value of a YAML is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def dense_row(row: list[Any], routed: RoutedRow) -> list[Any]:
-    """Return the dense stand-in of a routed row."""
-    if routed.name in (STAGE, VIT):
-        return [row[0], row[1], "Conv", [routed.args[0], 1, 1]]
-    return [row[0], row[1], TWINS[routed.name].dense_type.__name__, routed.args]
-
-
-def build_routed(dense: nn.Module, routed: RoutedRow) -> nn.Module:
-    """Return the routed layer for a parsed stand-in."""
-    if routed.name == STAGE:
-        convs = dense if isinstance(dense, nn.Sequential) else [dense]
-        c1, c2 = convs[0].conv.in_channels, convs[0].conv.out_channels
-        heads = routed.args[2] if len(routed.args) > 2 else None
-        return MoDStage(c1, c2, len(convs), num_heads=heads, where=routed.where, **routed.options)
-    if routed.name == VIT:
-        from mod_vision.nn.vit import MoDViT  # timm takes seconds to import, other models do without
-
-        if isinstance(dense, nn.Sequential):
-            raise ValueError(f"{routed.where}: {VIT} cannot be repeated, write 1.")
-        c1, c2 = dense.conv.in_channels, dense.conv.out_channels
-        return MoDViT(c2, routed.args[1], c1=c1, where=routed.where, **routed.options)
-    twin = TWINS[routed.name]
-    if isinstance(dense, nn.Sequential):  # a block that Ultralytics repeats from the outside
-        return nn.Sequential(*(twin.from_dense(block, where=routed.where, **routed.options) for block in dense))
-    return twin.from_dense(dense, where=routed.where, **routed.options)
 
 
 def routed_parse_model(parse_model: ParseModel) -> ParseModel:
@@ -160,11 +109,13 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         rows = d["backbone"] + d["head"]
         settings = ModSettings.from_yaml(d.get("mod"))
         routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in OUR_NAMES}
-        dense = [dense_row(row, routed[i]) if i in routed else row for i, row in enumerate(deepcopy(rows))]
+        dense = deepcopy(rows)
+        for i, row in routed.items():
+            dense[i][2:] = row.kind.stand_in(row.args)
         model, save = _parse_dense(parse_model, d, dense, rows, ch)
         for i, row in routed.items():
             with _naming(row.where):
-                model[i] = take_place(model[i], build_routed(model[i], row))
+                model[i] = take_place(model[i], row.kind.build(model[i], row))
         if verbose:
             _print_table(rows, model)
         return model, save
@@ -218,9 +169,7 @@ def write_options(row: list[Any], options: dict[str, Any]) -> None:
     """Write options, such as capacity and router, into a routed row of a model YAML."""
     args = row[3]
     own = {**(args.pop() if args and isinstance(args[-1], dict) else {}), **options}
-    if row[2] == STAGE and len(args) > 1 and "capacity" in own:
-        args[1] = own.pop("capacity")
-    if own:
+    if own := KINDS[row[2]].write_args(args, own):
         args.append(own)
 
 
@@ -230,8 +179,9 @@ def forget_pretrained(d: dict[str, Any]) -> None:
     Once a model is trained, it carries its own: building it again must not need the first ones.
     """
     for row in d.get("backbone", []):
-        if row[2] == VIT and isinstance(row[3][-1], dict) and row[3][-1].get("pretrained"):
-            row[3][-1]["pretrained"] = False
+        options = row[3][-1] if row[2] in KINDS and row[3] else None
+        if isinstance(options, dict) and options.get("pretrained"):
+            options["pretrained"] = False
 
 
 def take_place(old: nn.Module, new: Any) -> Any:

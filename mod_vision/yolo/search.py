@@ -14,7 +14,8 @@ from ultralytics import YOLO
 from mod_vision import routing
 from mod_vision.routing import ROUTERS, check_capacity
 from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.parse import ROUTED_NAMES, write_options
+from mod_vision.yolo.parse import write_options
+from mod_vision.yolo.twins import KINDS
 from mod_vision.yolo.trust import restricted
 
 ALL, NONE = "all", "none"
@@ -135,7 +136,7 @@ def _check_stages(value: str, rows: list[int]) -> str:
 
 def routed_rows(net: Any) -> list[int]:
     """Return the rows of a model's YAML that are routed."""
-    return [i for i, row in enumerate(net.yaml["backbone"] + net.yaml["head"]) if row[2] in ROUTED_NAMES]
+    return [i for i, row in enumerate(net.yaml["backbone"] + net.yaml["head"]) if row[2] in KINDS]
 
 
 def capacities(net: Any, candidate: Candidate) -> dict[int, float]:

@@ -1,6 +1,10 @@
-"""Routed twins of Ultralytics' blocks, by the name they have in a model YAML."""
+"""The kinds of routed rows, by the name they have in a model YAML; importing this package registers them."""
 
+from mod_vision.yolo.twins import stage, vit  # noqa: F401  # each registers its row
 from mod_vision.yolo.twins.attention import MoDA2C2f, MoDAIFI, MoDC2PSA
 from mod_vision.yolo.twins.base import DenseTwin
+from mod_vision.yolo.twins.rows import KINDS
 
-TWINS: dict[str, type[DenseTwin]] = {twin.__name__: twin for twin in (MoDC2PSA, MoDA2C2f, MoDAIFI)}
+__all__ = ("KINDS", "TWINS", "DenseTwin", "MoDA2C2f", "MoDAIFI", "MoDC2PSA")
+
+TWINS: dict[str, type[DenseTwin]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, DenseTwin)}

@@ -17,6 +17,7 @@ from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens, token
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.layer import put_back
 from mod_vision.yolo.twins.base import DenseTwin, to_tokens
+from mod_vision.yolo.twins.rows import routed_row
 
 
 def to_map(tokens: torch.Tensor) -> torch.Tensor:
@@ -60,6 +61,7 @@ def psa_block(block: PSABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tens
     return x + block.ffn(x)
 
 
+@routed_row
 class MoDC2PSA(DenseTwin, C2PSA):
     """C2PSA whose attention blocks see the routed tokens only."""
 
@@ -104,6 +106,7 @@ def area_block(block: ABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tenso
     return x + block.mlp(x)
 
 
+@routed_row
 class MoDA2C2f(DenseTwin, A2C2f):
     """A2C2f whose area-attention blocks see the routed tokens only.
 
@@ -157,6 +160,7 @@ class MoDA2C2f(DenseTwin, A2C2f):
         return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
 
 
+@routed_row
 class MoDAIFI(DenseTwin, AIFI):
     """AIFI (RT-DETR's encoder layer) on the routed tokens only."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer, RoutingPlan
+from mod_vision.yolo.twins.rows import RoutedRow, RowKind
 
 
 def to_tokens(x: torch.Tensor) -> torch.Tensor:
@@ -19,8 +20,8 @@ def to_tokens(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-class DenseTwin(RoutedLayer):
-    """Base of layers made from a dense Ultralytics block."""
+class DenseTwin(RowKind, RoutedLayer):
+    """Base of layers made from a dense Ultralytics block; their rows have the arguments of the dense block's."""
 
     dense_type: ClassVar[type[nn.Module]]
 
@@ -44,6 +45,18 @@ class DenseTwin(RoutedLayer):
         dim, depth = twin.check_block(where)
         twin.init_routing(dim, depth, capacity, router, where)
         return twin
+
+    @classmethod
+    def stand_in(cls, args: list[Any]) -> list[Any]:
+        """Return the dense block's row."""
+        return [cls.dense_type.__name__, args]
+
+    @classmethod
+    def build(cls, dense: nn.Module, row: RoutedRow) -> nn.Module:
+        """Return the routed block, or a sequence of them where Ultralytics repeats the block from the outside."""
+        if isinstance(dense, nn.Sequential):
+            return nn.Sequential(*(cls.from_dense(block, where=row.where, **row.options) for block in dense))
+        return cls.from_dense(dense, where=row.where, **row.options)
 
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels and number of the blocks that are routed."""
