@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def usage() -> str:
     """Return the verbs, a line each."""
-    lines = (f"  {verb:<13} {(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items())
+    lines = (f"  {verb:<13} {(function.__doc__ or '').splitlines()[0].rstrip('.')}" for verb, function in VERBS.items())
     return USAGE.format(verbs="\n".join(lines))
 
 

@@ -2,90 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from mod_vision.files import fresh_path, writable_dir, write_text
 from mod_vision.keys import as_list, as_value
 from mod_vision.resources import PHOTOS
+from mod_vision.run_settings import BenchSettings, RunSettings, ScoreSettings
+
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)  # Ultralytics would take one
+Settings = TypeVar("Settings", bound=RunSettings)
 
 
-def check() -> None:
-    """Print versions, what is registered, what is missing and what to do."""
-    from mod_vision.check import report
+def _opened(model: str, run: Settings) -> tuple[Any, Settings]:
+    """Return the model, and the settings with the size that it was trained at where none is given."""
+    from mod_vision.yolo.images import load_model, trained_with
 
-    print(report())
-
-
-def val(
-    model: str,
-    data: str,
-    capacity: Any = None,
-    imgsz: int = 640,
-    batch: int = 8,
-    device: str = "cpu",
-    split: str = "val",
-    annotations: str | None = None,
-    engine: str = "pycocotools",
-    threads: int = 2,
-    out: str = "runs/mod-vision-val",
-) -> None:
-    """COCO metrics, cost and routing truth; capacity=1,0.5 sweeps; engine=faster for many images."""
-    import torch
-
-    from mod_vision.eval.evaluate import evaluate_model, save_evaluation
-    from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
-    from mod_vision.files import writable_dir
-    from mod_vision.viz.sweep import draw_sweep
-
-    folder = writable_dir(out).resolve()
-    torch.set_num_threads(threads)
-    shares = [as_value(c, "capacity") for c in as_list(capacity)]
-    where = (imgsz, batch, device, split, annotations, engine)
-    run = _ultralytics_folder(folder)
-    if len(shares) > 1:
-        sweep = evaluate_capacities(model, data, shares, *where, **run)
-        save_sweep(sweep, folder)
-        draw_sweep(sweep, Path(model).stem, folder / "sweep.png")
-        print(f"{sweep_table(sweep)}\nfigures and picture in {folder}")
-        return
-    if shares:
-        (result,) = evaluate_capacities(model, data, shares, *where, **run).values()
-    else:
-        result = evaluate_model(model, data, *where, **run)
-    save_evaluation(result, folder / "evaluation.json")
-    print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
+    yolo = load_model(model)
+    return yolo, replace(run, imgsz=run.imgsz or trained_with(yolo).imgsz)
 
 
-def compare(
-    models: str,
-    data: str,
-    resamples: int = 1000,
-    seed: int = 1,
-    imgsz: int = 640,
-    batch: int = 8,
-    device: str = "cpu",
-    split: str = "val",
-    annotations: str | None = None,
-    engine: str = "pycocotools",
-    threads: int = 2,
-    out: str = "runs/mod-vision-compare",
-) -> None:
-    """Score models=a.pt,b.pt on one split, and bootstrap their differences in AP over its images."""
-    import json
+def _data_of(yolo: Any, data: str, verb: str, model: str) -> str:
+    """Return the data set that is given, or else the one that the model was trained on."""
+    from mod_vision.yolo.images import trained_with
 
-    import torch
+    found = data or trained_with(yolo).data
+    if not found:
+        raise ValueError(f"mod-vision {verb} needs data=: {model} does not tell what it was trained on.")
+    return found
 
-    from mod_vision.eval.compare import compare as run
-    from mod_vision.files import writable_dir, write_text
 
-    folder = writable_dir(out).resolve()
-    torch.set_num_threads(threads)
-    named = {name: name for name in as_list(models)}
-    where = (imgsz, batch, device, split, annotations, engine)
-    found = run(named, data, resamples, seed, *where, **_ultralytics_folder(folder))
-    write_text(folder / "compare.json", json.dumps(found.as_dict(), indent=2) + "\n")
-    print(f"{found.table()}\nfigures in {folder / 'compare.json'}")
+def _shares(capacity: Any) -> list[Any]:
+    """Return capacities that are joined by commas."""
+    return [as_value(c, "capacity") for c in as_list(capacity)]
 
 
 def _ultralytics_folder(folder: Path) -> dict[str, Any]:
@@ -93,228 +46,325 @@ def _ultralytics_folder(folder: Path) -> dict[str, Any]:
     return {"project": str(folder), "name": "ultralytics", "exist_ok": True}
 
 
+def check() -> None:
+    """Versions, what is registered, what is missing and what to do."""
+    from mod_vision.check import report
+
+    print(report())
+
+
+def val(
+    model: str = "",
+    data: str = "",
+    models: str = "",
+    capacity: Any = None,
+    run: ScoreSettings = ScoreSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    out: str = "runs/mod-vision-val",
+) -> None:
+    """COCO metrics, GFLOPs, latency and object recall of the router, of one model or several.
+
+    capacity=1,0.5 sweeps; models=a.pt,b.pt also says how sure their differences are.
+    Example: mod-vision val model=best.pt data=mine.yaml capacity=1,0.5,0.25
+    """
+    several = as_list(models)
+    if bool(model) == bool(several):
+        raise ValueError("mod-vision val needs model=..., or models=a.pt,b.pt to compare several.")
+    folder = fresh_path(out).resolve()
+    yolo, run = _opened(model or several[0], run)
+    data = _data_of(yolo, data, "val", model or several[0])
+    if several:
+        _compare(several, data, run, folder, capacity)
+    elif len(_shares(capacity)) > 1:
+        _sweep(model, data, _shares(capacity), run, folder)
+    else:
+        _evaluate(yolo, data, _shares(capacity), run, folder)
+
+
+def _evaluate(yolo: Any, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
+    """Score a model at its own capacity, or at one."""
+    from mod_vision.eval.evaluate import evaluate_model, save_evaluation
+    from mod_vision.yolo.capacity import set_capacity
+
+    for capacity in shares:
+        set_capacity(yolo, capacity)
+    result = evaluate_model(yolo, data, run, **_ultralytics_folder(writable_dir(folder)))
+    save_evaluation(result, folder / "evaluation.json")
+    print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
+
+
+def _sweep(model: str, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
+    """Score a model at several capacities."""
+    from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
+    from mod_vision.viz.sweep import draw_sweep
+
+    sweep = evaluate_capacities(model, data, shares, run, **_ultralytics_folder(writable_dir(folder)))
+    save_sweep(sweep, folder)
+    draw_sweep(sweep, Path(model).stem, folder / "sweep.png")
+    print(f"{sweep_table(sweep)}\nfigures and picture in {folder}")
+
+
+def _compare(models: list[str], data: str, run: ScoreSettings, folder: Path, capacity: Any) -> None:
+    """Score models on one split, and bootstrap their differences in AP over its images."""
+    from mod_vision.eval.compare import compare
+
+    if capacity is not None:
+        raise ValueError("models= are compared at their own capacities; leave out capacity=.")
+    found = compare({name: name for name in models}, data, run, **_ultralytics_folder(writable_dir(folder)))
+    write_text(folder / "compare.json", json.dumps(found.as_dict(), indent=2) + "\n")
+    print(f"{found.table()}\nfigures in {folder / 'compare.json'}")
+
+
 def heatmap(
     source: str,
     model: str = "yolo26n-mod-seg.pt",
-    imgsz: int = 640,
     view: str | None = None,
     boxes: bool = False,
     conf: float = 0.25,
     frames: int | None = None,
-    cmap: str = "viridis",
+    imgsz: int = 0,
     out: str = "runs/mod-vision-heatmap",
 ) -> None:
-    """Draw which patches the router sends through the heavy blocks; view=page, overlay, side or mask."""
+    """Pictures and videos of what the router sends through the heavy blocks, and what it skips.
+
+    Example: mod-vision heatmap source=street.jpg model=best.pt view=overlay boxes=True
+    """
     from mod_vision.viz.heatmap import heatmap as draw
 
-    draw(model, source, imgsz, out, view, boxes, conf, frames, cmap)
+    draw(model, source, imgsz or _size_of(model), fresh_path(out), view, boxes, conf, frames)
 
 
-def app(
-    model: str = "yolo26n-mod-seg.pt",
-    imgsz: int = 640,
-    device: str = "cpu",
-    threads: int = 2,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    max_mb: int = 50,
-) -> None:
-    """Serve a local page: drop a picture or a video, move the capacity, see routes and cost."""
-    import torch
-
-    from mod_vision.viz.app import app as run
-
-    torch.set_num_threads(threads)
-    run(model, imgsz, device, host, port, max_mb)
+def _size_of(model: str) -> int:
+    """Return the size that a checkpoint was trained at; an export keeps its own, or takes 640."""
+    return 640 if Path(model).suffix == ".onnx" else _opened(model, RunSettings(imgsz=0))[1].imgsz
 
 
 def report(
     model: str,
-    data: str,
+    data: str = "",
     capacity: Any = (1.0, 0.75, 0.5, 0.25),
     images: int = 12,
-    imgsz: int = 640,
     conf: float = 0.25,
-    batch: int = 8,
-    device: str = "cpu",
-    threads: int = 2,
     evaluate: bool = True,
+    batch: int = 8,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str = "runs/mod-vision-report.html",
 ) -> None:
-    """Write one HTML page about what a model skips at several capacities; evaluate=False is quick."""
-    import torch
+    """One HTML page: routes, predictions, accuracy and cost at several capacities.
 
+    Example: mod-vision report model=best.pt data=mine.yaml capacity=1,0.5,0.25
+    """
     from mod_vision.viz.report import write_report
+    from mod_vision.yolo.images import start
 
-    torch.set_num_threads(threads)
-    shares = [as_value(c, "capacity") for c in as_list(capacity)]
-    path = write_report(model, data, shares, images, imgsz, conf, batch, device, evaluate, out)
+    yolo, run = _opened(model, run)
+    run, data = start(run), _data_of(yolo, data, "report", model)
+    path = write_report(
+        model, data, _shares(capacity), images, run.imgsz, conf, batch, run.device, evaluate, fresh_path(out)
+    )
     print(f"report in {path}; open it in a browser")
 
 
-def bench(
-    model: str = "yolo26n-mod.yaml",
-    capacity: Any = (0.5, 0.25),
-    imgsz: int = 640,
-    batch: int = 1,
-    threads: int = 2,
-    device: str = "cpu",
-    repeats: int = 15,
-    rivals: Any = ("yolo26n.yaml",),
-    backend: str = "eager",
-    dtype: str = "float32",
-    by: str = "model",
-    out: str | None = None,
+def app(
+    model: str = "yolo26n-mod-seg.pt",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
 ) -> None:
-    """Time a routed model, its dense twin and rivals in turn; by=backbone, layer, step (of a training) or profile."""
-    from mod_vision.eval.benchmark import as_figures, benchmark, conditions, save_figures, table
-    from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
-    from mod_vision.eval.layer_profile import profile_layers, profile_table
-    from mod_vision.eval.step_benchmark import benchmark_step, step_table
-    from mod_vision.files import writable_dir
-    from mod_vision.routing import check_capacity
-    from mod_vision.viz.speed import draw_speed
+    """A local page to drop pictures and videos on, with a slider for the capacity.
 
-    whole = by in ("model", "backbone")
-    if by not in ("model", "backbone", "layer", "step", "profile"):
-        raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
-    if not whole and (backend, dtype) != ("eager", "float32"):
-        raise ValueError(f"by={by} measures backend=eager in float32.")
-    folder = writable_dir(out) if out else None
-    capacities, others = [check_capacity(as_value(c, "capacity")) for c in as_list(capacity)], as_list(rivals)
-    held = conditions(imgsz, batch, threads, device, repeats, backend, dtype)
-    text = ", ".join(f"{key} {value}" for key, value in held.items())
-    print(text)
-    if by == "layer":
-        layers = benchmark_layers(model, capacities, imgsz, batch, threads, device, repeats)
-        told, figures = layer_table(layers), [{**row._asdict(), "efficiency": row.efficiency} for row in layers]
-    elif by == "step":
-        steps = benchmark_step(model, capacities, imgsz, batch, threads, device, repeats, others)
-        told, figures = step_table(steps), [row._asdict() for row in steps]
-    elif by == "profile":
-        profiles = profile_layers(model, capacities, imgsz, batch, threads, device, repeats)
-        told, figures = profile_table(profiles), [row._asdict() for row in profiles]
-    else:
-        rows = benchmark(model, capacities, imgsz, batch, threads, device, repeats, others, backend, dtype, by)
-        told, figures = table(rows), as_figures(rows)
-    print(told)
-    if folder is None:
-        return
-    save_figures(figures, {**held, "model": model, "by": by}, folder / "bench.json")
-    if whole:
-        draw_speed(rows, text, folder / "bench.png")
-    print(f"figures in {folder}")
+    Example: mod-vision app model=best.pt port=8000
+    """
+    from mod_vision.viz.app import app as serve
+    from mod_vision.yolo.images import start
 
-
-def export(
-    model: str,
-    format: str = "onnx",
-    imgsz: int = 640,
-    batch: int = 1,
-    capacity: Any = None,
-    data: str | None = None,
-    images: int = 20,
-    dynamic: bool = False,
-    quantize: Any = None,
-    device: str = "cpu",
-    threads: int = 2,
-) -> None:
-    """`yolo export`, then the export against eager on photos (those of `data`): outputs and routed tokens."""
-    import torch
-
-    from mod_vision.eval.export_check import check_export
-    from mod_vision.routing.capacity import ceil_div
-    from mod_vision.yolo.export import export_model, input_tensors
-    from mod_vision.yolo.images import round_imgsz, some_images
-
-    torch.set_num_threads(threads)
-    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
-    done = export_model(model, format, imgsz, capacity, device, **{key: value for key, value in args.items() if value})
-    files = some_images(data or PHOTOS, images, "val")
-    photos = torch.cat(input_tensors(files, round_imgsz(imgsz)))
-    filled = torch.arange(ceil_div(len(photos), batch) * batch) % len(photos)  # the last batch with the first photos
-    batches = list(photos[filled].split(batch))
-    if dynamic:  # another size and another batch
-        batches.append(photos[: batch + 1, :, : round_imgsz(imgsz // 2)].contiguous())
-    check = check_export(*done, batches)
-    print(f"{done.path}: {check}")
-    if not check.passed and quantize in (None, 32, "fp32", "w32a32"):
-        raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
+    run = start(_opened(model, run)[1])
+    serve(model, run.imgsz, run.device, host, port)
 
 
 def convert(
     model: str,
+    data: str | None = None,
     capacity: float = 0.5,
     blocks: Any = "auto",
     router: str = "conv",
-    data: str | None = None,
-    imgsz: int = 640,
-    threads: int = 2,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str | None = None,
 ) -> None:
-    """Turn a trained dense model into one that routes its attention and keeps every weight."""
-    import torch
+    """A trained dense model into one with routed attention that keeps every weight.
 
-    from mod_vision.eval.conversion import convert as run
+    Example: mod-vision convert model=yolo11s.pt data=mine.yaml capacity=0.5
+    """
+    from mod_vision.eval.conversion import convert as routed
     from mod_vision.yolo.convert import check_out, save
+    from mod_vision.yolo.images import start
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
     path = Path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
-    torch.set_num_threads(threads)
     if isinstance(blocks, str) and blocks not in ("auto", "all"):
         blocks = as_value(f"[{blocks}]", "blocks")
-    routed = run(model, capacity, blocks, router, data, imgsz)
-    save(routed, path, model)
+    yolo, run = _opened(model, run)
+    save(routed(yolo, capacity, blocks, router, data, start(run).imgsz), path, model)
     print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
 
 
 def fit(
-    model: str, data: str, capacity: float = 0.5, imgsz: int = 640, threads: int = 2, out: str | None = None
+    model: str,
+    data: str = "",
+    capacity: float = 0.5,
+    thresholds: bool = False,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    out: str | None = None,
 ) -> None:
-    """Route a model that was trained dense: fit its routers and the ways around, and keep all other weights."""
-    import torch
+    """Routers and bypasses for a model that was trained dense, or thresholds that make it input-adaptive.
 
+    thresholds=True leaves a routed model's weights as they are: images with much to see get more than `capacity`, others
+    less, and the mean of the share of tokens stays within it.
+    Example: mod-vision fit model=last.pt data=mine.yaml capacity=0.5
+    """
     from mod_vision.yolo.convert import check_out, save
-    from mod_vision.yolo.fit import fit_routing
+    from mod_vision.yolo.images import start
 
-    path = Path(out or f"{Path(model).stem}-fit.pt")
+    path = Path(out or f"{Path(model).stem}-{'threshold' if thresholds else 'fit'}.pt")
     check_out(path, model)
-    torch.set_num_threads(threads)
-    save(fit_routing(model, data, capacity, imgsz), path, model)
-    accuracy = f"mod-vision val model={path} data={data} imgsz={imgsz}"
+    yolo, run = _opened(model, run)
+    run, data = start(run), _data_of(yolo, data, "fit", model)
+    save(_adaptive(yolo, data, capacity, run) if thresholds else _fitted(yolo, data, capacity, run), path, model)
+    accuracy = f"mod-vision val model={path} data={data} imgsz={run.imgsz}"
     print(f"saved as {path} at capacity {capacity}; for its accuracy: {accuracy}")
 
 
-def threshold(
-    model: str, data: str, capacity: float = 0.5, imgsz: int = 640, threads: int = 2, out: str | None = None
-) -> None:
-    """Let compute follow the image: thresholds that keep the mean share of tokens within `capacity`."""
-    import torch
+def _fitted(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
+    """Fit routers and bypasses."""
+    from mod_vision.yolo.fit import fit_routing
 
+    return fit_routing(yolo, data, capacity, run.imgsz)
+
+
+def _adaptive(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
+    """Set thresholds, and print what they route."""
     from mod_vision.eval.evaluate import spread
-    from mod_vision.yolo.convert import check_out, save
-    from mod_vision.yolo.images import load_model
     from mod_vision.yolo.threshold import calibrate_thresholds
 
-    path = Path(out or f"{Path(model).stem}-threshold.pt")
-    check_out(path, model)
-    torch.set_num_threads(threads)
-    yolo = load_model(model)
-    for layer, shares in calibrate_thresholds(yolo, data, capacity, imgsz).items():
+    for layer, shares in calibrate_thresholds(yolo, data, capacity, run.imgsz).items():
         print(f"{layer:<12}routed {spread(shares)} of the tokens")
-    save(yolo, path, model)
-    print(f"saved as {path}; for its accuracy: mod-vision val model={path} data={data} imgsz={imgsz}")
+    return yolo
+
+
+def export(
+    model: str,
+    format: str = "onnx",
+    capacity: Any = None,
+    data: str | None = None,
+    images: int = 20,
+    batch: int = 1,
+    dynamic: bool = False,
+    quantize: Any = None,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+) -> None:
+    """To ONNX, OpenVINO, ... by `yolo export`, and checked against eager: outputs and routes on photos.
+
+    Example: mod-vision export model=best.pt format=openvino capacity=0.5 data=mine.yaml
+    """
+    from mod_vision.eval.export_check import check_export
+    from mod_vision.yolo.export import check_batches, export_model
+    from mod_vision.yolo.images import start
+
+    run = start(_opened(model, run)[1])
+    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
+    given = {key: value for key, value in args.items() if value}
+    done = export_model(model, format, run.imgsz, capacity, run.device, **given)
+    check = check_export(*done, check_batches(data or PHOTOS, images, run.imgsz, batch, dynamic))
+    print(f"{done.path}: {check}")
+    if not check.passed and quantize in (None, 32, "fp32", "w32a32"):
+        raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
+
+
+def bench(
+    model: str = "yolo26n-mod.yaml",
+    capacity: Any = (0.5, 0.25),
+    baselines: Any = ("yolo26n.yaml",),
+    by: str = "model",
+    run: BenchSettings = BenchSettings(threads=THREADS),  # noqa: B008  # frozen
+    out: str | None = None,
+) -> None:
+    """Speed against the dense baseline and others, in turn: by=model, backbone, layer, step (of a training), profile.
+
+    Example: mod-vision bench model=best.pt capacity=0.5,0.25 backend=onnx threads=4
+    """
+    from mod_vision.eval.benchmark import save_figures
+    from mod_vision.eval.conditions import conditions
+    from mod_vision.routing import check_capacity
+    from mod_vision.viz.speed import draw_speed
+
+    measures = {"model": _whole, "backbone": _whole, "layer": _layers, "step": _steps, "profile": _profiles}
+    if by not in measures:
+        raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
+    if measures[by] is not _whole and (run.backend, run.dtype) != ("eager", "float32"):
+        raise ValueError(f"by={by} measures backend=eager in float32.")
+    folder = writable_dir(fresh_path(out)) if out else None
+    shares = [check_capacity(c) for c in _shares(capacity)]
+    held = conditions(run)
+    text = ", ".join(f"{key} {value}" for key, value in held.items())
+    print(text)
+    rows, table, figures = measures[by](model, shares, as_list(baselines), run, by)
+    print(table)
+    if folder is None:
+        return
+    save_figures(figures, {**held, "model": model, "by": by}, folder / "bench.json")
+    if measures[by] is _whole:
+        draw_speed(rows, text, folder / "bench.png")
+    print(f"figures in {folder}")
+
+
+Measured = tuple[list[Any], str, list[dict[str, Any]]]  # rows, their table, and figures for JSON
+
+
+def _whole(model: str, shares: list[float], baselines: list[str], run: BenchSettings, by: str) -> Measured:
+    """Time whole models, or their backbones."""
+    from mod_vision.eval.benchmark import as_figures, benchmark, table
+
+    rows = benchmark(model, shares, baselines, run, by)
+    return rows, table(rows), as_figures(rows)
+
+
+def _layers(model: str, shares: list[float], baselines: list[str], run: BenchSettings, by: str) -> Measured:
+    """Time each routed layer."""
+    from mod_vision.eval.layer_benchmark import benchmark_layers, layer_table
+
+    rows = benchmark_layers(model, shares, run)
+    return rows, layer_table(rows), [{**row._asdict(), "efficiency": row.efficiency} for row in rows]
+
+
+def _steps(model: str, shares: list[float], baselines: list[str], run: BenchSettings, by: str) -> Measured:
+    """Time a training step."""
+    from mod_vision.eval.step_benchmark import benchmark_step, step_table
+
+    rows = benchmark_step(model, shares, baselines, run)
+    return rows, step_table(rows), [row._asdict() for row in rows]
+
+
+def _profiles(model: str, shares: list[float], baselines: list[str], run: BenchSettings, by: str) -> Measured:
+    """Profile the steps of each routed layer."""
+    from mod_vision.eval.layer_profile import profile_layers, profile_table
+
+    rows = profile_layers(model, shares, run)
+    return rows, profile_table(rows), [row._asdict() for row in rows]
 
 
 def demo(
-    epochs: int = 6, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+    epochs: int = 6,
+    run: RunSettings = RunSettings(imgsz=320, threads=THREADS),  # noqa: B008  # frozen
+    out: str = "runs/mod-vision-demo",
 ) -> None:
-    """Run the whole path on the embedded photos."""
-    from mod_vision.demo import demo as run
+    """Train, evaluate, draw and export a routed segmenter on embedded photos; no network, no GPU needed.
 
-    run(epochs, imgsz, device, threads, out)
+    Example: mod-vision demo epochs=2
+    """
+    from mod_vision.demo import demo as show
+
+    show(epochs, run, fresh_path(out))
 
 
 def tune(
@@ -356,19 +406,22 @@ def tune(
 def predict_many(
     model: str,
     source: str,
-    out: str = "runs/mod-vision-predict",
-    imgsz: int = 640,
     conf: float = 0.25,
     batch: int = 16,
     workers: int = 2,
-    device: str = "cpu",
     capacity: Any = None,
+    imgsz: int = 0,
+    device: str = "cpu",
+    out: str = "runs/mod-vision-predict",
 ) -> None:
-    """Predict a folder, a list or an object store on many workers; Parquet, resumable."""
-    from mod_vision.predict_many import predict_many as run
+    """Folders, lists and object stores on many workers, into Parquet; a second run goes on where the first ended.
 
-    run(model, source, out, imgsz, conf, batch, workers, device, capacity)
+    Example: mod-vision predict-many model=best.pt source=s3://bucket/photos workers=8
+    """
+    from mod_vision.predict_many import predict_many as predict
+
+    predict(model, source, out, imgsz or _size_of(model), conf, batch, workers, device, capacity)
 
 
-COMMANDS = (demo, check, val, compare, heatmap, report, app, convert, fit, threshold, bench, export, tune, predict_many)
+COMMANDS = (demo, val, heatmap, report, app, convert, fit, export, bench, tune, predict_many, check)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ def writable_dir(folder: str | Path) -> Path:
     except OSError as error:
         raise PermissionError(f"cannot write to the output folder {folder}: {error.strerror or error}.") from None
     return folder
+
+
+def fresh_path(path: str | Path) -> Path:
+    """Return `path`, or the first of path2, path3, ... if a file or a folder that holds something has its name."""
+    path = Path(path)
+    names = (path.with_name(f"{path.stem}{n}{path.suffix}") for n in count(2))
+    return path if _is_free(path) else next(name for name in names if _is_free(name))
+
+
+def _is_free(path: Path) -> bool:
+    """Return whether nothing would be overwritten at a path."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -7,12 +7,68 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import yaml
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # a number such as 1e-3, which YAML takes for text
-LOWEST = {"seed": 0}  # whole numbers are counts but for these
+LOWEST = {"imgsz": 0, "threads": 0}  # whole numbers are counts but for these
+KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
+    "model": "checkpoint (.pt) or model YAML",
+    "heatmap.model": "checkpoint, model YAML or ONNX export",
+    "models": "several checkpoints, joined by commas, to compare",
+    "data": "data YAML; by default the one that the model was trained on",
+    "convert.data": "images to measure and calibrate on: data YAML, folder, file or pattern; by default embedded photos",
+    "export.data": "images to check, and to calibrate int8 on; by default embedded photos",
+    "source": "image, video, folder, pattern, list (.txt), URL, webcam number or stream",
+    "predict_many.source": "folder, file, list (.txt), or object store such as s3://bucket/folder",
+    "capacity": "share of tokens that pass the heavy blocks, in (0, 1]; 1 is the dense baseline",
+    "val.capacity": "capacity in (0, 1]; several, joined by commas, sweep; by default the model's own",
+    "report.capacity": "stops of the page's slider, joined by commas",
+    "bench.capacity": "capacities to time, joined by commas",
+    "tune.capacity": "capacities to choose from, joined by commas",
+    "export.capacity": "capacity that the export is fixed at; by default the model's own",
+    "predict_many.capacity": "capacity in (0, 1]; by default the model's own",
+    "imgsz": "longer side of the input in pixels; 0 is the size that the model was trained at, or 640",
+    "demo.imgsz": "image size in pixels",
+    "bench.imgsz": "image size in pixels",
+    "tune.imgsz": "image size in pixels",
+    "batch": "images at a time",
+    "device": "cpu, 0, 0,1, mps, ... as in yolo; by default a GPU if there is one",
+    "threads": "CPU threads",
+    "out": "where results go; a name that is taken gets a number: val2, val3, ...",
+    "convert.out": "the checkpoint to write; by default MODEL-mod.pt",
+    "fit.out": "the checkpoint to write; by default MODEL-fit.pt, or MODEL-threshold.pt",
+    "bench.out": "folder for figures and picture; by default none are written",
+    "tune.out": "folder of the sweep; a second run with the same one goes on",
+    "predict_many.out": "folder of the results; a second run with the same one goes on",
+    "split": "train, val or test",
+    "annotations": "COCO JSON with the ground truth; wins over `annotations:` of the data YAML",
+    "engine": "pycocotools, or faster for faster-coco-eval",
+    "view": "page, overlay, side or mask; by default page for images, overlay for videos",
+    "boxes": "True draws the detections on top",
+    "conf": "lowest confidence of a detection, in [0, 1]",
+    "frames": "most frames of each video or stream",
+    "images": "number of images to show or to check",
+    "evaluate": "False leaves out accuracy and cost, which takes most of the time",
+    "host": "address to listen on",
+    "port": "port to listen on",
+    "blocks": "auto measures which rows pay, all takes all that can be routed, or row numbers joined by commas",
+    "router": "name of the router: conv, linear, norm, contrast, random, grid",
+    "thresholds": "True makes a routed model input-adaptive instead of fitting routers",
+    "format": "as in yolo export: onnx, openvino, torchscript, engine, ...",
+    "dynamic": "True lets an export take any size and batch",
+    "quantize": "as in yolo export: 16 or 8 bits",
+    "baselines": "dense models on the same bench, joined by commas",
+    "by": "model, backbone, layer, step (of a training) or profile",
+    "repeats": "timed rounds; in each, all models run in turn",
+    "backend": "eager, compile, cudagraph, onnx, openvino, torchscript or tensorrt",
+    "dtype": "float32, bfloat16 or float16; exports have their own",
+    "epochs": "epochs of each training",
+    "workers": "processes that predict",
+    "stages": "rows to route, joined by + (6+8), several by commas; all",
+}
 
 
 def as_list(value: Any) -> list[Any]:
@@ -40,7 +96,7 @@ def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str
     Raises:
         ValueError: If a word is no key=value, a key is unknown, a value is of another type, or a needed key is missing.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = keys_of(function)
     arguments: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -53,7 +109,24 @@ def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str
     missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
     if missing:
         raise ValueError(f"{name} needs {' '.join(f'{key}=...' for key in missing)}")
+    for group, parameter in inspect.signature(function).parameters.items():
+        if is_dataclass(default := parameter.default):
+            own = {field.name: arguments.pop(field.name) for field in fields(default) if field.name in arguments}
+            arguments[group] = replace(default, **own)  # type: ignore[type-var]
     return arguments
+
+
+def keys_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the keys of a function: its parameters, and the fields of settings in their place."""
+    keys: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if is_dataclass(default := parameter.default):
+            for field in fields(default):
+                own = {"default": getattr(default, field.name), "annotation": field.type}
+                keys[field.name] = inspect.Parameter(field.name, parameter.kind, **own)
+        else:
+            keys[name] = parameter
+    return keys
 
 
 def similar(word: str, known: Iterable[str]) -> str:
@@ -67,7 +140,7 @@ def describe(name: str, function: Callable[..., Any]) -> str:
     said = inspect.cleandoc(function.__doc__ or "").splitlines()
     example = next((line for line in said if line.startswith("Example: ")), "")
     lines = [said[0], f"usage: {name} key=value ..."]
-    for key, parameter in inspect.signature(function).parameters.items():
+    for key, parameter in keys_of(function).items():
         needed = parameter.default is inspect.Parameter.empty
         shown = f"{key}=" if needed else f"{key}={_as_text(parameter.default)}"
         text = KEYS.get(f"{function.__name__}.{key}") or KEYS.get(key, "")

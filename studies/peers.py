@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import Row, as_figures, conditions, save_figures, table
+from mod_vision.eval.benchmark import Row, as_figures, save_figures, table
+from mod_vision.eval.conditions import conditions
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import paired_latency
 from mod_vision.eval.memory import peak_megabytes
 from mod_vision.files import writable_dir
 from mod_vision.routing import Routed, gather_tokens, num_routed, scatter_tokens
+from mod_vision.run_settings import BenchSettings
 
 FIRST = 2  # blocks before it are dense in what selects once
 WINDOW = 10
@@ -210,7 +212,7 @@ def peers(
             Row(name, batch * executed_gflops(net, imgsz), times[name], peak_megabytes(calls[name]))
             for name, net in nets.items()
         ]
-    held = {"model": model, **conditions(imgsz, batch, threads, "cpu", repeats, "eager", "float32")}
+    held = {"model": model, **conditions(BenchSettings(imgsz, "cpu", threads, batch, repeats))}
     print(", ".join(f"{key} {value}" for key, value in held.items()))
     print(table(rows))
     if out:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import Row, benchmark, conditions
+from mod_vision.eval.benchmark import Row, benchmark
+from mod_vision.eval.conditions import conditions
 from mod_vision.files import writable_dir, write_text
 from mod_vision.keys import as_list
+from mod_vision.run_settings import BenchSettings
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -44,9 +46,8 @@ def scale(
     runs: dict[tuple[int, int], list[Row]] = {}
     for size, number in [*((s, 1) for s in imgsz), *((640, b) for b in batch)]:
         if (size, number) not in runs:
-            runs[size, number] = rows = benchmark(
-                model, [capacity], size, number, threads, device, repeats, [], backend, dtype
-            )
+            bench = BenchSettings(size, device, threads, number, repeats, backend, dtype)
+            runs[size, number] = rows = benchmark(model, [capacity], bench=bench)
             texts = [f"{r.latency}" + (f", {r.peak_mb:.0f} MB" if r.peak_mb else "") for r in rows]
             print(f"{size:>5} px, batch {number:>2}: dense {texts[0]}; routed {texts[1]}", flush=True)
     fits = {}
@@ -61,8 +62,8 @@ def scale(
         }
         print(f"{name}: " + ", ".join(f"{key} ^ {value:.2f}" for key, value in fits[name].items()))
     if out:
-        held = conditions(imgsz[0], 1, threads, device, repeats, backend, dtype)
-        held |= {"model": model, "capacity": capacity, "imgsz": list(imgsz), "batch": list(batch)}
+        bench = BenchSettings(imgsz[0], device, threads, 1, repeats, backend, dtype)
+        held = conditions(bench) | {"model": model, "capacity": capacity, "imgsz": list(imgsz), "batch": list(batch)}
         figures = [
             {"imgsz": size, "batch": number, "rows": [{**r._asdict(), "latency": r.latency._asdict()} for r in rows]}
             for (size, number), rows in runs.items()

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import as_figures, benchmark, conditions, efficiency, save_figures, table
+from mod_vision.eval.benchmark import as_figures, benchmark, efficiency, save_figures, table
+from mod_vision.eval.conditions import conditions
 from mod_vision.files import writable_dir
+from mod_vision.run_settings import BenchSettings
 
-MODEL, CAPACITIES, IMGSZ, THREADS, ROUNDS = "yolo26n-mod.yaml", (0.5, 0.25), 640, 2, 11
+MODEL, CAPACITIES = "yolo26n-mod.yaml", (0.5, 0.25)
+BENCH = BenchSettings(imgsz=640, device="cpu", threads=2, repeats=11)
 TOLERANCE = 0.1
 COMMITTED = Path(__file__).resolve().parent.parent / "studies" / "results" / "speed" / "quick.json"
 
@@ -28,11 +31,11 @@ def quick(write: bool) -> int:
     if not write and not COMMITTED.is_file():
         print(f"error: there are no committed figures in {COMMITTED}; quick=1 write=1 makes them", file=sys.stderr)
         return 1
-    rows = benchmark(MODEL, CAPACITIES, IMGSZ, threads=THREADS, repeats=ROUNDS, rivals=[])
+    rows = benchmark(MODEL, CAPACITIES, bench=BENCH)
     print(table(rows))
     if write:
         writable_dir(COMMITTED.parent)
-        save_figures(as_figures(rows), conditions(IMGSZ, 1, THREADS, "cpu", ROUNDS, "eager", "float32"), COMMITTED)
+        save_figures(as_figures(rows), conditions(BENCH), COMMITTED)
         return 0
     before = json.loads(COMMITTED.read_text())
     print(f"committed figures are from {before['conditions']['date']}, {before['conditions']['device']}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, resampled_ap
 from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
+from mod_vision.run_settings import ScoreSettings
 
 FEW = 10  # images
 
@@ -79,7 +80,12 @@ class Comparison:
 
 
 def compare(
-    models: Mapping[str, Any], data: str, resamples: int, seed: int, *where: Any, **overrides: Any
+    models: Mapping[str, Any],
+    data: str,
+    run: ScoreSettings = ScoreSettings(),  # noqa: B008  # frozen
+    resamples: int = 1000,
+    seed: int = 1,
+    **overrides: Any,
 ) -> Comparison:
     """Score models on one split, and resample its images to see how sure their differences are.
 
@@ -88,17 +94,17 @@ def compare(
     Args:
         models: `YOLO` objects or checkpoints, by name.
         data: Data YAML.
+        run: How they are run and scored.
         resamples: How often the images are drawn anew.
         seed: Seed of the draws.
-        where: As the other arguments of `evaluate_model`.
-        overrides: As there.
+        overrides: As in `evaluate_model`.
 
     Raises:
         ValueError: If there are less than two models, or no object to score them on.
     """
     if len(models) < 2:
         raise ValueError(f"models={','.join(models)}: give at least two different ones, such as models=a.pt,b.pt.")
-    evaluations = evaluate_models(models, data, *where, **overrides)
+    evaluations = evaluate_models(models, data, run, **overrides)
     if not any(found.objects_scored for found in evaluations.values()):
         raise ValueError(f"{data}: the split has no object, so there is no difference to tell.")
     counts = draw_resamples(len(next(iter(evaluations.values())).files), resamples, seed)

@@ -22,9 +22,10 @@ from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.data_yaml import check_split
 from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.images import load_model, round_imgsz, some_images, torch_device
+from mod_vision.yolo.images import load_model, round_imgsz, some_images, start, torch_device
 from mod_vision.yolo.trust import check_data
 from mod_vision.yolo.validate import check_task, validate
 
@@ -144,26 +145,15 @@ def spread(shares: list[float]) -> str:
 def evaluate_model(
     model: Any,
     data: str,
-    imgsz: int = 640,
-    batch: int = 8,
-    device: str = "cpu",
-    split: str = "val",
-    annotations: str | None = None,
-    engine: str = "pycocotools",
+    run: ScoreSettings = ScoreSettings(),  # noqa: B008  # frozen
     **overrides: Any,
 ) -> Evaluation:
     """Score a model on a labelled split.
 
     Args:
         model: `YOLO` object, checkpoint or YAML name.
-        data: Data YAML. Its key `annotations: {val: file.json}` names the COCO JSON; without one, ground truth is built
-            from the YOLO labels.
-        imgsz: Image size in pixels.
-        batch: Images per batch.
-        device: As in Ultralytics.
-        split: Split of the data set.
-        annotations: COCO JSON, wins over the data YAML's.
-        engine: What matches predictions to objects: `pycocotools`, or `faster` for faster-coco-eval.
+        data: Data YAML.
+        run: How it is run and scored.
         overrides: More of Ultralytics' validation arguments.
 
     Raises:
@@ -172,37 +162,33 @@ def evaluate_model(
             classes than the model, or there is no such split or engine.
         ImportError: If the engine is not installed.
     """
-    return evaluate_models({"": model}, data, imgsz, batch, device, split, annotations, engine, **overrides)[""]
+    return evaluate_models({"": model}, data, run, **overrides)[""]
 
 
 def evaluate_models(
     models: Mapping[str, Any],
     data: str,
-    imgsz: int = 640,
-    batch: int = 8,
-    device: str = "cpu",
-    split: str = "val",
-    annotations: str | None = None,
-    engine: str = "pycocotools",
+    run: ScoreSettings = ScoreSettings(),  # noqa: B008  # frozen
     **overrides: Any,
 ) -> dict[str, Evaluation]:
     """Score models on the same split, by their names, and time them in turn; see `evaluate_model`."""
-    check_engine(engine)
-    check_split(split)
+    check_engine(run.engine)
+    check_split(run.split)
+    run = start(run)
     yolos = {name: load_model(model) for name, model in models.items()}
     for yolo in yolos.values():
         check_task(yolo)
     images = None
     following = {name for name, yolo in yolos.items() if _follows_image(yolo.model)}
     if following:
-        images = input_tensors(some_images(check_data(data, split)[split], COST_IMAGES), round_imgsz(imgsz))
-    costs = measure_costs([yolo.model for yolo in yolos.values()], imgsz, device, images=images)
+        images = input_tensors(some_images(check_data(data, run.split)[run.split], COST_IMAGES), run.imgsz)
+    costs = measure_costs([yolo.model for yolo in yolos.values()], run.imgsz, run.device, images=images)
     evaluations: dict[str, Evaluation] = {}
     for (name, yolo), cost in zip(yolos.items(), costs, strict=True):
         if len(yolos) > 1:
             print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {name}", flush=True)
-        scorer = Scorer(str(yolo.task), Path(annotations) if annotations else None, engine)
-        where = {"imgsz": imgsz, "batch": batch, "device": device, "split": split}
+        scorer = Scorer(str(yolo.task), Path(run.annotations) if run.annotations else None, run.engine)
+        where = {"imgsz": run.imgsz, "batch": run.batch, "device": run.device, "split": run.split}
         costs_of_images = ImageCosts()
         watch = costs_of_images.add if name in following else None
         found = validate(yolo, scorer.add, watch, data=data, **where, **overrides)
@@ -213,7 +199,7 @@ def evaluate_models(
             scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names, gflops
         )
         if not evaluations[name].objects_scored:
-            print(f"warning: the split {split!r} of {data} has no object to score, so there is no AP", flush=True)
+            print(f"warning: the split {run.split!r} of {data} has no object to score, so there is no AP", flush=True)
     return evaluations
 
 

@@ -12,7 +12,8 @@ from mod_vision.eval.flops import executed_gflops_by_layer
 from mod_vision.eval.latency import as_deployed, paired_part_latency
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.finite import check_finite
-from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+from mod_vision.run_settings import BenchSettings
+from mod_vision.yolo.images import load_model, start
 
 
 class LayerRow(NamedTuple):
@@ -46,35 +47,27 @@ class LayerRow(NamedTuple):
 
 
 def benchmark_layers(
-    model: str = "yolo26n-mod.yaml",
-    capacity: Sequence[float] = (0.75, 0.5, 0.25),
-    imgsz: int = 640,
-    batch: int = 1,
-    threads: int = 2,
-    device: str = "cpu",
-    repeats: int = 7,
+    model: str,
+    capacity: Sequence[float],
+    bench: BenchSettings = BenchSettings(),  # noqa: B008  # frozen
 ) -> list[LayerRow]:
     """Time the routed layers of a model, fused and in channels-last memory, dense and at each capacity in turn.
 
     Args:
         model: Routed model: checkpoint or YAML name.
         capacity: Capacities to measure.
-        imgsz: Image size in pixels.
-        batch: Images per call.
-        threads: CPU threads; importing Ultralytics sets one, so it is set here.
-        device: Torch device.
-        repeats: Timed rounds.
+        bench: How it is run, in eager mode and float32.
 
     Raises:
         ValueError: If the model routes nothing, or a router gives NaN.
     """
-    net, image = deployed(model, imgsz, batch, threads, device)
+    net, image = deployed(model, bench)
     set_capacity(net, 1.0)
     nets = {1.0: net}
     for c in capacity:
         nets[c] = deepcopy(net)
         set_capacity(nets[c], c)
-    times = paired_part_latency([(n, dict(routed_layers(n))) for n in nets.values()], image, repeats)
+    times = paired_part_latency([(n, dict(routed_layers(n))) for n in nets.values()], image, bench.repeats)
     for routed in nets.values():
         check_finite(routed)
     flops = [executed_gflops_by_layer(n, image.shape[3]) for n in nets.values()]
@@ -86,12 +79,11 @@ def benchmark_layers(
     ]
 
 
-def deployed(model: str, imgsz: int, batch: int, threads: int, device: str) -> tuple[Any, torch.Tensor]:
+def deployed(model: str, bench: BenchSettings) -> tuple[Any, torch.Tensor]:
     """Set the CPU threads, and return a network as it is deployed and images (batch, 3, imgsz, imgsz), size rounded."""
-    torch.set_num_threads(threads)
-    target, imgsz = torch_device(device), round_imgsz(imgsz)
-    image = torch.rand(batch, 3, imgsz, imgsz, device=target).to(memory_format=torch.channels_last)
-    return as_deployed(load_model(model).model, target), image
+    bench = start(bench)
+    image = torch.rand(bench.batch, 3, bench.imgsz, bench.imgsz, device=bench.device)
+    return as_deployed(load_model(model).model, bench.device), image.to(memory_format=torch.channels_last)
 
 
 def layer_table(rows: Sequence[LayerRow]) -> str:

@@ -14,6 +14,7 @@ from mod_vision.eval.layer_benchmark import deployed
 from mod_vision.eval.profiler import quiet_profile
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.finite import check_finite
+from mod_vision.run_settings import BenchSettings
 
 STEPS = ("routing", "gather", "block", "scatter")
 OPERATIONS = {  # of those outside of the router
@@ -40,32 +41,24 @@ class ProfileRow(NamedTuple):
 
 def profile_layers(
     model: str,
-    capacity: Sequence[float] = (0.5, 0.25),
-    imgsz: int = 640,
-    batch: int = 1,
-    threads: int = 2,
-    device: str = "cpu",
-    repeats: int = 10,
+    capacity: Sequence[float],
+    bench: BenchSettings = BenchSettings(),  # noqa: B008  # frozen
 ) -> list[ProfileRow]:
-    """Profile the routed layers of a model within it, fused and in channels-last memory, dense and at each capacity.
+    """Add up the time of each step of the routed layers, fused and in channels-last memory, dense and at each capacity.
 
     Args:
         model: Routed model: checkpoint or YAML name.
-        capacity: Capacities to profile.
-        imgsz: Image size in pixels.
-        batch: Images per call.
-        threads: CPU threads.
-        device: As in Ultralytics.
-        repeats: Profiled forwards; one more goes before them.
+        capacity: Capacities to measure.
+        bench: How it is run, in eager mode and float32.
 
     Raises:
         ValueError: If the model routes nothing, or a router gives NaN.
     """
-    net, image = deployed(model, imgsz, batch, threads, device)
+    net, image = deployed(model, bench)
     rows = []
     for c in (1.0, *capacity):
         set_capacity(net, c)
-        rows += [ProfileRow(layer, c, ms) for layer, ms in _profile(net, image, repeats).items()]
+        rows += [ProfileRow(layer, c, ms) for layer, ms in _profile(net, image, bench.repeats).items()]
     order = [name for name, _ in routed_layers(net)]
     return sorted(rows, key=lambda row: order.index(row.layer))
 

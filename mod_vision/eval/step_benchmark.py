@@ -10,8 +10,9 @@ from torch import nn
 
 from mod_vision.eval.benchmark import load_models
 from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.run_settings import BenchSettings
 from mod_vision.yolo.batch import training_batch, training_loss
-from mod_vision.yolo.images import round_imgsz, torch_device
+from mod_vision.yolo.images import start
 
 
 class StepRow(NamedTuple):
@@ -31,35 +32,26 @@ class StepRow(NamedTuple):
 def benchmark_step(
     model: str,
     capacity: Sequence[float],
-    imgsz: int = 640,
-    batch: int = 8,
-    threads: int = 2,
-    device: str = "cpu",
-    repeats: int = 7,
-    rivals: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    bench: BenchSettings = BenchSettings(),  # noqa: B008  # frozen
 ) -> list[StepRow]:
-    """Measure a training step of the dense twin, of the routed model at each capacity, and of rivals, in turn.
+    """Measure a training step of the dense baseline, of the routed model at each capacity, and of others, in turn.
 
     Args:
         model: Routed model: checkpoint or YAML name.
         capacity: Capacities to measure.
-        imgsz: Image size in pixels.
-        batch: Images per step.
-        threads: CPU threads.
-        device: As in Ultralytics.
-        repeats: Timed rounds.
-        rivals: Other models of the same task.
+        baselines: Other models of the same task.
+        bench: How it is run, in eager mode and float32.
 
     Raises:
         ValueError: If the model routes nothing.
     """
-    torch.set_num_threads(threads)
-    target = torch_device(device)
-    models = load_models(model, capacity, rivals)
+    bench = start(bench)
+    models = load_models(model, capacity, baselines)
     segment = next(iter(models.values())).task == "segment"
-    data = training_batch(batch, round_imgsz(imgsz), segment, target)
-    nets = {name: yolo.model.to(target).train().requires_grad_() for name, yolo in models.items()}
-    times = paired_latency({name: _step(net, data) for name, net in nets.items()}, repeats, device=str(target))
+    data = training_batch(bench.batch, bench.imgsz, segment, torch.device(bench.device))
+    nets = {name: yolo.model.to(bench.device).train().requires_grad_() for name, yolo in models.items()}
+    times = paired_latency({name: _step(net, data) for name, net in nets.items()}, bench.repeats, device=bench.device)
     return [StepRow(name, times[name], saved_megabytes(net, data)) for name, net in nets.items()]
 
 

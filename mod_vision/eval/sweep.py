@@ -14,6 +14,7 @@ from mod_vision.eval.evaluate import Evaluation, evaluate_models
 from mod_vision.eval.pareto import pareto_front
 from mod_vision.files import write_text
 from mod_vision.routing import check_capacity
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.images import load_model
@@ -21,15 +22,21 @@ from mod_vision.yolo.images import load_model
 Sweep = Mapping[float, Evaluation]
 
 
-def evaluate_capacities(model: Any, data: str, capacities: Sequence[float], *where: Any, **overrides: Any) -> Sweep:
+def evaluate_capacities(
+    model: Any,
+    data: str,
+    capacities: Sequence[float],
+    run: ScoreSettings = ScoreSettings(),  # noqa: B008  # frozen
+    **overrides: Any,
+) -> Sweep:
     """Score a model at several capacities, by capacity, from much compute to little.
 
     Args:
         model: `YOLO` object, checkpoint or YAML name.
         data: Data YAML.
         capacities: Shares of tokens in (0, 1].
-        where: As the other arguments of `evaluate_model`.
-        overrides: As there.
+        run: How it is run and scored.
+        overrides: As in `evaluate_model`.
 
     Raises:
         ValueError: If a capacity is out of range or the model routes nothing.
@@ -39,7 +46,7 @@ def evaluate_capacities(model: Any, data: str, capacities: Sequence[float], *whe
     for capacity in sorted({check_capacity(c) for c in capacities}, reverse=True):
         models[f"capacity {capacity:g}"] = copy_model(yolo)  # scoring fuses layers, which cannot be undone
         set_capacity(models[f"capacity {capacity:g}"], capacity)
-    found = evaluate_models(models, data, *where, **overrides)
+    found = evaluate_models(models, data, run, **overrides)
     return {float(name.split()[-1]): evaluation for name, evaluation in found.items()}
 
 

@@ -16,8 +16,9 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.files import writable_dir
 from mod_vision.resources import PHOTOS
+from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.capacity import load_at
-from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images
+from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images, round_imgsz, some_images
 from mod_vision.yolo.log import replaced_in_log
 from mod_vision.yolo.trust import check_data
 from mod_vision.yolo.twins import KINDS
@@ -131,6 +132,26 @@ def _replace(new: Path, path: Path) -> None:
         if old.exists():
             os.replace(old, path)
         raise
+
+
+def check_batches(source: Any, images: int, imgsz: int, batch: int, dynamic: bool) -> list[torch.Tensor]:
+    """Return batches (batch, 3, imgsz, imgsz) of photos to check an export on.
+
+    The last one is filled up with the first photos; with `dynamic`, one of another size and number of images follows.
+
+    Args:
+        source: Where photos come from, as `some_images` takes it.
+        images: Most photos.
+        imgsz: Image size of the export.
+        batch: Images of a batch.
+        dynamic: Whether the export takes any size and batch.
+    """
+    photos = torch.cat(input_tensors(some_images(source, images, "val"), imgsz))
+    filled = torch.arange(ceil_div(len(photos), batch) * batch) % len(photos)
+    batches = list(photos[filled].split(batch))
+    if dynamic:
+        batches.append(photos[: batch + 1, :, : round_imgsz(imgsz // 2)].contiguous())
+    return batches
 
 
 def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,12 +27,14 @@ from ultralytics.utils.torch_utils import select_device
 from mod_vision.errors import one_line
 from mod_vision.resources import find_file
 from mod_vision.routing.finite import check_finite
+from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
 from mod_vision.yolo.parse import check_model_yaml
 from mod_vision.yolo.trust import YAMLS, restricted
 
 MIN_STRIDE = 32
+Settings = TypeVar("Settings", bound=RunSettings)
 
 
 class Letterboxed(NamedTuple):
@@ -83,6 +86,20 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
         hint = f" Download it first: yolo predict model={path.name}" if path.name in GITHUB_ASSETS_NAMES else ""
         raise FileNotFoundError(f"checkpoint {path} does not exist.{hint}")
     return open_checkpoint(file)
+
+
+class Trained(NamedTuple):
+    """What a checkpoint remembers of its training: the image size in pixels, 640 if it does not, and the data set."""
+
+    imgsz: int
+    data: str | None
+
+
+def trained_with(model: YOLO) -> Trained:
+    """Return what a model was trained with, as Ultralytics takes it up again for `val` and `predict`."""
+    imgsz, data = model.overrides.get("imgsz"), model.overrides.get("data")
+    sizes = [size for size in (imgsz if isinstance(imgsz, (list, tuple)) else [imgsz]) if isinstance(size, int)]
+    return Trained(max(sizes, default=0) or 640, str(data) if data else None)
 
 
 def _build(path: Path) -> YOLO:
@@ -140,12 +157,24 @@ def evenly_spaced(files: list[Any], count: int) -> list[Any]:
 
 
 def torch_device(device: str) -> torch.device:
-    """Return the device that Ultralytics means by `device`: cpu, 0, 0,1, mps, ...
+    """Return the device that Ultralytics means by `device`: cpu, 0, 0,1, mps, ...; by default a GPU if there is one.
 
     Raises:
         ValueError: If there is no such device.
     """
-    return torch.device("cpu") if device in ("", "cpu") else select_device(device, verbose=False)
+    return torch.device("cpu") if device == "cpu" else select_device(device, verbose=False)
+
+
+def start(run: Settings) -> Settings:
+    """Set torch's CPU threads, and return the settings as they count: size rounded, device by its name in torch.
+
+    Raises:
+        ValueError: If there is no such device, or the size is not positive.
+    """
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    device = str(torch_device(run.device))
+    return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=torch.get_num_threads())
 
 
 def round_imgsz(imgsz: int) -> int:

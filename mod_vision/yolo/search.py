@@ -15,8 +15,8 @@ from mod_vision import routing
 from mod_vision.routing import ROUTERS, check_capacity
 from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.parse import write_options
-from mod_vision.yolo.twins import KINDS
 from mod_vision.yolo.trust import restricted
+from mod_vision.yolo.twins import KINDS
 
 ALL, NONE = "all", "none"
 
