@@ -23,15 +23,15 @@ CHECKED_IMAGES = 5
 
 
 def demo(
-    epochs: int = 6, imgsz: int = 320, device: str = "cpu", threads: int = 2, out: str = "runs/mod-vision-demo"
+    epochs: int = 6,
+    run: RunSettings = RunSettings(imgsz=320),  # noqa: B008  # frozen
+    out: str | Path = "runs/mod-vision-demo",
 ) -> Path:
     """Run the whole path on the 80 embedded photos; no network and no GPU needed.
 
     Args:
         epochs: Training epochs of each of the two models.
-        imgsz: Image size in pixels, a multiple of 32.
-        device: As in Ultralytics.
-        threads: CPU threads; importing Ultralytics sets one, so it is set here.
+        run: How all is run.
         out: Folder for everything it writes.
 
     Returns:
