@@ -50,12 +50,7 @@ def scatter_tokens(tokens: torch.Tensor, indices: torch.Tensor, values: torch.Te
         (B, N, C), a new tensor.
     """
     b, n, c = tokens.shape
-    values = values.reshape(-1, c).to(tokens.dtype)
-    return put_rows(tokens.reshape(b * n, c), _rows(indices, n), values).view(b, n, c)
-
-
-def put_rows(table: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return `table` (M, C) with `rows` (n,) overwritten by `values` (n, C), as a new tensor."""
+    table, rows, values = tokens.reshape(b * n, c), _rows(indices, n), values.reshape(-1, c).to(tokens.dtype)
     if torch.onnx.is_in_onnx_export():  # whole rows by ScatterND, where index_copy becomes an index for each element
-        return table.index_put((rows,), values)
-    return table.index_copy(0, rows, values)
+        return table.index_put((rows,), values).view(b, n, c)
+    return table.index_copy(0, rows, values).view(b, n, c)
