@@ -15,11 +15,11 @@ import numpy as np
 from mod_vision.eval.traced import Trace, open_traced
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.viz.annotators import DepthAnnotator
-from mod_vision.viz.progress import Progress
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import check_view, draw_view
 from mod_vision.yolo.images import read_image
+from mod_vision.yolo.log import progress_bar
 from mod_vision.yolo.sources import Source, find_sources, open_clip
 
 
@@ -132,7 +132,8 @@ class _Job:
             print(f"{label}: left out, {error}")
             return
         view = self.view or "overlay"
-        progress = Progress(label, min(clip.total or most, most) if most else clip.total)
+        total = min(clip.total or most, most) if most else clip.total
+        bar = progress_bar(label, total, "frame", islice(clip.frames, most))
         recordings: list[Recording] = []
         try:
             with ExitStack() as stack:
@@ -140,9 +141,9 @@ class _Job:
                     path = self._free_name(name, view, ".mp4")
                     self.written.append(path)
                     recordings.append(stack.enter_context(Recording(path, clip, most)))
-                self._record(progress.over(islice(clip.frames, most)), recordings, view)
+                self._record(bar, recordings, view)
         finally:
-            progress.clear()
+            bar.close()
             for recording in recordings:
                 self._report(recording, label)
 
