@@ -15,6 +15,7 @@ import numpy as np
 from mod_vision.eval.traced import Trace, open_traced
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.viz.annotators import DepthAnnotator
+from mod_vision.viz.encode import import_av
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import check_view, draw_view
@@ -54,6 +55,7 @@ def heatmap(
         The pictures and videos, named after what they show.
 
     Raises:
+        ImportError: If there is a video or a stream, and PyAV is not installed.
         FileNotFoundError: If model or source does not exist, or the source has no image and no video.
         ValueError: If nothing can be read, the model routes nothing, or an argument is not valid.
         OSError: If the folder cannot be written, or a stream cannot be opened.
@@ -62,6 +64,8 @@ def heatmap(
         raise ValueError(f"frames must be a whole number of at least 1, got {frames}.")
     DepthAnnotator(cmap)  # refuses unknown ones before there is work
     sources = find_sources(source)
+    if any(one.kind != "image" for one in sources):
+        import_av()  # likewise
     job = _Job(_Model(model, imgsz, conf if boxes else None), view and check_view(view), cmap, writable_dir(out))
     try:
         for number, one in enumerate(sources, 1):
