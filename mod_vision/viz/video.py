@@ -17,7 +17,7 @@ import numpy as np
 from mod_vision.files import naming_folder, renamed_at_end
 from mod_vision.viz.curves import curve
 from mod_vision.viz.encode import video_file
-from mod_vision.viz.layout import blank, with_blocks
+from mod_vision.viz.layout import WHITE, with_blocks
 from mod_vision.viz.views import View
 from mod_vision.yolo.sources import Clip
 
@@ -82,7 +82,9 @@ class Recording:
             OSError: If the files cannot be written.
         """
         self._recent.append(figures)
-        picture = _even(with_blocks(view.picture, [*view.legends, *self._curves(view.px)], view.px))
+        picture = with_blocks(view.picture, [*view.legends, *self._curves(view.px)], view.px)
+        odd = picture.shape[0] % 2, picture.shape[1] % 2  # sides, to which a row or column is added for the codec
+        picture = cv2.copyMakeBorder(picture, 0, odd[0], 0, odd[1], cv2.BORDER_CONSTANT, value=WHITE)
         if not self.frames:
             self._open(picture, figures)
         if picture.shape[1::-1] != self._size:  # a stream that changed; the codec would leave the frame out
@@ -115,7 +117,7 @@ class Recording:
         """Draw the skipped share, and the saved GFLOPs where they are known, over the last frames."""
         last = self._recent[-1]
         skipped = [figures.skipped for figures in self._recent]
-        drawn = [curve(f"skipped {100 * last.skipped:.0f}%", skipped, 1.0, "100%", self._window, px)]
+        drawn = [curve(f"skipped {last.skipped:.0%}", skipped, 1.0, "100%", self._window, px)]
         if last.gflops:
             saved = [dense - executed for executed, dense in (f.gflops for f in self._recent if f.gflops)]
             _, dense = last.gflops
@@ -123,11 +125,3 @@ class Recording:
             title = f"saved {f'{saved[-1]:.2f}'.rjust(len(most), FIGURE_SPACE)} of {most} GFLOPs"
             drawn.append(curve(title, saved, dense, most, self._window, px))
         return drawn
-
-
-def _even(picture: np.ndarray) -> np.ndarray:
-    """Add a white row or column to odd sides, which the codec would cut."""
-    height, width = picture.shape[:2]
-    page = blank(height + height % 2, width + width % 2)
-    page[:height, :width] = picture
-    return page
