@@ -36,7 +36,7 @@ def val(
     from mod_vision.eval.evaluate import evaluate_model, save_evaluation
     from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
     from mod_vision.files import writable_dir
-    from mod_vision.viz.sweep import draw_sweep
+    from mod_vision.viz.pareto import draw_sweep
 
     folder = writable_dir(out).resolve()
     torch.set_num_threads(threads)
