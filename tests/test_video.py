@@ -121,6 +121,13 @@ def test_a_video_that_was_cut_off_is_drawn_up_to_there(model, tmp_path, capsys):
     assert f"{len(frames)} frames, see cut-overlay.mp4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_video_without_a_frame_is_no_file(tmp_path, suffix):
+    with video_file(tmp_path / f"a{suffix}", 10, (64, 32)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_size_that_the_codec_does_not_take(tmp_path):
     with pytest.raises(OSError, match="libx264 does not write videos of 20000 x 2 pixels"):
         write_pan(tmp_path / "a.mp4", 1, (20000, 2))

@@ -41,6 +41,7 @@ def video_file(path: Path, fps: float, size: tuple[int, int]) -> Iterator[Callab
 
     An .mp4 grows by fragments that play without an end, so a full disk leaves what was written before. Whatever else
     ends it, its last frames are written, and its index is put first, so that a browser plays it while it loads.
+    Without a frame there is no file.
 
     Args:
         path: The video, .mp4 (H.264) or .webm (VP8).
@@ -87,7 +88,9 @@ def video_file(path: Path, fps: float, size: tuple[int, int]) -> Iterator[Callab
                 file.mux(stream.encode(None))
                 file.close()
                 raw.close()
-                if mp4:
+                if not path.stat().st_size:  # no frame was added
+                    path.unlink()
+                elif mp4:
                     _put_index_first(path)
 
 
