@@ -95,7 +95,7 @@ def _evaluate(yolo: Any, data: str, shares: list[Any], run: ScoreSettings, folde
 def _sweep(model: str, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
     """Score a model at several capacities."""
     from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
-    from mod_vision.viz.sweep import draw_sweep
+    from mod_vision.viz.pareto import draw_sweep
 
     sweep = evaluate_capacities(model, data, shares, run, **_ultralytics_folder(writable_dir(folder)))
     save_sweep(sweep, folder)

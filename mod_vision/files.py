@@ -40,6 +40,19 @@ def _is_free(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
+@contextmanager
+def naming_folder(folder: Path) -> Iterator[None]:
+    """Name the folder in the error of what cannot be written.
+
+    Raises:
+        OSError: With the folder and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write to the folder {folder}: {error.strerror or error}.") from None
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write under a temporary name, then rename.
 
@@ -47,15 +60,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         OSError: If that fails; the message names the folder, and nothing is left behind.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a power loss could leave the new name with nothing behind it
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
+    with naming_folder(path.parent):
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # or a power loss could leave the new name with nothing behind it
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -72,11 +86,12 @@ def renamed_at_end(path: Path) -> Iterator[Path]:
         yield part
     finally:
         if part.is_file():
-            try:
-                os.replace(part, path)
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise type(error)(f"cannot write to the folder {path.parent}: {error.strerror}.") from None
+            with naming_folder(path.parent):
+                try:
+                    os.replace(part, path)
+                except OSError:
+                    part.unlink(missing_ok=True)
+                    raise
 
 
 def write_figure(path: Path, figure: Any) -> None:

@@ -24,6 +24,7 @@ from mod_vision.errors import one_line
 from mod_vision.files import writable_dir, write_bytes, write_text
 from mod_vision.resources import find_file
 from mod_vision.yolo.capacity import load_at
+from mod_vision.yolo.log import progress_bar
 from mod_vision.yolo.predict import Detections, predict_images
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -179,15 +180,13 @@ def run_parts(
             concurrency=min(workers, len(parts)),
             **resources,
         )
-        count = 0
-        for row in done.iter_rows():
-            if row["error"]:
-                raise RuntimeError(
-                    f"{row['error']} The parts in {folder} are kept: the same command goes on with them."
-                )
-            count += int(row["images"])
-            print(f"\r{count}/{len(paths)} images", end="", flush=True)
-        print(flush=True)
+        with progress_bar("predicting", len(paths), "image") as bar:
+            for row in done.iter_rows():
+                if row["error"]:
+                    raise RuntimeError(
+                        f"{row['error']} The parts in {folder} are kept: the same command goes on with them."
+                    )
+                bar.update(int(row["images"]))
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"Ray gave up: {one_line(error)}") from error
     finally:

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from mod_vision.eval.traced import open_traced
 from mod_vision.viz.annotators import SHADE, SKIPPED, WHITE, ConfidenceAnnotator, DepthAnnotator, SkipAnnotator
-from mod_vision.viz.depth import total_depth
 from mod_vision.viz.layout import gradient, swatches, with_blocks
 from mod_vision.viz.results import draw_results
-from mod_vision.viz.routes import RouteMap, crop_maps
+from mod_vision.viz.routes import RouteMap, crop_maps, total_depth
 from mod_vision.viz.views import VIEWS, draw_heatmap, draw_view
 from mod_vision.yolo.images import read_image
 

@@ -16,12 +16,11 @@ from conftest import OPEN
 
 from mod_vision.cli import main
 from mod_vision.routing import routed_layers
-from mod_vision.viz.depth import total_depth
 from mod_vision.viz.heatmap import skipped_share
 from mod_vision.viz.report import write_report
 from mod_vision.viz.report.charts import Row, dot_chart
 from mod_vision.viz.report.data import Settings, collect
-from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth
+from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth, total_depth
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.predict import predict_images

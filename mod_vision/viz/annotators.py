@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from mod_vision.viz.depth import total_depth
-from mod_vision.viz.routes import RouteMap
+from mod_vision.viz.layout import WHITE
+from mod_vision.viz.routes import RouteMap, total_depth
 
 CMAPS = {"viridis": cv2.COLORMAP_VIRIDIS, "cividis": cv2.COLORMAP_CIVIDIS, "magma": cv2.COLORMAP_MAGMA}
-WHITE, SKIPPED = (255, 255, 255), (24, 24, 24)
+SKIPPED = (24, 24, 24)
 SHADE = (64, 40, 32)  # a tint, so that a skipped patch differs from a computed one of a dark photo
 MIDDLE = 128  # a gray
 BAND = 64  # rows painted at a time: what huge images need beside themselves stays small
@@ -72,7 +72,7 @@ class DepthAnnotator(_Coloured):
         Raises:
             ValueError: If there is no map, or the scene is not of this type and shape.
         """
-        depth, extent = _total(maps)
+        depth, extent = total_depth(maps)
         grid = _Grid(scene, depth, extent)
         grid.paint(self._table(maps))
         grid.outline(SKIPPED)
@@ -138,22 +138,11 @@ class SkipAnnotator:
         Raises:
             ValueError: If there is no map, or the scene is not of this type and shape.
         """
-        depth, extent = _total(maps)
+        depth, extent = total_depth(maps)
         grid = _Grid(scene, depth > 0, extent)
         grid.darken(SHADE)
         grid.outline(WHITE)
         return scene
-
-
-def _total(maps: Sequence[RouteMap]) -> tuple[np.ndarray, Sequence[float]]:
-    """Return the depth in all layers, and the extent of its grid.
-
-    Raises:
-        ValueError: If there is no map.
-    """
-    if not maps:
-        raise ValueError("there is no route map to draw.")
-    return total_depth(maps)
 
 
 class _Grid:

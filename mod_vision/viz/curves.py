@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from mod_vision.viz.layout import blank, caption
+from mod_vision.viz.layout import blank, caption, paste
 from mod_vision.viz.text import line_height, put_text, text_width
 
 LINE, AREA, AXIS = (139, 82, 30), (240, 226, 212), (170, 170, 170)
@@ -28,7 +28,7 @@ def curve(title: str, values: Sequence[float], top: float, top_label: str, frame
     head, line = caption([title], px), line_height(px)
     height, width, gap = 2 * line, 8 * px, px // 2
     block = blank(head.shape[0] + height + line, max(head.shape[1], width + gap + text_width(top_label, px)))
-    block[: head.shape[0], : head.shape[1]] = head
+    paste(block, head, 0)
     start = head.shape[0] + line // 2  # half a line above and below: the labels are centred at the ends of the axis
     plot = block[start : start + height, :width]
     shares = np.clip(np.asarray(values) / top, 0, 1)

@@ -15,11 +15,12 @@ import numpy as np
 from mod_vision.eval.traced import Trace, open_traced
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.viz.annotators import DepthAnnotator
-from mod_vision.viz.progress import Progress
+from mod_vision.viz.encode import import_av
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import check_view, draw_view
 from mod_vision.yolo.images import read_image
+from mod_vision.yolo.log import progress_bar
 from mod_vision.yolo.sources import Source, find_sources, open_clip
 
 
@@ -54,6 +55,7 @@ def heatmap(
         The pictures and videos, named after what they show.
 
     Raises:
+        ImportError: If there is a video or a stream, and PyAV is not installed.
         FileNotFoundError: If model or source does not exist, or the source has no image and no video.
         ValueError: If nothing can be read, the model routes nothing, or an argument is not valid.
         OSError: If the folder cannot be written, or a stream cannot be opened.
@@ -62,6 +64,8 @@ def heatmap(
         raise ValueError(f"frames must be a whole number of at least 1, got {frames}.")
     DepthAnnotator(cmap)  # refuses unknown ones before there is work
     sources = find_sources(source)
+    if any(one.kind != "image" for one in sources):
+        import_av()  # likewise
     job = _Job(_Model(model, imgsz, conf if boxes else None), view and check_view(view), cmap, writable_dir(out))
     try:
         for number, one in enumerate(sources, 1):
@@ -132,7 +136,8 @@ class _Job:
             print(f"{label}: left out, {error}")
             return
         view = self.view or "overlay"
-        progress = Progress(label, min(clip.total or most, most) if most else clip.total)
+        total = min(clip.total or most, most) if most else clip.total
+        bar = progress_bar(label, total, "frame", islice(clip.frames, most))
         recordings: list[Recording] = []
         try:
             with ExitStack() as stack:
@@ -140,9 +145,9 @@ class _Job:
                     path = self._free_name(name, view, ".mp4")
                     self.written.append(path)
                     recordings.append(stack.enter_context(Recording(path, clip, most)))
-                self._record(progress.over(islice(clip.frames, most)), recordings, view)
+                self._record(bar, recordings, view)
         finally:
-            progress.clear()
+            bar.close()
             for recording in recordings:
                 self._report(recording, label)
 
@@ -194,4 +199,4 @@ def _plural(count: int, unit: str) -> str:
 
 def _shares(skipped: dict[str, list[float]]) -> str:
     """Format the mean skipped share of each layer."""
-    return ", ".join(f"{name} {100 * np.mean(shares):.0f}%" for name, shares in skipped.items())
+    return ", ".join(f"{name} {np.mean(shares):.0%}" for name, shares in skipped.items())

@@ -17,6 +17,16 @@ def blank(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), WHITE, np.uint8)
 
 
+def paste(page: np.ndarray, picture: np.ndarray, top: int, left: int = 0) -> None:
+    """Put a picture (h, w, 3) on a page, its upper left corner at a row and a column."""
+    page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+
+
+def ink_on(colour: Sequence[int] | np.ndarray) -> tuple[int, int, int]:
+    """Return the colour of text that is readable on a colour (3,), both in BGR."""
+    return INK if np.dot(colour, (0.114, 0.587, 0.299)) > 120 else WHITE
+
+
 def caption(lines: Sequence[str], px: int) -> np.ndarray:
     """Write lines of text; the picture is as wide for any percentage in them, so that those of a video agree."""
     width = max(text_width(re.sub(r"\d+%", "100%", line), px) for line in lines)
@@ -56,10 +66,9 @@ def _legend(title: str, bar: np.ndarray, marks: dict[str, float], px: int) -> np
     line = line_height(px)
     block = blank(2 * line, max(text_width(title, px), bar.shape[1]))
     put_text(block, title, 0, 0, px)
-    block[line:, : bar.shape[1]] = bar
+    paste(block, bar, line)
     for text, centre in marks.items():
-        under = bar[0, min(int(centre), bar.shape[1] - 1)]
-        ink = INK if under @ np.array((0.114, 0.587, 0.299)) > 120 else WHITE
+        ink = ink_on(bar[0, min(int(centre), bar.shape[1] - 1)])
         left = round(centre - text_width(text, px) / 2)
         put_text(block, text, min(max(left, 0), block.shape[1] - text_width(text, px)), line, px, ink)
     return block
@@ -85,12 +94,12 @@ def with_blocks(picture: np.ndarray, blocks: Sequence[np.ndarray], px: int) -> n
     width = max(picture.shape[1], *(block.shape[1] + 2 * gap for block in blocks))
     heights = [max(block.shape[0] for block in row) for row in rows]
     page = blank(picture.shape[0] + gap // 2 + sum(heights) + len(rows) * (gap // 2 + 1) + 1, width)
-    page[: picture.shape[0], : picture.shape[1]] = picture
+    paste(page, picture, 0)
     top = picture.shape[0] + gap // 2
     for row, height in zip(rows, heights, strict=True):
         left = gap
         for block in row:
-            page[top : top + block.shape[0], left : left + block.shape[1]] = block
+            paste(page, block, top, left)
             left += block.shape[1] + 2 * gap
         top += height + gap // 2 + 1
     return page

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from mod_vision.viz.layout import blank, caption
+from mod_vision.viz.layout import blank, caption, paste
 from mod_vision.viz.text import line_height
 
 PANEL_HEIGHT = 360
@@ -44,9 +44,8 @@ def panel_grid(stacks: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray
         for place, (_, panel) in enumerate(stack):
             top = GAP // 2 + (number // columns * len(stack) + place) * step
             title = titles[number][place]
-            page[top : top + title.shape[0], left : left + title.shape[1]] = title
-            top += title.shape[0]
-            page[top : top + height, left : left + photo_width] = panel
+            paste(page, title, top, left)
+            paste(page, panel, top + title.shape[0], left)
     return page
 
 

@@ -1,4 +1,4 @@
-"""Pareto fronts of a sweep as a picture."""
+"""Pareto fronts of AP against cost as a picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mod_vision.eval.sweep import Sweep, cost_of, on_front
 from mod_vision.files import write_figure
 
 SHAPES = "osD^vP<X>*"
@@ -60,6 +61,32 @@ def draw_pareto(panels: Sequence[Panel], path: Path) -> None:
     handles, texts = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside right upper", frameon=False, title="numbers: capacity")
     write_figure(path, figure)
+
+
+def draw_sweep(sweep: Sweep, name: str, path: Path) -> None:
+    """Draw AP of boxes, and of masks, against executed GFLOPs and against latency.
+
+    Args:
+        sweep: Evaluations by capacity.
+        name: Of the model.
+        path: The PNG, written under a temporary name and renamed.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    first = next(iter(sweep.values()))
+    conditions = f"batch 1, {first.cost.device}, {first.cost.threads} threads"
+    panels = []
+    for kind in first.scores:
+        for cost, label in (("gflops", "executed GFLOPs"), ("latency", f"latency in ms ({conditions})")):
+            front = on_front(sweep, kind, cost)
+            marks = [
+                Mark(cost_of(found, cost), found.scores[kind].stats["AP"], f"{capacity:g}", name, on)
+                for (capacity, found), on in zip(sweep.items(), front, strict=True)
+                if found.scores[kind].stats["AP"] >= 0  # -1 without objects
+            ]
+            panels.append(Panel(label, f"{kind} AP in percent", marks))
+    draw_pareto(panels, path)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mod_vision.viz.text import INK, line_height, put_text, text_size_for, text_width
+from mod_vision.viz.layout import ink_on
+from mod_vision.viz.text import line_height, put_text, text_size_for, text_width
 from mod_vision.yolo.predict import class_colour
-
-WHITE = (255, 255, 255)
 
 
 def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
@@ -61,5 +60,4 @@ def _label(scene: np.ndarray, text: str, corner: np.ndarray, colour: Sequence[in
     left = int(np.clip(corner[0], 0, max(scene.shape[1] - width, 0)))
     top = int(corner[1]) - height if corner[1] >= height else max(int(corner[1]), 0)
     scene[top : top + height, left : left + width] = colour
-    bright = np.dot(colour, (0.114, 0.587, 0.299)) > 120
-    put_text(scene, text, left + px // 4, top, px, INK if bright else WHITE)
+    put_text(scene, text, left + px // 4, top, px, ink_on(colour))

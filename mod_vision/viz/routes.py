@@ -65,6 +65,28 @@ def skipped_depth(maps: Sequence[RouteMap]) -> float:
     return 1.0 - sum(float(layer.depth.mean()) for layer in maps) / most
 
 
+def total_depth(maps: Sequence[RouteMap]) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Sum the passed blocks of all layers on the finest grid.
+
+    Args:
+        maps: Route maps of one image.
+
+    Returns:
+        (H_s, W_s) int, and the extent of the grid as `RouteMap` has it.
+
+    Raises:
+        ValueError: If there is no map.
+    """
+    if not maps:
+        raise ValueError("there is no route map to draw.")
+    finest = max(maps, key=lambda layer: layer.kept.size)
+    top, left, height, width = finest.extent
+    rows, cols = finest.kept.shape
+    ys = top + (np.arange(rows) + 0.5) / rows * height
+    xs = left + (np.arange(cols) + 0.5) / cols * width
+    return np.sum([_depth_at(layer, ys, xs) for layer in maps], axis=0), finest.extent
+
+
 def _crop(layer: TracedLayer, boxed: Letterboxed) -> RouteMap:
     """Return the map of a layer without the patches whose centre lies in the padding."""
     plan = layer.plan
@@ -96,3 +118,11 @@ def _inside(cells: int, pixels: int, start: int, length: int) -> tuple[slice, fl
         found = np.abs(centres - (start + length / 2)).argmin(keepdims=True)
     first, stop = int(found[0]), int(found[-1]) + 1
     return slice(first, stop), (first * cell - start) / length, (stop - first) * cell / length
+
+
+def _depth_at(layer: RouteMap, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """Look the depth of a layer up at rows `ys` (h,) and columns `xs` (w,), in shares of the image: (h, w)."""
+    (rows, cols), (top, left, height, width) = layer.depth.shape, layer.extent
+    y = np.clip(np.floor((ys - top) / height * rows).astype(int), 0, rows - 1)
+    x = np.clip(np.floor((xs - left) / width * cols).astype(int), 0, cols - 1)
+    return layer.depth[y[:, None], x[None, :]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +14,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from mod_vision.files import renamed_at_end
+from mod_vision.files import naming_folder, renamed_at_end
 from mod_vision.viz.curves import curve
-from mod_vision.viz.layout import blank, with_blocks
+from mod_vision.viz.encode import video_file
+from mod_vision.viz.layout import WHITE, with_blocks
 from mod_vision.viz.views import View
 from mod_vision.yolo.sources import Clip
 
-CODECS = {".mp4": "mp4v", ".webm": "VP80"}
 WINDOW = 300  # frames that the curves show
 FIGURE_SPACE = "\u2007"  # as wide as a digit, so that all frames are of one size
 
@@ -52,7 +53,7 @@ class Recording:
     Both are written under temporary names, and renamed in the end, also after an error or Ctrl-C.
 
     Args:
-        path: The video, .mp4 or, for browsers, .webm; the .csv gets its name.
+        path: The video, .mp4 or .webm; the .csv gets its name.
         clip: Where the frames come from.
         most: Most frames that will be added, None if that is not known.
     """
@@ -77,40 +78,46 @@ class Recording:
         """Add a frame.
 
         Raises:
+            ImportError: If PyAV is not installed.
             OSError: If the files cannot be written.
         """
         self._recent.append(figures)
-        picture = _even(with_blocks(view.picture, [*view.legends, *self._curves(view.px)], view.px))
+        picture = with_blocks(view.picture, [*view.legends, *self._curves(view.px)], view.px)
+        odd = picture.shape[0] % 2, picture.shape[1] % 2  # sides, to which a row or column is added for the codec
+        picture = cv2.copyMakeBorder(picture, 0, odd[0], 0, odd[1], cv2.BORDER_CONSTANT, value=WHITE)
         if not self.frames:
             self._open(picture, figures)
         if picture.shape[1::-1] != self._size:  # a stream that changed; the codec would leave the frame out
             picture = cv2.resize(picture, self._size)
+        self._writer.submit(self._append, picture, figures).result()
+
+    def _append(self, picture: np.ndarray, figures: Figures) -> None:
+        """Append a frame and its row; in a thread, where Ctrl-C does not come in between."""
         seconds = time.monotonic() - self._start if self.clip.live else self.frames / self.clip.fps
         due = round(seconds * self.clip.fps) + 1 if self.clip.live else self._written + 1
         for _ in range(due - self._written):  # none where a live source is ahead of its own pace
-            self._writer.write(picture)
+            self._write(picture)
             self._written += 1
         self.frames += 1
-        self._rows.writerow({"frame": self.frames, "seconds": round(seconds, 3), **figures.row()})
+        with naming_folder(self.path.parent):
+            self._rows.writerow({"frame": self.frames, "seconds": round(seconds, 3), **figures.row()})
 
     def _open(self, picture: np.ndarray, figures: Figures) -> None:
         """Open the files for pictures like the first one."""
         self._start = time.monotonic()
         self._size = picture.shape[1::-1]
-        codec: Any = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix])
-        self._writer = cv2.VideoWriter(str(self._video), codec, self.clip.fps, self._size)
-        if not self._writer.isOpened():
-            raise OSError(f"cannot write a video of {self._size[0]} x {self._size[1]} pixels to {self.path}.")
-        self._stack.callback(self._writer.release)
+        self._write = self._stack.enter_context(video_file(self._video, self.clip.fps, self._size))
+        self._stack.enter_context(naming_folder(self.path.parent))
         file = self._stack.enter_context(self._table.open("w", buffering=1, newline=""))
         self._rows = csv.DictWriter(file, ["frame", "seconds", *figures.row()])
         self._rows.writeheader()
+        self._writer = self._stack.enter_context(ThreadPoolExecutor(1))  # left first, when the last frame is written
 
     def _curves(self, px: int) -> list[np.ndarray]:
         """Draw the skipped share, and the saved GFLOPs where they are known, over the last frames."""
         last = self._recent[-1]
         skipped = [figures.skipped for figures in self._recent]
-        drawn = [curve(f"skipped {100 * last.skipped:.0f}%", skipped, 1.0, "100%", self._window, px)]
+        drawn = [curve(f"skipped {last.skipped:.0%}", skipped, 1.0, "100%", self._window, px)]
         if last.gflops:
             saved = [dense - executed for executed, dense in (f.gflops for f in self._recent if f.gflops)]
             _, dense = last.gflops
@@ -118,11 +125,3 @@ class Recording:
             title = f"saved {f'{saved[-1]:.2f}'.rjust(len(most), FIGURE_SPACE)} of {most} GFLOPs"
             drawn.append(curve(title, saved, dense, most, self._window, px))
         return drawn
-
-
-def _even(picture: np.ndarray) -> np.ndarray:
-    """Add a white row or column to odd sides, which the codec would cut."""
-    height, width = picture.shape[:2]
-    page = blank(height + height % 2, width + width % 2)
-    page[:height, :width] = picture
-    return page

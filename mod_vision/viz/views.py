@@ -88,11 +88,11 @@ def _page(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -
     stacks = [
         [
             ("photo", _with_results(photo.copy(), result)),
-            (f"depth: skipped {_percent(skipped_depth(maps))}", depth.annotate(photo.copy(), maps)),
+            (f"depth: skipped {skipped_depth(maps):.0%}", depth.annotate(photo.copy(), maps)),
         ]
     ]
     for layer in maps:
-        kept = f"{layer.name}: skipped {_percent(skipped_share(layer))}", skip.annotate(photo.copy(), [layer])
+        kept = f"{layer.name}: skipped {skipped_share(layer):.0%}", skip.annotate(photo.copy(), [layer])
         stacks.append([kept, ("router's confidence", confidence.annotate(photo.copy(), layer))])
     legends = [_depth_legend(depth, maps, TEXT), gradient("router's confidence", confidence.legend(), TEXT)]
     return View(panel_grid(stacks), legends, [], TEXT)
@@ -151,11 +151,6 @@ def _depth_legend(depth: DepthAnnotator, maps: Sequence[RouteMap], px: int) -> n
 
 def _summary(maps: Sequence[RouteMap]) -> list[str]:
     """Return the skipped share of all blocks, and that of the patches of each layer, in lines."""
-    layers = [f"{layer.name} {_percent(skipped_share(layer))}" for layer in maps]
+    layers = [f"{layer.name} {skipped_share(layer):.0%}" for layer in maps]
     lines = [", ".join(layers[i : i + 3]) for i in range(0, len(layers), 3)]
-    return [f"skipped {_percent(skipped_depth(maps))}", *lines]
-
-
-def _percent(share: float) -> str:
-    """Format a share."""
-    return f"{100 * share:.0f}%"
+    return [f"skipped {skipped_depth(maps):.0%}", *lines]

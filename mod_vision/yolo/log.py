@@ -1,12 +1,14 @@
-"""What Ultralytics says while it writes under a temporary name."""
+"""What is said while something is at work: Ultralytics' log and its progress bar."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, TQDM
 
 
 class _Replace(logging.Filter):
@@ -31,3 +33,15 @@ def replaced_in_log(text: str, by: str) -> Iterator[None]:
         yield
     finally:
         LOGGER.removeFilter(replace)
+
+
+def progress_bar(label: str, total: int | None, unit: str, things: Iterable[Any] | None = None) -> TQDM:
+    """Return Ultralytics' progress bar: in place on a terminal, from which it is cleared in the end; none in a log.
+
+    Args:
+        label: What is at work.
+        total: Number of steps, None if nobody knows.
+        unit: What a step is.
+        things: What to iterate over, if the bar is not told by `update`.
+    """
+    return TQDM(things, label, total, leave=False, disable=None if sys.stdout.isatty() else True, unit=unit)

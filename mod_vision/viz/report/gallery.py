@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 
 from mod_vision.viz.annotators import depth_palette
-from mod_vision.viz.depth import total_depth
 from mod_vision.viz.report.data import Content, Look, Picture, Stage, describe
-from mod_vision.viz.routes import RouteMap, skipped_depth
+from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share, total_depth
 
 PHOTO_SIDE = 800  # pixels of the longer side
 WEBP_QUALITY = 80
@@ -99,7 +98,7 @@ def _stage(layer: RouteMap | None, stage: Stage) -> dict[str, Any]:
     steps = np.rint((layer.score.astype(np.float64) - low) / step).astype("<u2")
     return {
         **_grid(layer.depth, layer.extent),
-        "skipped": 1 - float(layer.kept.mean()),
+        "skipped": skipped_share(layer),
         "scores": {"low": low, "step": step, "steps": _base64(steps)},
     }
 
