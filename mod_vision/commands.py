@@ -219,8 +219,8 @@ def fit(
 ) -> None:
     """Routers and bypasses for a model that was trained dense, or thresholds that make it input-adaptive.
 
-    thresholds=True leaves a routed model's weights as they are: images with much to see get more than `capacity`, others
-    less, and the mean of the share of tokens stays within it.
+    thresholds=True leaves the weights of a routed model as they are: images with much to see get more than `capacity`,
+    others less, and the mean of the share of tokens stays within it.
     Example: mod-vision fit model=last.pt data=mine.yaml capacity=0.5
     """
     from mod_vision.yolo.convert import check_out, save

@@ -19,7 +19,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "heatmap.model": "checkpoint, model YAML or ONNX export",
     "models": "several checkpoints, joined by commas, to compare",
     "data": "data YAML; by default the one that the model was trained on",
-    "convert.data": "images to measure and calibrate on: data YAML, folder, file or pattern; by default embedded photos",
+    "convert.data": "images to measure on: data YAML, folder, file or pattern; by default embedded photos",
     "export.data": "images to check, and to calibrate int8 on; by default embedded photos",
     "source": "image, video, folder, pattern, list (.txt), URL, webcam number or stream",
     "predict_many.source": "folder, file, list (.txt), or object store such as s3://bucket/folder",

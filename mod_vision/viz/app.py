@@ -28,7 +28,7 @@ MAX_PORT = 65535
 KEEP_SECONDS = 3600  # uploads and videos are deleted after that
 CAPACITIES = (0.05, 0.95)
 MODEL = "model"  # what all questions share, so that one waits for the other
-VIDEO_SUFFIX = ".webm"  # what browsers play and OpenCV writes
+VIDEO_SUFFIX = ".mp4"
 CSS = """
 footer { display: none !important }
 .prose table * { overflow-wrap: normal; word-break: normal }
