@@ -329,26 +329,22 @@ def tune(
     batch: int = 16,
     device: str = "cpu",
     threads: int = 2,
-    use_ray: bool = False,
     cfg: str | None = None,
     out: str = "runs/mod-vision-tune",
 ) -> None:
     """Train variants by capacity, router and routed stages, and print the Pareto front of AP against latency."""
-    from mod_vision.eval.tune import tune as run
+    from mod_vision.tune.sweep import tune as run
     from mod_vision.viz.pareto import Mark, Panel, draw_pareto
+    from mod_vision.yolo.variants import Candidate
 
-    shares = [as_value(c, "capacity") for c in as_list(capacity)]
-    routers, rows = as_list(router), as_list(stages)
-    sweep = run(
-        model, data, shares, routers, rows, imgsz, epochs, iterations, batch, device, threads, use_ray, cfg, out
-    )
+    shares, routers, rows = [as_value(c, "capacity") for c in as_list(capacity)], as_list(router), as_list(stages)
+    sweep = run(model, data, shares, routers, rows, imgsz, epochs, iterations, batch, device, threads, cfg, out)
     sweep.save()
-    front = sweep.front()
-    marks = [
-        Mark(*trial.point, f"{trial.candidate.capacity:g}", trial.candidate.kind, trial in front)
-        for trial in sweep.trials()
-    ]
-    panel = Panel(f"latency in ms ({sweep.conditions()})", f"{sweep.metric()} in percent", marks)
+    marks = []
+    for row in sweep.rows():
+        kind = Candidate(row["capacity"], row["router"], row["stages"]).kind
+        marks.append(Mark(1 / row["speed_up"], row["ap"], f"{row['capacity']:g}", kind, row["pareto"]))
+    panel = Panel("latency relative to the dense baseline", f"{sweep.metric()} in percent", marks)
     draw_pareto([panel], sweep.folder / "pareto.png")
     print(f"\n{sweep.table()}\nfigures, picture and checkpoints in {sweep.folder}")
 
