@@ -369,37 +369,29 @@ def demo(
 
 def tune(
     model: str,
-    data: str,
+    data: str = "",
     capacity: Any = (0.25, 0.5, 0.75),
     router: Any = ("conv",),
     stages: str = "all",
-    imgsz: int = 640,
     epochs: int = 20,
     iterations: int = 12,
     batch: int = 16,
-    device: str = "cpu",
-    threads: int = 2,
-    use_ray: bool = False,
     cfg: str | None = None,
+    run: RunSettings = RunSettings(threads=THREADS),  # noqa: B008  # frozen
     out: str = "runs/mod-vision-tune",
 ) -> None:
-    """Train variants by capacity, router and routed stages, and print the Pareto front of AP against latency."""
-    from mod_vision.eval.tune import tune as run
-    from mod_vision.viz.pareto import Mark, Panel, draw_pareto
+    """Train variants by capacity, router and routed stages, for the Pareto front of AP against latency.
 
-    shares = [as_value(c, "capacity") for c in as_list(capacity)]
-    routers, rows = as_list(router), as_list(stages)
-    sweep = run(
-        model, data, shares, routers, rows, imgsz, epochs, iterations, batch, device, threads, use_ray, cfg, out
-    )
+    Example: mod-vision tune model=best.pt data=mine.yaml capacity=0.25,0.5 iterations=6
+    """
+    from mod_vision.tune.sweep import tune as sweep_variants
+    from mod_vision.viz.pareto import draw_tuned
+
+    data = _data_of(_opened(model, run)[0], data, "tune", model)
+    choices = (_shares(capacity), as_list(router), as_list(stages))
+    sweep = sweep_variants(model, data, *choices, epochs, iterations, batch, cfg, run, out)
     sweep.save()
-    front = sweep.front()
-    marks = [
-        Mark(*trial.point, f"{trial.candidate.capacity:g}", trial.candidate.kind, trial in front)
-        for trial in sweep.trials()
-    ]
-    panel = Panel(f"latency in ms ({sweep.conditions()})", f"{sweep.metric()} in percent", marks)
-    draw_pareto([panel], sweep.folder / "pareto.png")
+    draw_tuned(sweep.rows(), sweep.metric(), sweep.folder / "pareto.png")
     print(f"\n{sweep.table()}\nfigures, picture and checkpoints in {sweep.folder}")
 
 

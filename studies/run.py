@@ -25,10 +25,10 @@ from mod_vision.yolo.capacity import load_at, set_capacity
 from mod_vision.yolo.convert import save
 from mod_vision.yolo.fit import fit_routing
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.search import ALL, Candidate, routed_variant
 from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.validate import validate
 from studies.rows import ROWS, Row, read_model
+from mod_vision.yolo.variants import ALL, Candidate, routed_variant
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
 TUNE = {

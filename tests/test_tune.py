@@ -1,26 +1,29 @@
-"""`mod-vision tune`: real sweeps on a few photos, resumed, refused, and on Ray Tune."""
+"""`mod-vision tune`: real sweeps on a few photos, stopped, resumed, shared by two workers, and refused."""
 
-import csv
 import json
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from mod_vision.cli import main
 from mod_vision.eval.pareto import dominates, dominators, pareto_front
 from mod_vision.resources import resource_dir
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.evolution import RoutingTuner
+from mod_vision.tune.space import candidate_of, candidates, check_choices
+from mod_vision.tune.study import open_study
 from mod_vision.yolo.images import load_model
-from mod_vision.yolo.search import DENSE, Candidate, routed_variant, search_space, share_weights
+from mod_vision.yolo.variants import DENSE, Candidate, routed_variant
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)) | st.tuples(st.floats(0, 9), st.floats(0, 1)))
 MODEL = "yolo26n-mod.yaml"
@@ -36,9 +39,28 @@ def words(tiny_data):
     return ["tune", f"model={MODEL}", f"data={tiny_data}", f"cfg={cfg}", *sizes, *RANGES]
 
 
-def finished(out: Path) -> dict[str, float]:
-    """When each trial was recorded, by its folder."""
-    return {file.parent.name: file.stat().st_mtime for file in out.glob("*/trial.json")}
+def trials(out: Path, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a sweep in some states, by default all."""
+    study = optuna.load_study(study_name=out.name, storage=f"sqlite:///{out}/study.db")
+    return study.get_trials(states=states or None)
+
+
+def finished(out: Path) -> dict[str, datetime]:
+    """When each trial was finished, by its folder."""
+    return {candidate_of(t.params).slug: t.datetime_complete for t in trials(out, TrialState.COMPLETE)}
+
+
+def start_sweep(words: list[str], out: Path, folders: int) -> subprocess.Popen:
+    """Start a sweep in a process of its own, and return once it trains in as many folders."""
+    code = "import sys; from mod_vision.cli import main; sys.exit(main(sys.argv[1:]))"
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    sweep = subprocess.Popen([sys.executable, "-c", code, *words, f"out={out}"], **pipes)
+    deadline = time.monotonic() + 100
+    while len(list(out.glob("*/args.yaml"))) < folders:
+        assert sweep.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return sweep
 
 
 @given(POINTS)
@@ -66,25 +88,25 @@ def test_a_sweep_gives_dense_and_routed_trials_with_their_front(swept, words, ca
     assert finished(swept) == before
 
     results = json.loads((swept / "results.json").read_text())
-    trials = results["trials"]
-    assert [t["capacity"] for t in trials].count(1.0) == 1
-    assert all(t["box_ap"] >= 0 and t["mask_ap"] is None and t["gflops"] > 0 for t in trials)
-    assert [t["latency_ms"] for t in trials] == sorted(t["latency_ms"] for t in trials)
-    assert "1 threads" in results["latency"]
-    points = [(t["latency_ms"], t["box_ap"]) for t in trials]
-    assert [i for i, t in enumerate(trials) if t["pareto"]] == pareto_front(points)
-    with (swept / "pareto.csv").open() as file:
-        assert [row["weights"] for row in csv.DictReader(file)] == [t["weights"] for t in trials if t["pareto"]]
+    rows = results["trials"]
+    assert [t["capacity"] for t in rows].count(1.0) == 1
+    assert all(t["box_ap"] >= 0 and t["mask_ap"] is None and t["gflops"] > 0 for t in rows)
+    assert [t["speed_up"] for t in rows] == sorted((t["speed_up"] for t in rows), reverse=True)
+    assert all(t["speed_up"] == pytest.approx(t["dense_latency_ms"][0] / t["latency_ms"][0]) for t in rows)
+    assert results["settings"]["threads"] == 1
+    points = [(1 / t["speed_up"], t["box_ap"]) for t in rows]
+    assert [i for i, t in enumerate(rows) if t["pareto"]] == pareto_front(points)
     assert (swept / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
-    table = capsys.readouterr().out.partition("  capacity  router")[2].splitlines()[1:4]
-    assert [line.startswith("*") for line in table] == [t["pareto"] for t in trials]
+    text = capsys.readouterr().out
+    assert "1 threads" in text
+    table = text.partition("  capacity  router")[2].splitlines()[1:4]
+    assert [line.startswith("*") for line in table] == [t["pareto"] for t in rows]
     assert [float(line.split()[-1]) for line in table if "none" in line] == [1.0]
 
 
 def test_a_trial_trains_what_it_says(swept):
-    for file in swept.glob("*/trial.json"):
-        trial = json.loads(file.read_text())
+    for trial in json.loads((swept / "results.json").read_text())["trials"]:
         layers = dict(routed_layers(load_model(trial["weights"]).model))
         rows = [int(name.split(".")[1]) for name in layers]
         chosen = {"all": rows, "none": []}.get(trial["stages"]) or trial["stages"].split("+")
@@ -92,27 +114,38 @@ def test_a_trial_trains_what_it_says(swept):
             routed = str(row) in map(str, chosen) and trial["stages"] != "none"
             assert layer.capacities[0] == (trial["capacity"] if routed else 1.0)
             assert trial["router"] in ("none", type(layer.router).__name__.removesuffix("Router").lower())
-        assert (file.parent / "results.csv").is_file()
+        assert (Path(trial["weights"]).parents[1] / "results.csv").is_file()
 
 
-def test_a_killed_sweep_goes_on(words, swept, tmp_path):
-    out = tmp_path / "sweep"
-    code = "import sys; from mod_vision.cli import main; sys.exit(main(sys.argv[1:]))"
-    with subprocess.Popen([sys.executable, "-c", code, *words, f"out={out}"], stdout=subprocess.DEVNULL) as sweep:
-        deadline = time.monotonic() + 100
-        while not finished(out):  # until the first trial is done, and the second has begun or will soon
-            assert sweep.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(0.5)
-        sweep.send_signal(signal.SIGKILL)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_sweep_goes_on(words, tmp_path, monkeypatch, capsys, how):
+    monkeypatch.setattr("mod_vision.tune.study.GRACE", 2)
+    words, out = [*words, "iterations=2"], tmp_path / "sweep"
+    with start_sweep(words, out, folders=2) as sweep:
+        sweep.send_signal(how)
+        error = sweep.communicate()[1]
     before = finished(out)
     assert list(before) == ["dense"]
     assert not (out / "results.json").exists()
+    if how == signal.SIGINT:
+        assert (sweep.returncode, error.splitlines()[-1]) == (130, "stopped")
+        assert [t.state for t in trials(out)] == [TrialState.COMPLETE, TrialState.FAIL]
     assert main([*words, f"out={out}"]) == 0
+    if how == signal.SIGINT:  # a killed worker is missed after GRACE seconds only
+        assert "waiting for another worker" not in capsys.readouterr().out
     after = finished(out)
-    assert len(after) == 3
+    assert len(after) == 2
     assert after["dense"] == before["dense"]
+
+
+def test_two_workers_share_a_sweep(words, tmp_path, capsys):
+    words, out = [*words, "iterations=2"], tmp_path / "sweep"
+    with start_sweep(words, out, folders=1) as other:
+        assert main([*words, f"out={out}"]) == 0
+        assert other.wait(100) == 0
+    assert capsys.readouterr().out.count(": training for") == 1
+    assert [t.state for t in trials(out)] == [TrialState.COMPLETE] * 2
+    assert [slug for slug in finished(out) if slug == "dense"] == ["dense"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +160,7 @@ def test_a_killed_sweep_goes_on(words, swept, tmp_path):
         ("stages=6+", "stages=6+: give all"),
         ("iterations=1", "iterations=1: give at least 2"),
         ("iterations=0", "iterations must be a whole number"),
-        ("use_ray=maybe", "use_ray must be True or False"),
+        ("threads=many", "threads must be a whole number"),
         ("model=yolo26n.yaml", "no routed layer"),
         ("model=none.pt", "none.pt does not exist"),
         ("data=none.yaml", "none.yaml"),
@@ -149,11 +182,30 @@ def test_unknown_training_arguments_are_refused(words, tmp_path, capsys):
     assert "learning_rate" in capsys.readouterr().err
 
 
-def test_ray_has_to_be_there(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray.tune", None)
-    assert main([*words, "use_ray=True", f"out={tmp_path / 'o'}"]) == 1
-    assert 'use_ray=True needs Ray Tune: pip install "mod-vision[ray]"' in capsys.readouterr().err
+def test_optuna_has_to_be_there(words, tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("mod_vision.tune")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main([*words, f"out={tmp_path / 'o'}"]) == 1
+    assert 'tune needs Optuna: pip install "mod-vision[tune]"' in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("url", ["secret", "nodb://me:secret@host/name", "sqlite:////none/secret.db"])
+def test_a_database_that_does_not_open_is_named(words, tmp_path, monkeypatch, capsys, url):
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    assert main([*words, f"out={tmp_path / 'o'}"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert "cannot open the database of the study; OPTUNA_STORAGE is a URL such as" in error
+    assert "secret" not in error
+
+
+def test_a_folder_that_is_no_sweep_is_left_alone(words, tmp_path, capsys):
+    (tmp_path / "start.pt").write_text("mine")
+    assert main([*words, f"out={tmp_path}"]) == 1
+    assert "are not of one sweep; choose another out=" in capsys.readouterr().err
+    assert (tmp_path / "start.pt").read_text() == "mine"
 
 
 def test_a_folder_keeps_to_its_settings(swept, words, capsys):
@@ -163,17 +215,26 @@ def test_a_folder_keeps_to_its_settings(swept, words, capsys):
     assert finished(swept) == before
 
 
-def test_evolution_tries_each_candidate_once_and_the_dense_twin_first(tmp_path):
-    yolo = load_model(MODEL)
-    space = search_space(yolo, [0.25, 0.5, 1.0], ["linear", "norm"], ["all", "8+6", "6"])
-    assert space.stages == ("all", "6")
-    assert len(space.candidates()) == 9
-    tried: list[Candidate] = []
-    args = {"task": "detect", "project": str(tmp_path), "name": "evolution"}
-    tuner = RoutingTuner(yolo, space, tried.append, lambda: {c: 1 / (1 + i) for i, c in enumerate(tried)}, args)
-    tuner(iterations=100)
+def test_each_candidate_is_tried_once_and_the_dense_baseline_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{tmp_path}/shared.db")
+    choices = check_choices(load_model(MODEL), [0.25, 0.5, 1.0], ["linear", "norm"], ["all", "8+6", "6"])
+    assert choices == {"capacity": [1.0, 0.5, 0.25], "router": ["linear", "norm"], "stages": ["all", "6"]}
+    study, tried = open_study(tmp_path, {"threads": 1}, choices), []
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        tried.append(candidate_of({name: trial.suggest_categorical(name, values) for name, values in choices.items()}))
+        return tried[-1].capacity, tried[-1].capacity / 2
+
+    (tmp_path / "start.pt").touch()
+    study.optimize(objective, n_trials=5)
+    study = open_study(tmp_path, {"threads": 1}, choices)  # resumed
+    study.optimize(objective, n_trials=4)
     assert tried[0] == DENSE
-    assert sorted(tried) == sorted(space.candidates())
+    assert sorted(tried) == sorted(candidates(choices))
+    assert len(tried) == 9
+    generations = [v for t in study.trials for key, v in t.system_attrs.items() if key.endswith(":generation")]
+    assert generations == [0, 0, 0, 0, 1, 1, 1, 1, 2]  # so NSGA-II had parents from the fifth trial on
+    assert not (tmp_path / "study.db").exists()
 
 
 def test_variants_start_from_the_weights_of_the_model_and_write_their_yaml(tmp_path):
@@ -199,27 +260,3 @@ def test_a_segmenter_stays_one_in_its_checkpoint(tmp_path):
     variant = routed_variant(load_model("yolo26n-mod-seg.yaml"), DENSE, classes=3)
     variant.save(tmp_path / "start.pt")
     assert load_model(tmp_path / "start.pt").task == "segment"
-
-
-def test_copies_for_timing_share_weights_but_not_capacities():
-    net = load_model(MODEL).model
-    copies = [share_weights(net, candidate) for candidate in (DENSE, Candidate(0.25, "linear", "8"))]
-    assert [[layer.capacities[0] for _, layer in routed_layers(copy)] for copy in copies] == [[1.0, 1.0], [1.0, 0.25]]
-    assert all(a is b for copy in copies for a, b in zip(net.parameters(), copy.parameters(), strict=True))
-
-
-def test_a_trial_on_ray_tune(words, swept, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.tune")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    out = tmp_path / "sweep"
-    for name in ("dense", *[t for t in finished(swept) if t != "dense"][:1]):  # two of three are there already
-        (out / name).mkdir(parents=True)
-        (out / name / "trial.json").write_bytes((swept / name / "trial.json").read_bytes())
-    before = finished(out)
-    assert main([*words, "use_ray=True", f"out={out}"]) == 0
-    after = finished(out)
-    assert len(after) == 3
-    assert before.items() <= after.items()
-    assert (out / "ray").is_dir()
-    assert not ray.is_initialized()

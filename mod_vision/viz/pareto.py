@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mod_vision.eval.sweep import Sweep, cost_of, on_front
 from mod_vision.files import write_figure
+from mod_vision.yolo.variants import Candidate
 
 SHAPES = "osD^vP<X>*"
 COLOURS = 10  # of matplotlib's cycle
@@ -87,6 +88,24 @@ def draw_sweep(sweep: Sweep, name: str, path: Path) -> None:
             ]
             panels.append(Panel(label, f"{kind} AP in percent", marks))
     draw_pareto(panels, path)
+
+
+def draw_tuned(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
+    """Draw the trials of a sweep over variants: AP against latency relative to the dense baseline.
+
+    Args:
+        rows: Trials, as `mod_vision.tune.sweep.Sweep.rows` gives them.
+        metric: Name of the AP.
+        path: The PNG, written under a temporary name and renamed.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    marks = []
+    for row in rows:
+        kind = Candidate(row["capacity"], row["router"], row["stages"]).kind
+        marks.append(Mark(1 / row["speed_up"], row["ap"], f"{row['capacity']:g}", kind, row["pareto"]))
+    draw_pareto([Panel("latency relative to the dense baseline", f"{metric} in percent", marks)], path)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
