@@ -22,6 +22,7 @@ from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
+from mod_vision.text import printable
 from mod_vision.yolo.data_yaml import check_split
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images, torch_device
@@ -200,7 +201,7 @@ def evaluate_models(
     evaluations: dict[str, Evaluation] = {}
     for (name, yolo), cost in zip(yolos.items(), costs, strict=True):
         if len(yolos) > 1:
-            print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {name}", flush=True)
+            print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {printable(name)}", flush=True)
         scorer = Scorer(str(yolo.task), Path(annotations) if annotations else None, engine)
         where = {"imgsz": imgsz, "batch": batch, "device": device, "split": split}
         costs_of_images = ImageCosts()
@@ -213,7 +214,8 @@ def evaluate_models(
             scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names, gflops
         )
         if not evaluations[name].objects_scored:
-            print(f"warning: the split {split!r} of {data} has no object to score, so there is no AP", flush=True)
+            scored = f"the split {split!r} of {printable(data)}"
+            print(f"warning: {scored} has no object to score, so there is no AP", flush=True)
     return evaluations
 
 

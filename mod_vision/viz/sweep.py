@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mod_vision.eval.sweep import Sweep, cost_of, on_front
+from mod_vision.text import in_plot
 from mod_vision.viz.pareto import Mark, Panel, draw_pareto
 
 
@@ -26,7 +27,7 @@ def draw_sweep(sweep: Sweep, name: str, path: Path) -> None:
         for cost, label in (("gflops", "executed GFLOPs"), ("latency", f"latency in ms ({conditions})")):
             front = on_front(sweep, kind, cost)
             marks = [
-                Mark(cost_of(found, cost), found.scores[kind].stats["AP"], f"{capacity:g}", name, on)
+                Mark(cost_of(found, cost), found.scores[kind].stats["AP"], f"{capacity:g}", in_plot(name), on)
                 for (capacity, found), on in zip(sweep.items(), front, strict=True)
                 if found.scores[kind].stats["AP"] >= 0  # -1 without objects
             ]

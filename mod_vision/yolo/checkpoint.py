@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def _missing(net: Any) -> str | None:
     layers, rows = len(getattr(net, "model", ())), len(d["backbone"]) + len(d["head"])
     if layers != rows:
         return f"it has {layers} layers, and its `yaml` {rows} rows"
+    if strange := next((name for name, _ in net.named_modules() if not re.fullmatch(r"[\w.-]*", name)), None):
+        return f"{strange!r:.60} is no name of a layer"
     classes = getattr(net.model[-1], "nc", d.get("nc"))
     if not isinstance(classes, int):
         return f"its `yaml` must tell the number of classes as nc, got {classes!r:.60}"
