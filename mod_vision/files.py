@@ -103,4 +103,4 @@ def write_figure(path: Path, figure: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name, then rename."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))  # names of files need not be UTF-8

@@ -23,6 +23,7 @@ import numpy as np
 from mod_vision.errors import one_line
 from mod_vision.files import writable_dir, write_bytes, write_text
 from mod_vision.resources import find_file
+from mod_vision.text import printable
 from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.log import progress_bar
 from mod_vision.yolo.predict import Detections, predict_images
@@ -93,7 +94,7 @@ def predict_many(
         run_parts(content, left, folder, settings, batch, workers, device)
     unreadable = {path for path, error in finished(folder).items() if error}
     for path in sorted(unreadable & set(left)):
-        print(f"unreadable: {path}")
+        print(f"unreadable: {printable(path)}")
     seconds = time.perf_counter() - start
     print(
         f"{len(left)} images in {seconds:.1f} s ({len(left) / seconds:.1f} images/s), {len(unreadable)} of all "
@@ -118,6 +119,8 @@ def list_images(source: str) -> list[str]:
     elif Path(source).suffix.lower() == ".txt" and Path(source).is_file():
         lines = [line.strip() for line in Path(source).read_text().splitlines()]
         files = [line if "://" in line else str(Path(source).parent / line) for line in lines if line]
+    elif Path(source).is_file():  # also if it is named like a pattern
+        files = [source]
     elif Path(source).is_dir():
         files = [str(path) for path in Path(source).rglob("*") if path.is_file()]
     else:
@@ -214,7 +217,7 @@ class Worker:
         name = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
         try:
             write_part(self._predict(paths), self.folder / f"part-{name}.parquet")
-        except (OSError, ValueError, RuntimeError) as error:  # what is raised reaches the user as Ray's trace
+        except (OSError, ValueError, RuntimeError, cv2.error) as error:  # if raised, it is told as Ray's trace
             return {"images": np.array([0]), "error": np.array([one_line(error)])}
         return {"images": np.array([len(paths)]), "error": np.array([""])}
 
@@ -257,7 +260,10 @@ def read_image(path: str) -> np.ndarray:
             content = file.read()
     else:
         content = Path(path).read_bytes()
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    except cv2.error as error:  # more pixels than OpenCV takes
+        raise ValueError(f"no image that OpenCV can read: {one_line(error)}") from None
     if image is None:
         raise ValueError("no image that OpenCV can read")
     return image

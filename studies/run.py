@@ -27,8 +27,8 @@ from mod_vision.yolo.fit import fit_routing
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.validate import validate
-from studies.rows import ROWS, Row, read_model
 from mod_vision.yolo.variants import ALL, Candidate, routed_variant
+from studies.rows import ROWS, Row, read_model
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
 TUNE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 
@@ -15,6 +16,7 @@ from mod_vision.cli import main
 from mod_vision.viz.explore import Explorer, Settings
 from mod_vision.yolo.images import load_model
 
+httpx = pytest.importorskip("httpx")
 gradio_client = pytest.importorskip("gradio_client")
 MODEL, IMGSZ, MAX_MB = "yolo26n-mod-seg.pt", 160, 1
 WAIT = 60_000
@@ -159,6 +161,58 @@ def test_a_list_of_files_is_no_video(page_server, explorer, tmp_path, photos):
     video = {"video": gradio_client.handle_file(str(listing))}
     with pytest.raises(gradio_client.exceptions.AppError):
         client.predict(video, 10, 0.5, "overlay", False, 0.25, api_name="/film")
+
+
+def test_huge_frames_are_refused_before_one_is_decoded(explorer, tmp_path):
+    """A small file can hold them."""
+    writer = cv2.VideoWriter(str(tmp_path / "huge.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (6000, 4000))
+    writer.write(np.zeros((4000, 6000, 3), np.uint8))
+    writer.release()
+    assert (tmp_path / "huge.avi").stat().st_size < 1_000_000
+    with pytest.raises(ValueError, match="frames of 6000 x 4000 pixels are too large, a video may have 4096 x 2160"):
+        explorer.film(tmp_path / "huge.avi", tmp_path / "out.webm", Settings(0.5), 5, lambda i, n: None)
+    assert not (tmp_path / "out.webm").exists()
+
+
+def ask(server, method="GET", path="/config", **headers) -> tuple[int, str]:
+    """Return what the server answers to a request that a browser could be made to send."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.putrequest(method, path, skip_host=True)
+    for name, value in {"Host": f"127.0.0.1:{server.server_port}", **headers}.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    told = answer.read().decode()
+    connection.close()
+    return answer.status, told
+
+
+def test_a_name_that_is_made_to_point_here_is_refused(page_server):
+    for name in ("localhost:1", "127.0.0.1", "[::1]:7860", socket.gethostname()):
+        assert ask(page_server, Host=name)[0] == 200
+    for name in ("evil.example:7860", "localhost.evil.example", "127.0.0.1.evil.example", ""):
+        status, told = ask(page_server, Host=name, Origin=f"http://{name}")
+        assert status == 421
+        assert "open it by an address" in told
+
+
+def test_other_pages_in_the_browser_cannot_send_anything(page_server):
+    path, form = "/gradio_api/upload", {"Content_Type": "multipart/form-data; boundary=x", "Content_Length": "0"}
+    for site in ("cross-site", "same-site"):
+        assert ask(page_server, "POST", path, Sec_Fetch_Site=site, **form) == (403, "Other pages cannot use this one.")
+    assert ask(page_server, "POST", path, Sec_Fetch_Site="same-origin", **form)[0] not in (403, 411, 413, 421)
+    assert ask(page_server, Sec_Fetch_Site="cross-site")[0] == 200, "a link to the page"
+
+
+def test_the_files_of_an_upload_count_together(page_server):
+    """Each of them is small enough."""
+    client = httpx.Client(base_url=page_server.local_url)
+    files = [("files", (f"{i}.png", bytes(MAX_MB << 19), "image/png")) for i in range(4)]
+    assert client.post("/gradio_api/upload", files=files[:2]).status_code == 200
+    answer = client.post("/gradio_api/upload", files=files)
+    assert (answer.status_code, answer.text) == (413, "Files exceed the 1 MB of an upload.")
+    chunked = client.post("/gradio_api/upload", content=iter([b"a", b"b"]), headers={"Content-Type": "a/b"})
+    assert chunked.status_code == 411
 
 
 def test_pages_count(tmp_path):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import psutil
@@ -98,6 +100,41 @@ def test_what_cannot_be_read_is_reported(tmp_path, capsys):
         for name in ("a/same.jpg", "b/same.jpg", "b/broken.png", "a/gone.jpg")
     }
     assert rows[str(tmp_path / "b/broken.png")]["cls"] == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_image_that_opencv_refuses_is_a_row(weights, tmp_path, capsys):
+    """68 bytes that claim more pixels than it takes; and a name in which a terminal would see a command."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(sorted((OPEN / "images" / "val").glob("*.jpg"))[0], tmp_path / "in" / "good.jpg")
+    huge = tmp_path / "in" / "huge\x1b]0;owned\x07.png"
+    huge.write_bytes(png_of_size(100_000, 100_000))
+    words = ["predict-many", f"model={weights}", f"source={tmp_path}/in", f"out={tmp_path}/out", *WORDS]
+    assert main(words) == 0, capsys.readouterr().err
+    assert f"unreadable: {tmp_path}/in/huge\\x1b]0;owned\\x07.png\n" in capsys.readouterr().out
+    rows = rows_of(tmp_path / "out")
+    assert "no image that OpenCV can read: " in rows[str(huge)]["error"]
+    assert rows[str(tmp_path / "in" / "good.jpg")]["error"] is None
+    assert main(words) == 0
+    assert "2 images, 2 of them done before" in capsys.readouterr().out
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG of 68 bytes whose header claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(8))) + chunk(b"IEND", b"")
+
+
+def test_a_file_that_is_named_like_a_pattern(tmp_path):
+    for name in ("a[1].jpg", "a1.jpg", "a*.jpg"):
+        shutil.copy(sorted((OPEN / "images" / "val").glob("*.jpg"))[0], tmp_path / name)
+    for name in ("a[1].jpg", "a*.jpg"):
+        assert list_images(str(tmp_path / name)) == [str(tmp_path / name)]
+    assert list_images(str(tmp_path / "?1.jpg")) == [str(tmp_path / "a1.jpg")]
 
 
 @pytest.mark.usefixtures("cluster")

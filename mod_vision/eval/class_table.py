@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mod_vision.eval.coco import Scores
+from mod_vision.text import in_csv, printable
 
 SIZES = ("small", "medium", "large")
 FIGURES = {"AP": "ap", "AP50": "ap50", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}
@@ -30,7 +31,7 @@ def class_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = io.StringIO()
     writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: in_csv(value) for key, value in row.items()} for row in rows)
     return lines.getvalue()
 
 
@@ -43,7 +44,7 @@ def class_table(rows: Sequence[Mapping[str, Any]], most: int) -> str:
     lines = [f"{'class':<18}{'objects':>8}" + "".join(f"{size:>8}" for size in SIZES)]
     lines[0] += "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))
     for row in present[:most]:
-        line = f"{row['class'][:17]:<18}{row['objects']:>8}" + "".join(f"{row[size]:>8}" for size in SIZES)
+        line = f"{printable(row['class'], 17):<18}{row['objects']:>8}" + "".join(f"{row[size]:>8}" for size in SIZES)
         cells = zip(figures, widths, strict=True)
         lines.append(line + "".join(f"{percent(row[key]):>{width}}" for key, width in cells))
     if len(present) > most:

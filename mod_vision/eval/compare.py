@@ -11,6 +11,7 @@ from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, re
 from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
 from mod_vision.run_settings import ScoreSettings
+from mod_vision.text import printable
 
 FEW = 10  # images
 
@@ -59,7 +60,7 @@ class Comparison:
         head = "".join(f"{f'{kind} AP':>9}{'AP50':>7}{'APs':>7}{'APm':>7}{'APl':>7}" for kind in kinds)
         lines = [f"{'model':<{width}}{head}{'GFLOPs':>9}   latency"]
         for name, found in self.evaluations.items():
-            line = f"{name:<{width}}"
+            line = f"{printable(name):<{width}}"
             for kind in kinds:
                 line += _figures(found, kind)
             lines.append(f"{line}{found.cost.gflops:>9.2f}   {found.cost.latency}")
@@ -73,7 +74,7 @@ class Comparison:
         ]
         for first, second, kind, ap in self.pairs:
             within = f"includes 0: {'yes' if ap.includes_zero else 'no'}"
-            lines.append(f"  {kind:<5}{ap!s:<28}{within:<18}{second} less {first}")
+            lines.append(f"  {kind:<5}{ap!s:<28}{within:<18}{printable(second)} less {printable(first)}")
         if images < FEW:
             lines.append(f"warning: {images} images are too few for resamples to show how far AP moves")
         return "\n".join(lines)

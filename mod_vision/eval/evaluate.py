@@ -23,6 +23,7 @@ from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.truth import RoutingTruth
 from mod_vision.run_settings import ScoreSettings
+from mod_vision.text import printable
 from mod_vision.yolo.data_yaml import check_split
 from mod_vision.yolo.export import input_tensors
 from mod_vision.yolo.images import load_model, round_imgsz, some_images, start, torch_device
@@ -186,7 +187,7 @@ def evaluate_models(
     evaluations: dict[str, Evaluation] = {}
     for (name, yolo), cost in zip(yolos.items(), costs, strict=True):
         if len(yolos) > 1:
-            print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {name}", flush=True)
+            print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {printable(name)}", flush=True)
         scorer = Scorer(str(yolo.task), Path(run.annotations) if run.annotations else None, run.engine)
         where = {"imgsz": run.imgsz, "batch": run.batch, "device": run.device, "split": run.split}
         costs_of_images = ImageCosts()
@@ -199,7 +200,8 @@ def evaluate_models(
             scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names, gflops
         )
         if not evaluations[name].objects_scored:
-            print(f"warning: the split {run.split!r} of {data} has no object to score, so there is no AP", flush=True)
+            scored = f"the split {run.split!r} of {printable(data)}"
+            print(f"warning: {scored} has no object to score, so there is no AP", flush=True)
     return evaluations
 
 

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 from pycocotools import mask as mask_utils
 
+from mod_vision.text import printable
+
 KEPT = ("bbox", "area", "iscrowd", "segmentation")
 ID = (int, float, str)
 KEYS: dict[str, dict[str, Any]] = {  # what scoring cannot do without
@@ -159,7 +161,7 @@ def match_categories(truth: GroundTruth, names: dict[int, str]) -> dict[int, int
 
 def some_of(names: Sequence[Any], most: int = 5) -> str:
     """Return the first of some names as text."""
-    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from mod_vision.text import printable
+
 OBJECTS, REST = "objects", "rest"
 
 
@@ -71,7 +73,7 @@ class RoutingTruth:
         for layer, shares in self.shares().items():
             for group, share in shares.items():
                 figures = f"{100 * share:>8.1f}%{100 * (1 - share):>8.1f}%{100 * random[layer]:>14.1f}%"
-                lines.append(f"{layer:<12}{group:<14}{figures}{100 * best[layer][group]:>12.1f}%")
+                lines.append(f"{layer:<12}{printable(group, 40):<14}{figures}{100 * best[layer][group]:>12.1f}%")
         return "\n".join(lines)
 
 

@@ -19,12 +19,16 @@ from mod_vision.yolo.images import read_image, some_images
 
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
+
+    from mod_vision.viz.guard import Guard
 except ImportError as error:
     raise ImportError('the app needs Gradio: pip install "mod-vision[app]".') from error
 
 MAX_PIXELS = 64_000_000  # of a picture: a small file can hold a huge one
 MAX_FRAMES = 600
 MAX_PORT = 65535
+FORM_BYTES = 100_000  # of a request besides its file
 KEEP_SECONDS = 3600  # uploads and videos are deleted after that
 CAPACITIES = (0.05, 0.95)
 MODEL = "model"  # what all questions share, so that one waits for the other
@@ -55,7 +59,7 @@ def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int
         device: As in Ultralytics.
         host: Address to listen on. Everybody who reaches it can use the page: it asks for no password.
         port: Port to listen on.
-        max_mb: Largest upload in megabytes.
+        max_mb: Largest upload in megabytes, of all its files together.
 
     Raises:
         FileNotFoundError: If the model does not exist.
@@ -70,6 +74,7 @@ def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int
             server_port=port,
             share=False,
             max_file_size=f"{max_mb}mb",
+            app_kwargs={"middleware": [Middleware(Guard, host=host, max_bytes=(max_mb << 20) + FORM_BYTES)]},
             footer_links=[],
             ssr_mode=False,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

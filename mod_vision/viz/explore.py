@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -24,6 +25,7 @@ from mod_vision.yolo.predict import Postprocess
 from mod_vision.yolo.sources import Source, open_clip
 
 NO_FRAME = "this video has no frame that can be read."
+MAX_FRAME = 4096 * 2160  # pixels of a video: a small file can hold huge frames, each of which is drawn
 ROUNDS = 3  # of timing: enough for a number that is looked at, few enough to be waited for
 
 
@@ -116,16 +118,18 @@ class Explorer:
 
         Raises:
             OSError: If the video cannot be written.
-            ValueError: If it is none, or has no frame, or a setting is not valid.
+            ValueError: If it is none, or has no frame, or too large ones, or a setting is not valid.
         """
         try:
             clip = open_clip(Source(video, "video"))
         except FileNotFoundError:  # what Ultralytics raises for one that does not open, with its path
             raise ValueError(NO_FRAME) from None
+        _check_size(video)
         total = min(clip.total or most, most)
         seen = []
         with Recording(out, clip, most) as recording:
             for number, (image,) in enumerate(islice(clip.frames, most), 1):
+                _check_frame(*image.shape[1::-1])  # which need not be the size that the file tells
                 view, _, figures = self._view(image, settings)
                 recording.add(view, figures)
                 seen.append(figures)
@@ -152,6 +156,19 @@ class Explorer:
         """Return what a frame cost."""
         by_layer = {layer.name: skipped_share(layer) for layer in maps}
         return Figures(skipped_depth(maps), by_layer, self.traced.gflops(trace))
+
+
+def _check_size(video: Path) -> None:
+    """Refuse a video whose frames are too large, before one is decoded."""
+    opened = cv2.VideoCapture(str(video))
+    _check_frame(int(opened.get(cv2.CAP_PROP_FRAME_WIDTH)), int(opened.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+    opened.release()
+
+
+def _check_frame(width: int, height: int) -> None:
+    """Refuse a frame that is too large."""
+    if width * height > MAX_FRAME:
+        raise ValueError(f"frames of {width} x {height} pixels are too large, a video may have 4096 x 2160.")
 
 
 def _mean(seen: list[Figures]) -> Figures:

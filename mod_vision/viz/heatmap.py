@@ -12,8 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mod_vision.errors import one_line
 from mod_vision.eval.traced import Trace, open_traced
 from mod_vision.files import writable_dir, write_bytes
+from mod_vision.text import printable, short_stem
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.encode import import_av
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
@@ -69,14 +71,14 @@ def heatmap(
     job = _Job(_Model(model, imgsz, conf if boxes else None), view and check_view(view), cmap, writable_dir(out))
     try:
         for number, one in enumerate(sources, 1):
-            label = f"[{number}/{len(sources)}] {one.place}"
+            label = f"[{number}/{len(sources)}] {printable(one.place)}"
             if one.kind == "image":
                 job.draw_image(one, label)
             else:
                 job.draw_clip(one, label, frames)
     finally:
         if job.written:
-            print(f"mean of {job.counted()}: skipped {_shares(job.skipped)}; see {job.folder}")
+            print(f"mean of {job.counted()}: skipped {_shares(job.skipped)}; see {printable(job.folder)}")
     if not job.written:
         raise ValueError(f"none of the {len(sources)} files of {source} can be read.")
     return job.written
@@ -116,7 +118,7 @@ class _Job:
         try:
             image = read_image(source.place)
         except (OSError, ValueError) as error:
-            print(f"{label}: left out, {error}")
+            print(f"{label}: left out, {one_line(error)}")
             return
         _, maps, result = self.model.look(image)
         view = self.view or "page"
@@ -126,14 +128,15 @@ class _Job:
         self.written.append(path)
         self.images += 1
         self._count(maps)
-        print(f"{label}: skipped {_shares({layer.name: [skipped_share(layer)] for layer in maps})}, see {path.name}")
+        shares = _shares({layer.name: [skipped_share(layer)] for layer in maps})
+        print(f"{label}: skipped {shares}, see {printable(path.name)}")
 
     def draw_clip(self, source: Source, label: str, most: int | None) -> None:
         """Draw a video, or several streams side by side, until they end, or `most` frames, or Ctrl-C."""
         try:
             clip = open_clip(source)
         except FileNotFoundError as error:  # a stream that does not open is no file among others: that ends the job
-            print(f"{label}: left out, {error}")
+            print(f"{label}: left out, {one_line(error)}")
             return
         view = self.view or "overlay"
         total = min(clip.total or most, most) if most else clip.total
@@ -166,7 +169,7 @@ class _Job:
         """Tell what became of a video."""
         if recording.frames:
             count, path = _plural(recording.frames, "frame"), recording.path
-            print(f"{label}: {count}, see {path.name} and {path.stem}.csv")
+            print(f"{label}: {count}, see {printable(path.name)} and {printable(path.stem)}.csv")
         else:
             self.written.remove(recording.path)
             print(f"{label}: left out, it has no frame that can be read")
@@ -183,7 +186,7 @@ class _Job:
 
     def _free_name(self, stem: str, view: str, suffix: str) -> Path:
         """Name a picture after its source; those of one name from several folders are numbered."""
-        kind = "heatmap" if view == "page" else view
+        kind, stem = "heatmap" if view == "page" else view, short_stem(stem)
         name = self.folder / f"{stem}-{kind}{suffix}"
         number = 2
         while name in self.written:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mod_vision.eval.sweep import Sweep, cost_of, on_front
 from mod_vision.files import write_figure
+from mod_vision.text import in_plot
 from mod_vision.yolo.variants import Candidate
 
 SHAPES = "osD^vP<X>*"
@@ -82,7 +83,7 @@ def draw_sweep(sweep: Sweep, name: str, path: Path) -> None:
         for cost, label in (("gflops", "executed GFLOPs"), ("latency", f"latency in ms ({conditions})")):
             front = on_front(sweep, kind, cost)
             marks = [
-                Mark(cost_of(found, cost), found.scores[kind].stats["AP"], f"{capacity:g}", name, on)
+                Mark(cost_of(found, cost), found.scores[kind].stats["AP"], f"{capacity:g}", in_plot(name), on)
                 for (capacity, found), on in zip(sweep.items(), front, strict=True)
                 if found.scores[kind].stats["AP"] >= 0  # -1 without objects
             ]

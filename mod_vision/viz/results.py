@@ -8,9 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mod_vision.text import printable
 from mod_vision.viz.layout import ink_on
 from mod_vision.viz.text import line_height, put_text, text_size_for, text_width
 from mod_vision.yolo.predict import class_colour
+
+LETTERS = 40  # of the name of a class
 
 
 def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
@@ -36,7 +39,7 @@ def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     for box, c in zip(corners.tolist(), classes, strict=True):
         cv2.rectangle(scene, box[0], box[1], class_colour(c), line)
     for box, c, conf in reversed(list(zip(corners, classes, confs, strict=True))):  # the best ones on top
-        _label(scene, f"{result.names[c]} {conf:.2f}", box[0], class_colour(c), px)
+        _label(scene, f"{printable(result.names[c], LETTERS)} {conf:.2f}", box[0], class_colour(c), px)
     return scene
 
 

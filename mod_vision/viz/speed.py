@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mod_vision.eval.benchmark import Row
 from mod_vision.files import write_figure
+from mod_vision.text import in_plot
 
 
 def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
@@ -35,7 +36,7 @@ def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
     own = [i for i, row in enumerate(rows) if row.name.split()[0] == dense.name.split()[0]]
     limits = [dense.latency.median * rows[i].gflops / dense.gflops for i in own]
     axes.scatter(limits, own, marker="|", s=260, color="C1", label="limit: FLOPs at the dense twin's pace")
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [in_plot(row.name) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"ms per batch\n{textwrap.fill(conditions, 90)}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,8 +11,11 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mod_vision.text import printable
+
 INK = (40, 40, 40)
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+LONGEST = 500  # letters of a line
 SMALLEST = 13  # pixels, still readable
 
 
@@ -34,7 +37,7 @@ def line_height(px: int) -> int:
 
 def text_width(text: str, px: int) -> int:
     """Return the width of a line of text in pixels."""
-    return math.ceil(_font(px).getlength(text)) + 1
+    return math.ceil(_font(px).getlength(printable(text, LONGEST))) + 1
 
 
 def put_text(picture: np.ndarray, text: str, left: int, top: int, px: int, colour: Sequence[int] = INK) -> None:
@@ -51,5 +54,7 @@ def put_text(picture: np.ndarray, text: str, left: int, top: int, px: int, colou
     part = picture[top : top + line_height(px), left : left + text_width(text, px)]
     canvas = Image.fromarray(np.ascontiguousarray(part))  # PIL takes it for RGB, which changes nothing
     place = (0, part.shape[0] / 2)
-    ImageDraw.Draw(canvas).text(place, text, fill=tuple(map(int, colour)), font=_font(px), anchor="lm")
+    ImageDraw.Draw(canvas).text(
+        place, printable(text, LONGEST), fill=tuple(map(int, colour)), font=_font(px), anchor="lm"
+    )
     part[:] = canvas

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from mod_vision.errors import one_line
-from mod_vision.yolo.archive import damage
+from mod_vision.yolo.archive import constructed, damage
+from mod_vision.yolo.offline import offline
 from mod_vision.yolo.safe_classes import allow_vit_classes
 from mod_vision.yolo.trust import TRUST, restricted, trusted
 
@@ -28,10 +31,12 @@ def open_checkpoint(file: Path) -> YOLO:
         ValueError: If it is damaged, holds no model or a part of one, or anything but weights and known classes.
     """
     _check_whole(file)
+    if not trusted():
+        _check_states(file)
     if any(name.startswith(VIT_MODULES) for name in _unknown_names(file)):
         allow_vit_classes()
     try:
-        with restricted():
+        with restricted(), offline(not trusted()):
             yolo = YOLO(str(file))
     except Exception as error:
         if not trusted() and (refused := _unknown_names(file)):
@@ -55,7 +60,7 @@ def open_checkpoint(file: Path) -> YOLO:
 def _holds_no_model(file: Path) -> bool:
     """Return whether a file that Ultralytics did not take loads, but without a model in it."""
     try:
-        with restricted():
+        with restricted(), offline(not trusted()):
             content, _ = tasks.torch_safe_load(file)
     except AttributeError as error:
         return error.name == "model"  # what Ultralytics asks of anything that is no dictionary
@@ -72,6 +77,8 @@ def _missing(net: Any) -> str | None:
     layers, rows = len(getattr(net, "model", ())), len(d["backbone"]) + len(d["head"])
     if layers != rows:
         return f"it has {layers} layers, and its `yaml` {rows} rows"
+    if strange := next((name for name, _ in net.named_modules() if not re.fullmatch(r"[\w.-]*", name)), None):
+        return f"{strange!r:.60} is no name of a layer"
     classes = getattr(net.model[-1], "nc", d.get("nc"))
     if not isinstance(classes, int):
         return f"its `yaml` must tell the number of classes as nc, got {classes!r:.60}"
@@ -93,6 +100,24 @@ def _check_whole(file: Path) -> None:
             told += f" One in the format before torch 1.6 loads with the environment variable {TRUST}=1, which lets it "
             told += "run any code: set it only if you trust whoever made it, load it once and save it anew."
         raise ValueError(told)
+
+
+def _check_states(file: Path) -> None:
+    """Refuse what calls the constructor of a model, which can use the network, instead of holding a state.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    try:
+        refused = constructed(file)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {file} does not load: {error}.") from error
+    if refused:
+        raise ValueError(
+            f"checkpoint {file} calls {', '.join(refused[:3])} when it is loaded, which no saved model does and which "
+            f"could use the network, so it was not loaded. If you trust whoever made it, set the environment variable "
+            f"{TRUST}=1."
+        )
 
 
 def _is_pickle(file: Path) -> bool:

@@ -31,6 +31,7 @@ from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
 from mod_vision.yolo.parse import check_model_yaml
+from mod_vision.yolo.sources import literal
 from mod_vision.yolo.trust import YAMLS, restricted
 
 MIN_STRIDE = 32
@@ -133,7 +134,7 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
     """
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() in YAMLS:
         source = split_images(check_det_dataset(str(source), autodownload=False), split)
-    loader = LoadImagesAndVideos(source)
+    loader = LoadImagesAndVideos(literal(source))
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
     if not files:
         raise FileNotFoundError(f"{source} has no image.")
@@ -216,7 +217,7 @@ def read_images(files: Sequence[Path]) -> list[np.ndarray]:
         try:
             images.append(read_image(file))
         except (OSError, ValueError) as error:
-            print(f"left out: {error}", flush=True)
+            print(f"left out: {one_line(error)}", flush=True)
     if not images:
         raise ValueError(f"none of the {len(files)} images can be read, such as {files[0]}.")
     return images

@@ -22,6 +22,7 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.errors import one_line
+from mod_vision.yolo.offline import builds_are_offline, offline
 from mod_vision.yolo.removed import REMOVED, advice
 from mod_vision.yolo.settings import ModSettings, check_options
 from mod_vision.yolo.twins import KINDS
@@ -103,8 +104,10 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
     """Wrap Ultralytics' `parse_model` so that it knows the routed rows; YAMLs without any pass through untouched."""
 
     def parse(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
-        if not _has_routed(d):
-            return parse_model(d, ch, verbose)
+        with offline(builds_are_offline()):
+            return parse_routed(d, ch, verbose) if _has_routed(d) else parse_model(d, ch, verbose)
+
+    def parse_routed(d: dict[str, Any], ch: int, verbose: bool) -> tuple[nn.Sequential, list[int]]:
         check_model_yaml(d)
         rows = d["backbone"] + d["head"]
         settings = ModSettings.from_yaml(d.get("mod"))

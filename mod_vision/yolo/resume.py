@@ -21,7 +21,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from mod_vision.files import write_bytes
-from mod_vision.yolo.archive import damage
+from mod_vision.yolo.archive import constructed, damage
 
 TEACHER = "teacher_model."  # of a distillation: frozen, and read anew from its own checkpoint
 HALF_PRECISION = "goes on from last.pt alone, in half precision, and gives other figures than an unbroken one"
@@ -156,10 +156,12 @@ def _read(file: Path) -> dict[str, Any]:
     """Read a state.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or holds more than tensors and numbers.
     """
     if broken := damage(file):
         raise ValueError(f"{file} is damaged ({broken}). If you delete it, the training {HALF_PRECISION}.")
+    if called := constructed(file):  # of classes that `weights_only` takes since a checkpoint has held them
+        raise ValueError(f"{file} calls {called[0]}, it is not ours. If you delete it, the training {HALF_PRECISION}.")
     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 

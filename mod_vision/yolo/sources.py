@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from ultralytics.data.build import check_source
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadScreenshots, LoadStreams
 from ultralytics.data.utils import VID_FORMATS
 
+LISTS = (".txt", ".csv")  # of sources, which Ultralytics opens itself
 FPS = 30.0  # of videos that do not tell theirs
 
 
@@ -63,7 +65,7 @@ def find_sources(source: Any) -> list[Source]:
         FileNotFoundError: If there is no image and no video.
         OSError: If a URL cannot be reached.
     """
-    files = source
+    files = source = literal(source)
     if not isinstance(source, (list, tuple)):
         files, stream, screen, image, *_ = check_source(source)
         if stream or screen:
@@ -98,9 +100,24 @@ def open_clip(source: Source) -> Clip:
         return Clip(names, min(stream.fps), None, True, _frames(stream))
     if Path(source.place).suffix[1:].lower() not in VID_FORMATS:
         raise ValueError(f"{Path(source.place).name} is not a video; known are {', '.join(sorted(VID_FORMATS))}.")
-    video: Any = LoadImagesAndVideos([str(source.place)])
+    video: Any = LoadImagesAndVideos([literal(source.place)])
     fps = video.fps if 0 < video.fps < 1000 else FPS
     return Clip([Path(source.place).stem], fps, video.frames if video.frames > 0 else None, False, _frames(video))
+
+
+def literal(source: Any) -> Any:
+    """Return what names a file or folder for Ultralytics, which takes every `*` for a part of a pattern.
+
+    Args:
+        source: A file, a folder or a list of them; what does not exist, such as a pattern, is returned as it is.
+    """
+    if isinstance(source, (list, tuple)):
+        return [literal(one) for one in source]
+    if not isinstance(source, (str, Path)) or "*" not in str(path := Path(source).absolute()):
+        return source
+    if path.is_file():
+        return source if path.suffix.lower() in LISTS else glob.escape(str(path))
+    return f"{glob.escape(str(path))}/*.*" if path.is_dir() else source
 
 
 def _file_name(stream: str) -> str:

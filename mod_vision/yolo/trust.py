@@ -14,7 +14,9 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn import tasks
 from ultralytics.utils import YAML, checks
 
-TRUST = "MOD_VISION_TRUST"
+from mod_vision.yolo.offline import TRUST as TRUST
+from mod_vision.yolo.offline import builds_offline
+
 YAMLS = (".yaml", ".yml")
 
 _lock = RLock()  # the switch is Ultralytics' own and counts for the process
@@ -29,8 +31,8 @@ def trusted() -> bool:
 def restricted() -> Iterator[None]:
     """Keep Ultralytics from running or fetching what files name, unless they are trusted.
 
-    Checkpoints load `weights_only`, models are built without `eval`, and neither the `download:` of a data YAML nor a
-    package that a checkpoint wants is followed.
+    Checkpoints load `weights_only`, models are built without `eval` and without the network, and neither the
+    `download:` of a data YAML nor a package that a checkpoint wants is followed.
     """
     with _lock:
         before = tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__
@@ -38,7 +40,8 @@ def restricted() -> Iterator[None]:
             tasks.SAFE_LOAD, checks.AUTOINSTALL = True, False
             check_det_dataset.__defaults__ = (False, "")  # of autodownload and split, for whoever imported it
         try:
-            yield
+            with builds_offline(not trusted()):
+                yield
         finally:
             tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__ = before
 

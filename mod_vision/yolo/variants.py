@@ -12,8 +12,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT, YAML
 
 from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.parse import write_options
-from mod_vision.yolo.twins import KINDS
 from mod_vision.yolo.trust import restricted
+from mod_vision.yolo.twins import KINDS
 
 ALL, NONE = "all", "none"
 

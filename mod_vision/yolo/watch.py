@@ -8,6 +8,7 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.routing.finite import first_not_finite, not_finite
+from mod_vision.text import printable
 
 
 def warn_of_broken_routes(predictor: Any) -> None:
@@ -15,4 +16,4 @@ def warn_of_broken_routes(predictor: Any) -> None:
     net = getattr(predictor.model, "model", None)
     if isinstance(net, nn.Module) and not getattr(predictor, "mod_warned", False) and (name := first_not_finite(net)):
         predictor.mod_warned = True
-        LOGGER.warning(f"mod_vision: {not_finite(name)}; see {predictor.batch[0][0]}")
+        LOGGER.warning(f"mod_vision: {not_finite(name)}; see {printable(predictor.batch[0][0])}")

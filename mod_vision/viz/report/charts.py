@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from mod_vision.text import printable
+
 WIDTH = 420  # units; the page shows one as about a pixel, on a phone a little less
 LABELS = 132  # width of the row labels
 LETTERS = 19  # that fit into it
@@ -181,7 +183,7 @@ def _line(svg: ElementTree.Element, start: tuple[float, float], stop: tuple[floa
 
 def _text(svg: ElementTree.Element, at: tuple[float, float], text: str, look: str, below: float = 0) -> None:
     """Write a text, whose left end of the base line lies at a point, or a distance below it."""
-    ElementTree.SubElement(svg, "text", {"class": look} | _numbers(x=at[0], y=at[1] + below)).text = text
+    ElementTree.SubElement(svg, "text", {"class": look} | _numbers(x=at[0], y=at[1] + below)).text = printable(text)
 
 
 def _numbers(**values: float) -> dict[str, str]:

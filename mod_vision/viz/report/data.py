@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mod_vision.errors import one_line
 from mod_vision.eval.evaluate import Evaluation, evaluate_model
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.viz.report.ranking import Ranking, rank
@@ -168,7 +169,7 @@ def _look_at(yolo: Any, files: Mapping[str, Path], stops: Sequence[Stop], settin
         try:
             pictures.append(Picture(name, read_image(file), []))
         except (OSError, ValueError) as error:
-            print(f"left out: {error}", flush=True)
+            print(f"left out: {one_line(error)}", flush=True)
     if not pictures:
         raise ValueError(f"none of the {len(files)} images of {settings.data} can be read.")
     images = [picture.image for picture in pictures]
