@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -13,6 +13,8 @@ import ultralytics
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn import tasks
 from ultralytics.utils import YAML, checks
+
+from mod_vision.yolo.data_caches import closed_caches
 
 TRUST = "MOD_VISION_TRUST"
 YAMLS = (".yaml", ".yml")
@@ -29,10 +31,10 @@ def trusted() -> bool:
 def restricted() -> Iterator[None]:
     """Keep Ultralytics from running or fetching what files name, unless they are trusted.
 
-    Checkpoints load `weights_only`, models are built without `eval`, and neither the `download:` of a data YAML nor a
-    package that a checkpoint wants is followed.
+    Checkpoints load `weights_only`, models are built without `eval`, neither the `download:` of a data YAML nor a
+    package that a checkpoint wants is followed, and labels are scanned anew, as in `untrusted_data`.
     """
-    with _lock:
+    with _lock, untrusted_data():
         before = tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__
         if not trusted():
             tasks.SAFE_LOAD, checks.AUTOINSTALL = True, False
@@ -41,6 +43,13 @@ def restricted() -> Iterator[None]:
             yield
         finally:
             tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__ = before
+
+
+@contextmanager
+def untrusted_data() -> Iterator[None]:
+    """Keep Ultralytics from reading pickles in the folder of a data set, unless they are trusted."""
+    with nullcontext() if trusted() else closed_caches():
+        yield
 
 
 def check_data(data: str, split: str = "val") -> dict[str, Any]:
