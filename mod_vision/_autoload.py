@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 TASKS = "ultralytics.nn.tasks"
-CACHING = ("ultralytics.data.dataset", "ultralytics.models.yolo.world.train", "ultralytics.models.yolo.yoloe.train")
+CACHING = (
+    "ultralytics.data.base",
+    "ultralytics.data.dataset",
+    "ultralytics.models.yolo.world.train",
+    "ultralytics.models.yolo.yoloe.train",
+)
 CLOSED = "MOD_VISION_DATA_CACHES_CLOSED"  # in the environment, see yolo/data_caches.py
 
 

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from mod_vision._autoload import CACHING, CLOSED
+from mod_vision.yolo.data_folder import check_files
 
 _lock, _users = Lock(), 0
 
@@ -37,11 +38,12 @@ def closed_caches() -> Iterator[None]:
 
 
 def wrap(module: Any) -> None:
-    """Wrap what a module of Ultralytics reads and writes caches with, once; while they are open, it is as it was."""
+    """Wrap what a module of Ultralytics reads a data set with, once; while caches are open, it is as it was."""
     for name, closed in (
         ("load_dataset_cache_file", _no_cache),
         ("save_dataset_cache_file", _complete),
         ("torch_load", _load_tensors),  # of embeddings of class names
+        ("check_file_speeds", _check_files),  # the first that has the list of images, and reads some as a whole
     ):
         opened = getattr(module, name, None)
         if opened and not hasattr(opened, "closed"):
@@ -70,6 +72,11 @@ def _no_cache(_: Any, path: Any) -> dict[str, Any]:
 def _complete(_: Any, prefix: str, path: Any, x: dict[str, Any], version: str) -> None:
     """Complete a cache as Ultralytics does when it writes it."""
     x["version"] = version
+
+
+def _check_files(_: Any, files: list[str], prefix: str = "") -> None:
+    """Check that images are files instead of how fast they can be read."""
+    check_files(files)
 
 
 def _load_tensors(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -15,7 +15,6 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
-from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
 from ultralytics.nn import tasks
 from ultralytics.utils.checks import check_imgsz
@@ -28,9 +27,10 @@ from mod_vision.resources import find_file
 from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
-from mod_vision.yolo.parse import check_model_yaml
+from mod_vision.yolo.model_limits import check_parameters
+from mod_vision.yolo.parse import check_model_yaml, forget_pretrained
 from mod_vision.yolo.register import register
-from mod_vision.yolo.trust import YAMLS, restricted
+from mod_vision.yolo.trust import YAMLS, check_data, restricted
 
 MIN_STRIDE = 32
 
@@ -90,8 +90,11 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
 def _build(path: Path) -> YOLO:
     """Build an untrained model; errors of ours name the row, others at least the file."""
     try:
-        check_model_yaml(tasks.yaml_model_load(path))
+        d = tasks.yaml_model_load(path)
+        check_model_yaml(d)
+        forget_pretrained(d)
         with restricted():
+            check_parameters(d)  # before it takes the memory
             return YOLO(str(path))
     except (ValueError, OSError, ImportError):
         raise
@@ -118,7 +121,7 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
         FileNotFoundError: If the source does not exist or has no image; nothing is downloaded.
     """
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() in YAMLS:
-        source = split_images(check_det_dataset(str(source), autodownload=False), split)
+        source = split_images(check_data(str(source), "", autodownload=False), split)
     loader = LoadImagesAndVideos(source)
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
     if not files:

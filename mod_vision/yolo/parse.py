@@ -22,14 +22,15 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.errors import one_line
+from mod_vision.limits import MAX_REPEATS, check_nodes
 from mod_vision.nn import MoDStage
+from mod_vision.yolo.model_limits import check_numbers
 from mod_vision.yolo.settings import ModSettings, check_options
 from mod_vision.yolo.twins import TWINS
 
 STAGE, VIT = MoDStage.__name__, "MoDViT"
 VIT_OPTIONS = ("blocks", "window", "checkpoint", "pretrained")
 ROUTED_NAMES = (STAGE, VIT, *TWINS)
-MAX_REPEATS = 1000
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 
 
@@ -46,9 +47,10 @@ def check_model_yaml(d: dict[str, Any]) -> None:
     """Check the keys and the shape of the rows of a model YAML, whichever layers it has.
 
     Raises:
-        ValueError: If a key is missing, or a value or a row has another form.
+        ValueError: If a key is missing, a value or a row has another form, or a number is beyond all models.
     """
     name = d.get("yaml_file", "the model")
+    check_nodes(d, name)
     for key in ("backbone", "head"):
         if not isinstance(d.get(key), list):
             raise ValueError(
@@ -61,6 +63,7 @@ def check_model_yaml(d: dict[str, Any]) -> None:
         raise ValueError(f"{name}: `nc: {d.get('nc')}`, the number of classes, must be a whole number of at least 1.")
     for i, row in enumerate(d["backbone"] + d["head"]):
         _check_row(i, row)
+    check_numbers(d, name)
 
 
 def _check_row(index: int, row: Any) -> None:

@@ -15,6 +15,8 @@ from ultralytics.nn import tasks
 from ultralytics.utils import YAML, checks
 
 from mod_vision.yolo.data_caches import closed_caches
+from mod_vision.yolo.data_folder import check_folders
+from mod_vision.yolo.data_yaml import check_size
 
 TRUST = "MOD_VISION_TRUST"
 YAMLS = (".yaml", ".yml")
@@ -52,31 +54,37 @@ def untrusted_data() -> Iterator[None]:
         yield
 
 
-def check_data(data: str, split: str = "val") -> dict[str, Any]:
+def check_data(data: str, split: str = "val", autodownload: bool | None = None) -> dict[str, Any]:
     """Check a data set as Ultralytics does. The `download:` of a YAML can be a script: it runs only if trusted.
 
     Args:
         data: Data YAML, or a folder with one. The bare names of those that Ultralytics ships, such as coco8.yaml, are
             downloaded.
-        split: Split that is needed.
+        split: Split that is needed, empty for whichever is there.
+        autodownload: Whether to follow `download:`, by default if Ultralytics ships the YAML or it is trusted.
 
     Raises:
         FileNotFoundError: If the YAML does not exist, or its images are missing and cannot be downloaded.
         SyntaxError: If the YAML lacks a key.
-        ValueError: If `data` is no YAML, or its images are missing and its `download:` is not trusted.
+        ValueError: If `data` is no YAML, it is beyond a limit, or its images are missing and its `download:` is not
+            trusted.
     """
     file = _data_yaml(data)
     ours = file.resolve().is_relative_to(Path(ultralytics.__file__).parent)
+    content = YAML.load(file)
+    check_size(content, str(file))
     try:
-        return check_det_dataset(str(file), autodownload=ours or trusted(), split=split)
+        follow = ours or trusted() if autodownload is None else autodownload
+        found = check_det_dataset(str(file), autodownload=follow, split=split)
     except FileNotFoundError as error:
-        content = YAML.load(file)
         if not trusted() and content.get(split) and content.get("download"):
             raise ValueError(
                 f"{data}: the images are missing, and its `download:` was not followed, since it can run any code and "
                 f"fetch any file. If you trust whoever made it, set the environment variable {TRUST}=1."
             ) from error
         raise
+    check_folders(found)
+    return found
 
 
 def _data_yaml(data: str) -> Path:
