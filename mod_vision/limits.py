@@ -8,7 +8,7 @@ from typing import Any
 MAX_CLASSES = 20_000  # of a model, a data set or a COCO JSON; the largest data set of boxes has 13,204
 MAX_CHANNELS = 1024  # of images
 MAX_NUMBER = 20_000  # in the arguments of a row of a model YAML, such as channels; Ultralytics' largest is 2048
-MAX_REPEATS = 1000  # of all rows of a model YAML together, at its depth; Ultralytics' largest has 136
+MAX_REPEATS = 1000  # of all rows of a model YAML together, at its depth; Ultralytics' largest has 78
 MAX_SCALE = 10  # of depth and width; Ultralytics' largest is 1.5
 MAX_PARAMETERS = 10**9  # of a model that is built from a YAML: 4 GB
 MAX_NODES = 10**6  # values in a YAML, each counted as often as it is referred to

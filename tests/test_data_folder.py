@@ -17,14 +17,17 @@ import pytest
 import torch
 import yaml
 from helpers import Evil
+from PIL import EpsImagePlugin, Image
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.world.train import WorldTrainer
+from ultralytics.utils import checks
+from ultralytics.utils.patches import imread
 
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.images import load_model, read_image
 from mod_vision.yolo.trust import restricted, untrusted_data
 
 SHIPPED = "yolo26n-mod-seg.pt"
@@ -168,6 +171,45 @@ def test_workers_of_a_training_read_none(make_evil, tmp_path):
     assert not (tmp_path / "owned").exists()
     subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, timeout=120)
     assert (tmp_path / "owned").exists(), "so it would have been"
+
+
+def test_a_damaged_image_installs_nothing(tiny_data, tmp_path, monkeypatch):
+    """Ultralytics installs a decoder for what Pillow cannot identify."""
+    started = []
+    for name in ("run", "check_output", "Popen"):
+        monkeypatch.setattr(subprocess, name, lambda *args, **_: started.append(args))
+    for name in ("AUTOINSTALL", "ONLINE"):
+        monkeypatch.setattr(checks, name, True)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    shutil.copytree(tiny_data.parent, tmp_path / "set")
+    (tmp_path / "set" / "images" / "val" / "damaged.jpg").write_bytes(b"no image" * 9)
+    data = tmp_path / "set" / "tiny.yaml"
+    data.write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | {"path": str(tmp_path / "set")}))
+    for guarded in (restricted, untrusted_data):
+        with guarded():
+            _open(data)
+    assert not started
+    _open(data)
+    assert started, "plain Ultralytics is as it was"
+
+
+def test_no_image_runs_ghostscript(tmp_path, monkeypatch):
+    """Pillow does for PostScript, whatever the file is called; a program of that name is found in the PATH."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\nmkdir -p {tmp_path / 'owned'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    monkeypatch.setattr(EpsImagePlugin, "gs_windows_binary", None)
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.avif").write_bytes(text)
+    with pytest.raises(ValueError, match=r"a\.avif is not an image that can be read"):
+        read_image(tmp_path / "a.avif")
+    assert not (tmp_path / "owned").exists()
+    imread(str(tmp_path / "a.avif"))
+    assert (tmp_path / "owned").exists(), "so it would have been"
+    picture = Image.new("RGB", (20, 10), (255, 0, 0))
+    picture.save(tmp_path / "b.avif")
+    assert read_image(tmp_path / "b.avif").shape == (10, 20, 3)
 
 
 def test_a_trusted_cache_is_read(make_evil, tmp_path, monkeypatch):

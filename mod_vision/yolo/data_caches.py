@@ -23,7 +23,7 @@ def closed_caches() -> Iterator[None]:
     starts meanwhile; another thread that opens a data set scans it as well.
     """
     global _users
-    for name in CACHING:
+    for name in (*CACHING, "ultralytics.utils.checks"):
         wrap(importlib.import_module(name))
     with _lock:
         _users += 1
@@ -44,6 +44,7 @@ def wrap(module: Any) -> None:
         ("save_dataset_cache_file", _complete),
         ("torch_load", _load_tensors),  # of embeddings of class names
         ("check_file_speeds", _check_files),  # the first that has the list of images, and reads some as a whole
+        ("check_requirements", _install_no_decoder),
     ):
         opened = getattr(module, name, None)
         if opened and not hasattr(opened, "closed"):
@@ -77,6 +78,11 @@ def _complete(_: Any, prefix: str, path: Any, x: dict[str, Any], version: str) -
 def _check_files(_: Any, files: list[str], prefix: str = "") -> None:
     """Check that images are files instead of how fast they can be read."""
     check_files(files)
+
+
+def _install_no_decoder(opened: Callable[..., Any], requirements: Any = (), *args: Any, **kwargs: Any) -> Any:
+    """Install what is asked for, but not the decoder of HEIF that Ultralytics wants for each damaged image."""
+    return opened(requirements, *args, **(kwargs | {"install": False} if requirements == "pi-heif" else kwargs))
 
 
 def _load_tensors(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

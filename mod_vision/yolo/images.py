@@ -19,7 +19,7 @@ from ultralytics.engine.model import Model
 from ultralytics.nn import tasks
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-from ultralytics.utils.patches import imread
+from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.errors import one_line
@@ -203,6 +203,8 @@ def _decode(path: Path) -> np.ndarray:
     """Read an image file."""
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist.")
+    if path.suffix.lower() in PIL_FALLBACK_SUFFIXES and not _is_heif(path):
+        raise ValueError(f"{path} is not an image that can be read.")
     try:
         image = imread(path)
     except cv2.error as error:  # more pixels than OpenCV takes
@@ -210,6 +212,12 @@ def _decode(path: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} is not an image that can be read.")
     return np.ascontiguousarray(image)
+
+
+def _is_heif(path: Path) -> bool:
+    """Return whether a file is AVIF or HEIF: Pillow would decode others too, and run Ghostscript for some."""
+    with path.open("rb") as start:
+        return start.read(8)[4:] == b"ftyp"
 
 
 def letterbox(
