@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,13 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
 def files_in(folder: Path) -> set[str]:
     """Names of all files below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)

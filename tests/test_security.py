@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import shipped
+from helpers import Evil, shipped
 from ultralytics.data.utils import check_det_dataset
 
 import mod_vision
@@ -24,16 +24,6 @@ from mod_vision.yolo.images import load_model
 from mod_vision.yolo.trust import restricted
 
 SHIPPED = "yolo26n-mod-seg.pt"
-
-
-class Evil:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.file),)
 
 
 @pytest.fixture

@@ -107,6 +107,8 @@ class Scorer:
         for start in range(0, len(files), AT_ONCE):
             some = files[start : start + AT_ONCE]
             subset = truth.subset(some)
+            for name, image in zip(some, subset["images"], strict=True):
+                _check_size(name, image, by_file[name])
             for matches in self.matches.values():
                 what = (
                     "bbox" if matches.kind == "bbox" else "segmentation"
@@ -144,6 +146,21 @@ class Scorer:
         return self._truth
 
 
+def _check_size(name: str, image: dict[str, Any], predictions: Sequence[dict[str, Any]]) -> None:
+    """Refuse ground truth of another size than the image's, whose masks would match nothing.
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
+    masks = [p["segmentation"]["size"] for p in predictions if "segmentation" in p and "height" in image]
+    if masks and list(masks[0]) != [image["height"], image.get("width")]:
+        height, width = masks[0]
+        raise ValueError(
+            f"{name} has {width}x{height} pixels, and in the COCO JSON {image.get('width')}x{image['height']}; use the "
+            "JSON of these images."
+        )
+
+
 def summarise(matches: Matches, names: dict[Id, str]) -> Scores:
     """Compute COCO's numbers from matches.
 
@@ -152,19 +169,19 @@ def summarise(matches: Matches, names: dict[Id, str]) -> Scores:
         names: Names by COCO category id, of all categories that count; matches have their places.
     """
     params = Params(matches.kind)
-    shape = (THRESHOLDS, len(params.recThrs), len(names), AREAS, len(params.maxDets))
+    counts = np.array([matches.objects.of(k)["count"].sum(axis=0, dtype=int) for k in range(len(names))])
+    present = [k for k in range(len(names)) if counts[k].any()]  # the others would take memory for nothing
+    shape = (THRESHOLDS, len(params.recThrs), len(present), AREAS, len(params.maxDets))
     precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
-    counts = np.zeros((len(names), AREAS), dtype=int)
-    for k in range(len(names)):
-        counts[k] = matches.objects.of(k)["count"].sum(axis=0, dtype=int)
-        if counts[k].any():
-            _curves(matches, k, counts[k], params, precision[:, :, k], recall[:, k])
+    for place, k in enumerate(present):
+        _curves(matches, k, counts[k], params, precision[:, :, place], recall[:, place])
     summary = COCOeval(iouType=matches.kind)
     summary.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
         summary.summarize()
+    aps = {k: _class_ap(precision[:, :, place]) for place, k in enumerate(present)}
     classes = [
-        ClassScore(category, name, *counts[k].tolist(), *_class_ap(precision[:, :, k]))
+        ClassScore(category, name, *counts[k].tolist(), *aps.get(k, [-1.0] * 5))
         for k, (category, name) in enumerate(names.items())
     ]
     return Scores(dict(zip(STATS, map(float, summary.stats), strict=True)), classes, matches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, TypeAlias
 
 from pycocotools import mask as mask_utils
 
+from mod_vision.eval.annotation_checks import check_area, check_box, check_polygons, check_runs, check_size, refuse
+from mod_vision.limits import MAX_MASKS, check_classes
 from mod_vision.text import printable
 
 KEPT = ("bbox", "area", "iscrowd", "segmentation")
@@ -96,7 +99,7 @@ def from_json(path: Path, files: Sequence[str], masks: bool, folder: Path = Path
         id_: {k: images[id_][k] for k in ("width", "height") if k in images[id_]} | {"annotations": []}
         for id_ in ids.values()
     }
-    in_use = set()
+    in_use, mask_bytes = set(), 0
     if source["annotations"] and not any(annotation["image_id"] in images for annotation in source["annotations"]):
         wrong = source["annotations"][0]["image_id"]
         raise ValueError(
@@ -109,8 +112,12 @@ def from_json(path: Path, files: Sequence[str], masks: bool, folder: Path = Path
                 raise ValueError(
                     f"{path}: annotations[{i}] has category_id={category!r}, which the JSON does not list."
                 )
-            compact = _compact(annotation, image, masks) | {"category_id": places[category]}
+            where = f"{path}: annotation {annotation.get('id', f'[{i}]')}"
+            compact = _compact(annotation, image, masks, where) | {"category_id": places[category]}
             image["annotations"].append(compact)
+            mask_bytes += len(compact["segmentation"]["counts"]) if masks else 0
+            if mask_bytes > MAX_MASKS:
+                raise ValueError(f"{path}: its masks take more than {MAX_MASKS:,} bytes; score it in parts.")
             if not compact["iscrowd"]:
                 in_use.add(compact["category_id"])
     return GroundTruth(categories, ids, lambda name: contents[ids[name]], in_use)
@@ -131,7 +138,7 @@ def from_labels(labels: Sequence[dict[str, Any]], files: Sequence[str], names: d
 
     def content(name: str) -> dict[str, Any]:
         label = labels[int(ids[name])]
-        annotations = [_from_label(label, i) for i in range(len(label["cls"]))]
+        annotations = [_from_label(label, i, f"object {i} of {name}") for i in range(len(label["cls"]))]
         return {"width": label["width"], "height": label["height"], "annotations": annotations}
 
     return GroundTruth({index + 1: names[index] for index in sorted(names)}, ids, content)
@@ -170,13 +177,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"COCO JSON {path} does not exist.")
     try:
         source = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     missing = [k for k in ("images", "annotations", "categories") if not isinstance(source, dict) or k not in source]
     if missing:
         raise ValueError(f"{path} is no COCO ground truth: it lacks {', '.join(missing)}.")
     for part, keys in KEYS.items():
         _check_items(f"{path}: {part}", source[part], keys)
+    check_classes(len(source["categories"]), str(path))
     return dict(source)
 
 
@@ -187,7 +195,7 @@ def _check_items(what: str, items: Any, keys: dict[str, Any]) -> None:
     for i, item in enumerate(items):
         for key, types in keys.items():
             value = item.get(key) if isinstance(item, dict) else None
-            if not isinstance(value, types):
+            if not isinstance(value, types) or (isinstance(value, float) and not math.isfinite(value)):
                 raise ValueError(f"{what}[{i}] has no {key}." if value is None else f"{what}[{i}] has {key}={value!r}.")
 
 
@@ -231,42 +239,43 @@ def _common_end(a: Path, b: Path) -> int:
     return sum(takewhile(bool, same))
 
 
-def _compact(annotation: dict[str, Any], image: dict[str, Any], masks: bool) -> dict[str, Any]:
+def _compact(annotation: dict[str, Any], image: dict[str, Any], masks: bool, where: str) -> dict[str, Any]:
     """Return what scoring needs of an annotation, its mask as compressed run lengths."""
     kept = {k: annotation[k] for k in KEPT if k in annotation}
     if "bbox" not in kept:
-        raise ValueError(f"annotation {annotation.get('id')} of the COCO JSON has no bbox.")
-    kept.setdefault("iscrowd", 0)  # pycocotools needs these, tools do not all write them
+        refuse(where, "has no bbox.")
+    box = check_box(kept["bbox"], where)
+    if kept.setdefault("iscrowd", 0) not in (0, 1):  # pycocotools needs these, tools do not all write them
+        refuse(where, f"has iscrowd={kept['iscrowd']!r:.200}; it must be 0 or 1.")
     mask = kept.pop("segmentation", None)
     if isinstance(mask, list):  # some tools write empty polygons, or lines, for objects that have only a box
         mask = [polygon for polygon in mask if isinstance(polygon, list) and len(polygon) >= 6]
     if masks and not mask:
-        raise ValueError(
-            f"annotation {annotation.get('id')} of the COCO JSON has a box without a mask, so it cannot score a "
-            "segmentation model's masks."
-        )
-    drawable = bool(mask) and (not isinstance(mask, list) or {"width", "height"} <= set(image))
+        refuse(where, "has a box without a mask, so it cannot score a segmentation model's masks.")
+    drawable = bool(mask) and {"width", "height"} <= set(image)
     if masks and not drawable:
-        raise ValueError("images of the COCO JSON lack width and height, without which polygons are no masks.")
-    runs = _run_lengths(mask, image) if drawable and (masks or "area" not in kept) else None
-    kept.setdefault("area", float(mask_utils.area(runs)) if runs else kept["bbox"][2] * kept["bbox"][3])
+        refuse(where, "is of an image without width and height, without which there is no mask.")
+    runs = _run_lengths(mask, image, where) if drawable and (masks or "area" not in kept) else None
+    kept["area"] = check_area(kept.get("area", float(mask_utils.area(runs)) if runs else box[2] * box[3]), where)
     return kept | {"segmentation": runs} if masks else kept
 
 
-def _run_lengths(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
+def _run_lengths(mask: Any, image: dict[str, Any], where: str) -> dict[str, Any]:
     """Return polygons, run lengths or compressed ones as compressed ones, as pycocotools' `annToRLE` does."""
+    height, width = size = check_size(image["height"], image["width"], f"{where}: its image")
     if isinstance(mask, list):
-        return dict(mask_utils.merge(mask_utils.frPyObjects(mask, image["height"], image["width"])))
-    if isinstance(mask["counts"], list):
-        return dict(mask_utils.frPyObjects(mask, *mask["size"]))
-    return dict(mask)
+        return dict(mask_utils.merge(mask_utils.frPyObjects(check_polygons(mask, size, where), height, width)))
+    if not isinstance(mask, dict):
+        refuse(where, f"has segmentation={mask!r:.200}; it must be polygons or run lengths.")
+    mask = check_runs(mask, size, where)
+    return mask if isinstance(mask["counts"], str) else dict(mask_utils.frPyObjects(mask, height, width))
 
 
-def _from_label(label: dict[str, Any], i: int) -> dict[str, Any]:
+def _from_label(label: dict[str, Any], i: int, where: str) -> dict[str, Any]:
     """Return one object of a label as a COCO annotation."""
     box = [float(v) for v in label["boxes"][i]]
     annotation = {"category_id": int(label["cls"][i]), "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
     if len(label["segments"]):
-        mask = _run_lengths([label["segments"][i].reshape(-1).tolist()], label)
+        mask = _run_lengths([label["segments"][i].reshape(-1).tolist()], label, where)
         annotation |= {"segmentation": mask, "area": float(mask_utils.area(mask))}
     return annotation

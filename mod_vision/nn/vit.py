@@ -184,8 +184,10 @@ def read_blocks(blocks: Any, depth: int, where: str) -> list[tuple[int, int]]:
     if not all(len(r) == 2 and all(isinstance(i, int) and not isinstance(i, bool) for i in r) for r in ranges):
         raise problem
     ranges.sort()
+    if any(first > last for first, last in ranges) or ranges[0][0] < 0 or max(last for _, last in ranges) >= depth:
+        raise problem
     flat = [i for r in ranges for i in range(r[0], r[1] + 1)]
-    if any(r[0] > r[1] for r in ranges) or len(set(flat)) < len(flat) or flat[0] < 0 or flat[-1] >= depth:
+    if len(set(flat)) < len(flat):
         raise problem
     return [(first, last) for first, last in ranges]
 

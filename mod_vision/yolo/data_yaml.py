@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mod_vision.limits import MAX_CHANNELS, check_classes, check_nodes
 
 SPLITS = ("train", "val", "test")
 UNUSABLE = {"Error loading data": "has no images", "No valid images found": "has no image that can be read"}
@@ -20,6 +23,38 @@ def check_split(split: str) -> str:
     if split not in SPLITS:
         raise ValueError(f"split={split}: split must be one of {', '.join(SPLITS)}.")
     return split
+
+
+def check_size(content: Any, where: str) -> None:
+    """Refuse a data YAML of a few bytes that asks for gigabytes; whatever else is wrong with it, Ultralytics tells.
+
+    Args:
+        content: What the YAML holds.
+        where: Its name, for the error.
+
+    Raises:
+        ValueError: If it has more classes or channels than any data set, or its aliases repeat values endlessly.
+    """
+    check_nodes(content, where)
+    if not isinstance(content, dict):
+        return
+    names, nc = content.get("names"), content.get("nc")
+    if isinstance(names, (list, dict)):
+        check_classes(len(names), f"{where}: `names:`")
+    check_classes(_number(nc), f"{where}: `nc:`")
+    channels = content.get("channels", 3)
+    if isinstance(channels, (int, float)) and not channels <= MAX_CHANNELS:
+        raise ValueError(f"{where}: `channels: {channels}` must be at most {MAX_CHANNELS}.")
+
+
+def _number(value: Any) -> float:
+    """Return a value of a YAML as the number that Ultralytics takes it for, 0 if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    except OverflowError:
+        return math.inf
 
 
 def split_images(data: Mapping[str, Any], split: str) -> Any:

@@ -22,7 +22,7 @@ from mod_vision.yolo.data_yaml import naming_split
 from mod_vision.yolo.images import load_model, round_imgsz
 from mod_vision.yolo.loss import guided_layers, object_tokens
 from mod_vision.yolo.settings import ModSettings
-from mod_vision.yolo.trust import check_data
+from mod_vision.yolo.trust import check_data, restricted
 
 BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
 REPEATS = 4  # steps on a batch: a forward of the model costs far more than a step of the routers
@@ -101,7 +101,7 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
     """
     described = check_data(data, "train")
     args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
-    with naming_split(data, "train"):
+    with restricted(), naming_split(data, "train"):
         dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
     if not any(len(label["cls"]) for label in dataset.labels):
         raise ValueError(

@@ -16,12 +16,11 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
-from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.model import Model
 from ultralytics.nn import tasks
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-from ultralytics.utils.patches import imread
+from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.errors import one_line
@@ -30,9 +29,10 @@ from mod_vision.routing.finite import check_finite
 from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
-from mod_vision.yolo.parse import check_model_yaml
+from mod_vision.yolo.model_limits import check_parameters
+from mod_vision.yolo.parse import check_model_yaml, forget_pretrained
 from mod_vision.yolo.sources import literal
-from mod_vision.yolo.trust import YAMLS, restricted
+from mod_vision.yolo.trust import YAMLS, check_data, restricted
 
 MIN_STRIDE = 32
 Settings = TypeVar("Settings", bound=RunSettings)
@@ -106,8 +106,11 @@ def trained_with(model: YOLO) -> Trained:
 def _build(path: Path) -> YOLO:
     """Build an untrained model; errors of ours name the row, others at least the file."""
     try:
-        check_model_yaml(tasks.yaml_model_load(path))
+        d = tasks.yaml_model_load(path)
+        check_model_yaml(d)
+        forget_pretrained(d)
         with restricted():
+            check_parameters(d)  # before it takes the memory
             return YOLO(str(path))
     except (ValueError, OSError, ImportError):
         raise
@@ -133,7 +136,7 @@ def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
         FileNotFoundError: If the source does not exist or has no image; nothing is downloaded.
     """
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() in YAMLS:
-        source = split_images(check_det_dataset(str(source), autodownload=False), split)
+        source = split_images(check_data(str(source), "", autodownload=False), split)
     loader = LoadImagesAndVideos(literal(source))
     files = [Path(file) for file, video in zip(loader.files, loader.video_flag, strict=True) if not video]
     if not files:
@@ -227,6 +230,8 @@ def _decode(path: Path) -> np.ndarray:
     """Read an image file."""
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist.")
+    if path.suffix.lower() in PIL_FALLBACK_SUFFIXES and not _is_heif(path):
+        raise ValueError(f"{path} is not an image that can be read.")
     try:
         image = imread(path)
     except cv2.error as error:  # more pixels than OpenCV takes
@@ -234,6 +239,12 @@ def _decode(path: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} is not an image that can be read.")
     return np.ascontiguousarray(image)
+
+
+def _is_heif(path: Path) -> bool:
+    """Return whether a file is AVIF or HEIF: Pillow would decode others too, and run Ghostscript for some."""
+    with path.open("rb") as start:
+        return start.read(8)[4:] == b"ftyp"
 
 
 def letterbox(

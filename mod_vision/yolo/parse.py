@@ -22,6 +22,8 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.errors import one_line
+from mod_vision.limits import MAX_REPEATS, check_nodes
+from mod_vision.yolo.model_limits import check_numbers
 from mod_vision.yolo.offline import builds_are_offline, offline
 from mod_vision.yolo.removed import REMOVED, advice
 from mod_vision.yolo.settings import ModSettings, check_options
@@ -29,7 +31,6 @@ from mod_vision.yolo.twins import KINDS
 from mod_vision.yolo.twins.rows import RoutedRow
 
 OUR_NAMES = (*KINDS, *REMOVED)
-MAX_REPEATS = 1000
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 
 
@@ -37,9 +38,10 @@ def check_model_yaml(d: dict[str, Any]) -> None:
     """Check the keys and the shape of the rows of a model YAML, whichever layers it has.
 
     Raises:
-        ValueError: If a key is missing, or a value or a row has another form.
+        ValueError: If a key is missing, a value or a row has another form, or a number is beyond all models.
     """
     name = d.get("yaml_file", "the model")
+    check_nodes(d, name)
     for key in ("backbone", "head"):
         if not isinstance(d.get(key), list):
             raise ValueError(
@@ -52,6 +54,7 @@ def check_model_yaml(d: dict[str, Any]) -> None:
         raise ValueError(f"{name}: `nc: {d.get('nc')}`, the number of classes, must be a whole number of at least 1.")
     for i, row in enumerate(d["backbone"] + d["head"]):
         _check_row(i, row)
+    check_numbers(d, name)
 
 
 def _check_row(index: int, row: Any) -> None:

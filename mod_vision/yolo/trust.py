@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -14,6 +14,9 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn import tasks
 from ultralytics.utils import YAML, checks
 
+from mod_vision.yolo.data_caches import closed_caches
+from mod_vision.yolo.data_folder import check_folders
+from mod_vision.yolo.data_yaml import check_size
 from mod_vision.yolo.offline import TRUST as TRUST
 from mod_vision.yolo.offline import builds_offline
 
@@ -31,10 +34,11 @@ def trusted() -> bool:
 def restricted() -> Iterator[None]:
     """Keep Ultralytics from running or fetching what files name, unless they are trusted.
 
-    Checkpoints load `weights_only`, models are built without `eval` and without the network, and neither the
-    `download:` of a data YAML nor a package that a checkpoint wants is followed.
+    Checkpoints load `weights_only`, models are built without `eval` and without the network, neither the `download:`
+    of a data YAML nor a package that a checkpoint wants is followed, and labels are scanned anew, as in
+    `untrusted_data`.
     """
-    with _lock:
+    with _lock, untrusted_data():
         before = tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__
         if not trusted():
             tasks.SAFE_LOAD, checks.AUTOINSTALL = True, False
@@ -46,31 +50,44 @@ def restricted() -> Iterator[None]:
             tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__ = before
 
 
-def check_data(data: str, split: str = "val") -> dict[str, Any]:
+@contextmanager
+def untrusted_data() -> Iterator[None]:
+    """Keep Ultralytics from reading pickles in the folder of a data set, unless they are trusted."""
+    with nullcontext() if trusted() else closed_caches():
+        yield
+
+
+def check_data(data: str, split: str = "val", autodownload: bool | None = None) -> dict[str, Any]:
     """Check a data set as Ultralytics does. The `download:` of a YAML can be a script: it runs only if trusted.
 
     Args:
         data: Data YAML, or a folder with one. The bare names of those that Ultralytics ships, such as coco8.yaml, are
             downloaded.
-        split: Split that is needed.
+        split: Split that is needed, empty for whichever is there.
+        autodownload: Whether to follow `download:`, by default if Ultralytics ships the YAML or it is trusted.
 
     Raises:
         FileNotFoundError: If the YAML does not exist, or its images are missing and cannot be downloaded.
         SyntaxError: If the YAML lacks a key.
-        ValueError: If `data` is no YAML, or its images are missing and its `download:` is not trusted.
+        ValueError: If `data` is no YAML, it is beyond a limit, or its images are missing and its `download:` is not
+            trusted.
     """
     file = _data_yaml(data)
     ours = file.resolve().is_relative_to(Path(ultralytics.__file__).parent)
+    content = YAML.load(file)
+    check_size(content, str(file))
     try:
-        return check_det_dataset(str(file), autodownload=ours or trusted(), split=split)
+        follow = ours or trusted() if autodownload is None else autodownload
+        found = check_det_dataset(str(file), autodownload=follow, split=split)
     except FileNotFoundError as error:
-        content = YAML.load(file)
         if not trusted() and content.get(split) and content.get("download"):
             raise ValueError(
                 f"{data}: the images are missing, and its `download:` was not followed, since it can run any code and "
                 f"fetch any file. If you trust whoever made it, set the environment variable {TRUST}=1."
             ) from error
         raise
+    check_folders(found)
+    return found
 
 
 def _data_yaml(data: str) -> Path:
