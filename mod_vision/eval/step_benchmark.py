@@ -55,7 +55,7 @@ def benchmark_step(
     """
     torch.set_num_threads(threads)
     target = torch_device(device)
-    models = load_models(model, capacity, rivals)
+    models = load_models(model, capacity, rivals, imgsz)
     segment = next(iter(models.values())).task == "segment"
     data = training_batch(batch, round_imgsz(imgsz), segment, target)
     nets = {name: yolo.model.to(target).train().requires_grad_() for name, yolo in models.items()}

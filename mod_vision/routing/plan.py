@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mod_vision.routing.capacity import ceil_div, num_routed
+from mod_vision.routing.rank import rank
 
 GATE_RANGE = 0.2
 
@@ -40,6 +41,7 @@ class RoutingPlan(NamedTuple):
         real: (B, k) False where an image that needs fewer than k tokens repeats its best one, None if none does. A
             repeated token must not be looked at by others; it comes out as its original does, so it can be scattered.
         whole: Whether tokens divide the map, so that none reaches beyond it.
+        inside: (B, N) False where a token is padding, which is routed after all others, None if that is not known.
     """
 
     logits: torch.Tensor
@@ -49,6 +51,7 @@ class RoutingPlan(NamedTuple):
     tile: int = 1
     real: torch.Tensor | None = None
     whole: bool = True
+    inside: torch.Tensor | None = None
 
     @property
     def mask(self) -> torch.Tensor | None:
@@ -104,8 +107,11 @@ def make_plan(
     raster: bool = False,
     tile: int = 1,
     counts: torch.Tensor | None = None,
+    inside: torch.Tensor | None = None,
 ) -> RoutingPlan:
     """Select the k tokens with the highest score in each image (expert choice, arXiv 2404.02258, section 3.3).
+
+    Scores are compared to about three digits, equal ones by position, see `rank`.
 
     Args:
         logits: (B, N) router scores.
@@ -115,8 +121,9 @@ def make_plan(
         raster: Order the selected tokens by position instead of by descending score.
         tile: Side of a token in pixels of the map.
         counts: (B,) tokens that each image needs, at most k, or None if all need k.
+        inside: (B, N) False where a token is padding, None if that is not known.
     """
-    scores, indices = logits.topk(k, dim=1)
+    indices = rank(logits, inside).topk(k, dim=1).indices
     real = None
     if counts is not None and len(counts) > 1:
         real = torch.arange(k, device=logits.device) < counts[:, None]
@@ -124,7 +131,6 @@ def make_plan(
     if raster:
         indices, order = indices.sort(dim=1)
         real = None if real is None else real.gather(1, order)
-    if raster or real is not None:
-        scores = logits.gather(1, indices)
+    gates = gate(logits.gather(1, indices)) if gated else None
     whole = size[0] % tile == 0 and size[1] % tile == 0
-    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, tile, real, whole)
+    return RoutingPlan(logits, indices, gates, size, tile, real, whole, inside)
