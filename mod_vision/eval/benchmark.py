@@ -61,7 +61,7 @@ def benchmark(
     check_backend(backend, bench.device, bench.dtype)
     if by == "backbone" and backend in EXPORTED:
         raise ValueError(f"by=backbone is not for exports such as {backend}: only whole models are exported.")
-    models = load_models(model, capacity, baselines)
+    models = load_models(model, capacity, baselines, bench.imgsz)
     part = Backbone if by == "backbone" else lambda net: net
     image = torch.rand(batch, 3, bench.imgsz, bench.imgsz, device=bench.device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -79,11 +79,12 @@ def benchmark(
     return [Row(name, gflops[name], times[name], memory[name]) for name in models]
 
 
-def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str]) -> dict[str, Any]:
+def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str], imgsz: int) -> dict[str, Any]:
     """Return by name, as `YOLO` objects, the dense baseline, the model at each capacity, and the other baselines.
 
     Raises:
-        ValueError: If the model routes nothing, or a router gives NaN.
+        ValueError: If the model routes nothing, or, at an image size of `imgsz` pixels, a router gives NaN or a layer
+            cannot compute it.
     """
     models: dict[str, Any] = {}
     for c in (1.0, *capacity):
@@ -92,7 +93,7 @@ def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str])
         if not any(routed_layers(models[name])):
             raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
         set_capacity(models[name], c)
-        check_routes(models[name].model)
+        check_routes(models[name].model, imgsz)
     return models | {name: load_model(name) for name in baselines}
 
 

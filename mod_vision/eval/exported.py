@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mod_vision.yolo.ranking import onnx_ranking
+
 Runner = Callable[[torch.Tensor], tuple[list[np.ndarray], list[np.ndarray]]]  # outputs, and what each layer selects
 
 
@@ -41,11 +43,11 @@ def open_export(path: Path, layers: Sequence[str]) -> Runner | None:
 def onnx_session(path: Path, layers: Sequence[str] = (), threads: int | None = None, scores: bool = False) -> Any:
     """Open an ONNX model on the CPU so that it also returns the routed indices of each layer, as its last outputs.
 
-    With `scores`, they are followed by the scores that each layer selects from.
+    With `scores`, they are followed by the scores that each layer selects from, as its router gives them.
 
     Raises:
         ImportError: If onnx or onnxruntime is not installed.
-        ValueError: If the graph has no top-k selection for a layer.
+        ValueError: If the graph has no top-k selection for a layer, or one that is fed by no router.
     """
     try:
         import onnx
@@ -55,12 +57,27 @@ def onnx_session(path: Path, layers: Sequence[str] = (), threads: int | None = N
     model = onnx.load(path)
     nodes = {node.name.replace("/", "."): node for node in model.graph.node if node.op_type == "TopK"}
     found = [nodes[_find(path, layer, nodes, f".{layer}.TopK")] for layer in layers]
-    shown = [node.output[1] for node in found] + [node.input[0] for node in found if scores]
+    shown = [node.output[1] for node in found]
+    shown += [_scores(path, model.graph, node) for node in found if scores]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)  # ONNX Runtime knows their types
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle sessions would take the cores
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _scores(path: Path, graph: Any, selection: Any) -> str:
+    """Return the name of the scores that a TopK node selects from.
+
+    Raises:
+        ValueError: If no router computes them: those of the grid are constants.
+    """
+    routers = onnx_ranking(graph, selection).routers
+    if not routers:
+        raise ValueError(
+            f"{path} has no router in front of {selection.name}, so it does not show scores; use the .pt file."
+        )
+    return str(routers[0].output[0])
 
 
 def openvino_model(

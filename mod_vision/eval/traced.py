@@ -186,15 +186,13 @@ def _layer(note: LayerNote, indices: torch.Tensor, scores: torch.Tensor, size: t
     Args:
         note: What the layer is.
         indices: (1, k) selected tokens, or (1, windows, k) places within windows.
-        scores: (1, N), or (1, windows, places).
+        scores: (1, N).
         size: (height, width) of the input.
     """
     grid = ceil_div(size[0], note.stride), ceil_div(size[1], note.stride)
     if indices.ndim == 3:
         slots = window_slots(grid, note.window, indices.device)[None]
-        tokens = grid[0] * grid[1]
-        logits = scores.new_empty(1, tokens + 1).scatter(1, slots.flatten(1), scores.flatten(1))[:, :tokens]
         chosen = slots.gather(2, indices).flatten(1)
-        indices, scores = chosen[chosen < tokens][None], logits  # places beyond the map hold no token
+        indices = chosen[chosen < grid[0] * grid[1]][None]  # places beyond the map hold no token
     plan = RoutingPlan(scores, indices, None, grid)
     return TracedLayer(note.name, plan, plan.passed(note.capacities, note.blocks), note.blocks)

@@ -15,6 +15,7 @@ from mod_vision.nn.timm_vit import build_vit
 from mod_vision.nn.windows import best_slots, window_slots
 from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens, tokens_to_map
 from mod_vision.routing.layer import apply_gates
+from mod_vision.routing.padding import tokens_inside
 from mod_vision.routing.plan import RoutingPlan, gate
 
 Block = Callable[[torch.Tensor, "torch.Tensor | None", "torch.Tensor | None"], torch.Tensor]
@@ -130,16 +131,17 @@ class RoutedGroup(BlockGroup, RoutedLayer):
         """Return gates (B, windows, k), or None, and indices (B, windows, k) of the patches (B, N, C) to compute."""
         if self.dense:
             return super().select(x, size)
-        logits = self.router(x, size)
+        logits, inside = self.router(x, size), tokens_inside(size)
         slots = window_slots(size, self.window, x.device)
-        scores, indices = best_slots(logits, slots, self._slots_per_window(logits, slots.shape[1]))
+        k = self._slots_per_window(logits, inside, slots.shape[1])
+        scores, indices = best_slots(logits, slots, k, inside)
         gates = gate(scores).squeeze(-1) if self.router.learned else None
         real = torch.where(indices < x.shape[1], indices, indices[..., :1])  # the first one of a window is always real
         flat_gates = None if gates is None else gates.flatten(1).unsqueeze(-1)
-        self.plan = RoutingPlan(logits, real.flatten(1), flat_gates, size)
+        self.plan = RoutingPlan(logits, real.flatten(1), flat_gates, size, inside=inside)
         return gates, indices
 
-    def _slots_per_window(self, logits: torch.Tensor, slots: int) -> int:
+    def _slots_per_window(self, logits: torch.Tensor, inside: torch.Tensor | None, slots: int) -> int:
         """Return how many tokens of a window are routed.
 
         Raises:
@@ -149,7 +151,7 @@ class RoutedGroup(BlockGroup, RoutedLayer):
             return num_routed(slots, self.capacities[0])
         if self.window is not None:
             raise ValueError("thresholds need global attention: with `window`, all windows are equally long.")
-        return int(self._count(logits))
+        return int(self._count(logits, inside))
 
 
 def _pick(ropes: Sequence[torch.Tensor | None], indices: torch.Tensor) -> list[torch.Tensor | None]:
@@ -313,9 +315,10 @@ class MoDViT(nn.Module):
             return self._resample_positions(patches)
         state = tuple((w.data_ptr(), None if w.is_inference() else w._version) for w in weights)
         key = (int(patches.shape[1]), int(patches.shape[2]), patches.dtype, patches.device, state)
-        if self._positions is None or self._positions[0] != key:
-            self._positions = (key, self._resample_positions(patches))
-        return self._positions[1]
+        kept = self._positions
+        if kept is None or kept[0] != key:
+            self._positions = kept = (key, self._resample_positions(patches))
+        return kept[1]  # another thread may have kept those of its own images by now
 
     def _resample_positions(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Let timm add its positions to patches of zeros."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mod_vision.routing.capacity import ceil_div
+from mod_vision.routing.rank import rank
 
 
 def window_slots(size: tuple[int, int], window: int | None, device: torch.device) -> torch.Tensor:
@@ -30,18 +31,23 @@ def window_slots(size: tuple[int, int], window: int | None, device: torch.device
     return grid.view(rows, window, cols, window).transpose(1, 2).reshape(rows * cols, window * window)
 
 
-def best_slots(logits: torch.Tensor, slots: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Select the k tokens with the highest logits in each window; slots beyond the map come last.
+def best_slots(
+    logits: torch.Tensor, slots: torch.Tensor, k: int, inside: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Select the k tokens in each window that `rank` puts first: padding comes late, slots beyond the map last.
 
     Args:
         logits: (B, N).
         slots: (windows, slots) as `window_slots` gives them.
         k: Tokens per window.
+        inside: (B, N) False where a token is padding, None if that is not known.
 
     Returns:
-        Logits and token indices (0 to N, N beyond the map), each (B, windows, k), in descending logits.
+        Logits and token indices (0 to N, N beyond the map), each (B, windows, k), in the order of their rank.
     """
     lowest = torch.finfo(logits.dtype).min
     by_window = F.pad(logits, (0, 1), value=lowest)[:, slots.flatten()].view(-1, *slots.shape)
-    scores, order = by_window.topk(k, dim=2)
-    return scores, slots.expand_as(by_window).gather(2, order)
+    if inside is not None:
+        inside = F.pad(inside, (0, 1), value=False)[:, slots.flatten()].view(-1, *slots.shape)
+    order = rank(by_window, inside).topk(k, dim=2).indices
+    return by_window.gather(2, order), slots.expand_as(by_window).gather(2, order)

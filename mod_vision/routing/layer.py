@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -10,9 +11,12 @@ from torch import nn
 
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
 from mod_vision.routing.gather import scatter_tokens
+from mod_vision.routing.padding import tokens_inside, without_padding
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
+
+PASSING = ("plan", "_of_thread")  # of the state, the former in checkpoints of version 1.0
 
 
 class RoutedLayer(nn.Module):
@@ -22,7 +26,7 @@ class RoutedLayer(nn.Module):
         capacities: Share of tokens routed, one for the whole layer or one per block, not increasing.
         depth: Number of blocks that a fully routed token passes.
         router: Module that scores tokens (B, N, C) as (B, N).
-        plan: The routing of the last forward, None before the first and at capacity 1.
+        plan: The routing of the last forward in this thread, None before the first and at capacity 1.
         raster: Whether the routed tokens are in order of position instead of descending score.
         threshold: Score above which tokens are routed at inference, None for a fixed number of them.
         takes_repeats: Whether images of a batch can need different numbers of tokens.
@@ -31,10 +35,19 @@ class RoutedLayer(nn.Module):
     capacities: tuple[float, ...]
     depth: int
     router: nn.Module
-    plan: RoutingPlan | None
     raster: ClassVar[bool] = False
     threshold: float | None = None
     takes_repeats: ClassVar[bool] = False
+    __jit_unused_properties__: ClassVar[list[str]] = ["plan"]  # TorchScript compiles properties
+
+    @property
+    def plan(self) -> RoutingPlan | None:
+        """The routing of the last forward in this thread."""
+        return getattr(self._of_thread, "plan", None)
+
+    @plan.setter
+    def plan(self, plan: RoutingPlan | None) -> None:
+        self._of_thread.plan = plan
 
     def init_routing(
         self, dim: int, depth: int, capacity: Any, router: str, where: str, per_block: bool = False
@@ -55,7 +68,7 @@ class RoutedLayer(nn.Module):
         self.capacities = capacity_per_depth(capacity, depth if per_block else 1, where)
         self.depth = depth
         self.router = build_router(router, dim, where)
-        self.plan = None
+        self._of_thread = threading.local()
 
     @property
     def dense(self) -> bool:
@@ -64,11 +77,11 @@ class RoutedLayer(nn.Module):
 
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
         """Score the tokens (B, N, C) of a map of `size` (H, W), select the routed ones and remember the plan."""
-        logits = self.router(tokens, size)
+        logits, inside = self.router(tokens, size), tokens_inside(size)
         n = tokens.shape[1]
-        counts = self._count(logits) if self.follows_image else None
+        counts = self._count(logits, inside) if self.follows_image else None
         k = self.fit_selected(num_routed(n, self.capacities[0]) if counts is None else int(counts.max()), n)
-        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, counts)
+        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, counts, inside)
         return self.plan
 
     def fit_selected(self, k: int, num_tokens: int) -> int:
@@ -80,8 +93,8 @@ class RoutedLayer(nn.Module):
         """True if the number of routed tokens is the image's own: in threshold mode, at inference."""
         return self.threshold is not None and not self.training
 
-    def _count(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the number of tokens above the threshold for each image.
+    def _count(self, logits: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+        """Return the number of tokens above the threshold for each image; those of padding do not count.
 
         Raises:
             ValueError: If the layer cannot take a batch, or the model is exported.
@@ -97,7 +110,7 @@ class RoutedLayer(nn.Module):
                 "an export has a fixed number of routed tokens; call set_capacity(model, ...) before it, which ends "
                 "threshold mode."
             )
-        return count_above(logits, self.threshold)
+        return count_above(without_padding(logits, inside), self.threshold)
 
     def depth_map(self) -> torch.Tensor | None:
         """Return how many of the blocks each token of the last forward passed, (B, H, W), None at capacity 1."""
@@ -130,7 +143,12 @@ class RoutedLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the plan out of copies and checkpoints: it belongs to a batch, and may hold an autograd graph."""
-        return {**self.__dict__, "plan": None}
+        return {key: value for key, value in self.__dict__.items() if key not in PASSING}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start without a plan."""
+        super().__setstate__({key: value for key, value in state.items() if key not in PASSING})
+        self._of_thread = threading.local()
 
 
 def apply_gates(tokens: torch.Tensor, changed: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:

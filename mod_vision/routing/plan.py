@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from mod_vision.routing.capacity import num_routed
+from mod_vision.routing.rank import rank
 
 GATE_RANGE = 0.2
 
@@ -32,6 +33,7 @@ class RoutingPlan(NamedTuple):
         size: (H, W) of the feature map, each pixel of which is a token: N = H * W.
         real: (B, k) False where an image that needs fewer than k tokens repeats its best one, None if none does. A
             repeated token must not be looked at by others; it comes out as its original does, so it can be scattered.
+        inside: (B, N) False where a token is padding, which is routed after all others, None if that is not known.
     """
 
     logits: torch.Tensor
@@ -39,6 +41,7 @@ class RoutingPlan(NamedTuple):
     gates: torch.Tensor | None
     size: tuple[int, int]
     real: torch.Tensor | None = None
+    inside: torch.Tensor | None = None
 
     @property
     def mask(self) -> torch.Tensor | None:
@@ -79,8 +82,11 @@ def make_plan(
     gated: bool = True,
     raster: bool = False,
     counts: torch.Tensor | None = None,
+    inside: torch.Tensor | None = None,
 ) -> RoutingPlan:
     """Select the k tokens with the highest score in each image (expert choice, arXiv 2404.02258, section 3.3).
+
+    Scores are compared to about three digits, equal ones by position, see `rank`.
 
     Args:
         logits: (B, N) router scores.
@@ -89,8 +95,9 @@ def make_plan(
         gated: False for routers without parameters, which need no gradient.
         raster: Order the selected tokens by position instead of by descending score.
         counts: (B,) tokens that each image needs, at most k, or None if all need k.
+        inside: (B, N) False where a token is padding, None if that is not known.
     """
-    scores, indices = logits.topk(k, dim=1)
+    indices = rank(logits, inside).topk(k, dim=1).indices
     real = None
     if counts is not None and len(counts) > 1:
         real = torch.arange(k, device=logits.device) < counts[:, None]
@@ -98,6 +105,5 @@ def make_plan(
     if raster:
         indices, order = indices.sort(dim=1)
         real = None if real is None else real.gather(1, order)
-    if raster or real is not None:
-        scores = logits.gather(1, indices)
-    return RoutingPlan(logits, indices, gate(scores) if gated else None, size, real)
+    gates = gate(logits.gather(1, indices)) if gated else None
+    return RoutingPlan(logits, indices, gates, size, real, inside)

@@ -88,7 +88,7 @@ def export_model(
     if args.get("quantize") and yolo.task in ("detect", "segment"):  # other tasks calibrate on other data
         args["data"] = check_data(args.get("data") or PHOTOS)["yaml_file"]
     net: Any = load_at(model, capacity).model.float().eval()
-    check_routes(net)
+    check_routes(net, imgsz)
     folder = Path(model).parent if Path(model).is_file() else Path()
     with _moved_when_whole(folder) as part:
         yolo.model.pt_path = str(part / Path(model).name)  # beside which Ultralytics writes

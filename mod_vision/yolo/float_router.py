@@ -1,4 +1,4 @@
-"""Routers that stay in float when Ultralytics' exporter quantises the rest for ONNX Runtime or OpenVINO."""
+"""Routers and rankings stay in float when Ultralytics' exporter quantises the rest for ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-ROUTER = "router"  # in the names of its nodes
+from mod_vision.yolo.ranking import ROUTER, onnx_ranking, openvino_ranking
+
 Quantise = Callable[..., Any]
 
 
 def with_float_router_in_onnx(export: Quantise) -> Quantise:
     """Wrap Ultralytics' quantisation of an ONNX file so that routers stay in float.
 
-    A router compares scores. Rounded to 256 steps, many of them tie, and the order among the best is lost.
+    A router's scores are compared. Rounded to 256 steps, many of them tie, and the order among the best is lost.
     """
 
     @functools.wraps(export)
@@ -60,8 +61,11 @@ def _leave_onnx_routers(quantise: Quantise) -> Quantise:
     def quantize_static(model: Any, *args: Any, nodes_to_exclude: Sequence[str] = (), **kwargs: Any) -> Any:
         import onnx
 
-        routers = [node.name for node in onnx.load(model).graph.node if f"/{ROUTER}/" in node.name]
-        return quantise(model, *args, nodes_to_exclude=[*nodes_to_exclude, *routers], **kwargs)
+        graph = onnx.load(model).graph
+        routers = {node.name for node in graph.node if f"/{ROUTER}/" in node.name}
+        rankings = [onnx_ranking(graph, node) for node in graph.node if node.op_type == "TopK"]
+        ranks = {node.name for ranking in rankings if ranking.routers for node in ranking.nodes}
+        return quantise(model, *args, nodes_to_exclude=[*nodes_to_exclude, *sorted(routers | ranks)], **kwargs)
 
     return quantize_static
 
@@ -72,9 +76,13 @@ def _leave_openvino_routers(quantise: Quantise) -> Quantise:
     def quantize(model: Any, *args: Any, ignored_scope: Any = None, **kwargs: Any) -> Any:
         import nncf
 
-        names = [op.get_friendly_name() for op in model.get_ops() if f".{ROUTER}" in op.get_friendly_name()]
+        ops = model.get_ops()
+        rankings = [openvino_ranking(op) for op in ops if op.get_type_name() == "TopK"]
+        floating = [op for op in ops if f".{ROUTER}" in op.get_friendly_name()]
+        floating += [op for ranking in rankings if ranking.routers for op in ranking.nodes]
+        names = {op.get_friendly_name() for op in floating if op.get_type_name() not in ("Constant", "Parameter")}
         scope = replace(ignored_scope or nncf.IgnoredScope())
-        scope.names = [*scope.names, *names]
+        scope.names = [*scope.names, *sorted(names)]
         return quantise(model, *args, ignored_scope=scope, **kwargs)
 
     return quantize

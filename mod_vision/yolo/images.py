@@ -309,17 +309,19 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
         net.train(training)
 
 
-def check_routes(net: Any) -> None:
-    """Run a model on a small image of noise, which routers that are broken show in; none of it is kept.
+def check_routes(net: Any, imgsz: int) -> None:
+    """Run a model on an image of noise, which routers that are broken show in; none of it is kept.
 
     Args:
         net: The network of a `YOLO` object, on any device.
+        imgsz: Side of the image in pixels, the one it is to run at: layers can refuse smaller maps.
 
     Raises:
-        ValueError: If a router gives NaN; the message names the layer.
+        ValueError: If a router gives NaN; the message names the layer. Or if a layer cannot compute this size.
     """
-    side, like, training = 2 * max(int(net.stride.max()), MIN_STRIDE), next(net.parameters()), net.training
-    image = torch.rand(1, int(net.yaml.get("channels", 3)), side, side)
+    like, training = next(net.parameters()), net.training
+    size = input_size(imgsz, max(int(net.stride.max()), MIN_STRIDE))
+    image = torch.rand(1, int(net.yaml.get("channels", 3)), *size)
     net.eval()
     try:
         with torch.no_grad():

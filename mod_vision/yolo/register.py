@@ -12,6 +12,7 @@ from mod_vision.viz.training_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.export_notes import note_routing
 from mod_vision.yolo.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.loss import with_router_losses
+from mod_vision.yolo.padding import with_padding
 from mod_vision.yolo.parse import routed_parse_model
 from mod_vision.yolo.removed import refuse_checkpoints
 from mod_vision.yolo.safe_classes import allow_classes, allow_vit_classes
@@ -50,6 +51,7 @@ def register() -> None:
         data_utils.check_file = checks.check_file
     for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
         model_type.loss = with_router_losses(model_type.loss)
+    tasks.BaseModel._predict_once = with_padding(tasks.BaseModel._predict_once)
     for event, callback in (*CALLBACKS.items(), *PLOTS.items(), *OTHERS):
         callbacks.default_callbacks[event].append(callback)
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)

@@ -10,6 +10,7 @@ import torch
 from ultralytics import YOLO
 
 from mod_vision.routing import RoutedLayer, check_capacity, routed_layers
+from mod_vision.routing.padding import without_padding
 from mod_vision.routing.threshold import budget_threshold
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import forward_letterboxed, load_model, read_images, some_images
@@ -62,6 +63,6 @@ def _route(
         forward_letterboxed(yolo.model, photo, imgsz)
         for name, layer in layers.items():
             if layer.plan is not None:
-                logits[name].append(layer.plan.logits.float().cpu())
+                logits[name].append(without_padding(layer.plan.logits, layer.plan.inside).float().cpu())
                 shares[name].append(layer.plan.indices.shape[1] / layer.plan.logits.shape[1])
     return logits, shares
