@@ -10,8 +10,7 @@ from torch import nn
 
 from mod_vision.nn.attention import TransformerBlock
 from mod_vision.routing import RoutedLayer, gather_tokens, make_plan, num_routed, scatter_tokens
-from mod_vision.routing.layer import apply_gates, put_back
-from mod_vision.routing.plan import gate
+from mod_vision.routing.plan import apply_gates, gate
 
 
 class MixtureOfDepthsBlock(RoutedLayer):
@@ -69,8 +68,8 @@ class MixtureOfDepthsBlock(RoutedLayer):
             return self.block(tokens, causal=self.causal)
         if not self.causal:
             plan = self.route(tokens, (1, tokens.shape[1]))
-            routed = gather_tokens(tokens, plan.indices)
-            return put_back(tokens, plan, routed, self.block(routed))
+            routed = plan.take(tokens)
+            return plan.put(tokens, routed, self.block(routed))
         return self._train_causal(tokens) if self.training else self._infer_causal(tokens)
 
     def _train_causal(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -80,8 +79,8 @@ class MixtureOfDepthsBlock(RoutedLayer):
         self.plan = plan = make_plan(logits, num_routed(n, self.capacities[0]), (1, n), raster=True)
         foreseen = self.predictor(tokens.detach()).squeeze(-1)
         self.predictor_loss = F.binary_cross_entropy_with_logits(foreseen, plan.kept()[:, 0].to(foreseen.dtype))
-        routed = gather_tokens(tokens, plan.indices)
-        return put_back(tokens, plan, routed, self.block(routed, causal=True))
+        routed = plan.take(tokens)
+        return plan.put(tokens, routed, self.block(routed, causal=True))
 
     def _infer_causal(self, tokens: torch.Tensor) -> torch.Tensor:
         """Route the tokens that the predictor picks, each by itself; the number of them varies per sequence.

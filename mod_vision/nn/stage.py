@@ -9,8 +9,7 @@ from torch import nn
 
 from mod_vision.nn.attention import Rotation, TransformerBlock, rotary_table
 from mod_vision.nn.skip import LinearSkip
-from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, tokens_to_map
-from mod_vision.routing.layer import put_back
+from mod_vision.routing import RoutedLayer, num_routed, tokens_to_map
 
 HEAD_DIM = 32
 
@@ -78,9 +77,9 @@ class MoDStage(RoutedLayer):
             tokens = self._run(tokens, rotation, tokens.shape[1])
         else:
             plan = self.route(tokens, size)
-            routed = gather_tokens(tokens, plan.indices)
+            routed = plan.take(tokens)
             changed = self._run(routed, _pick(rotation, plan.indices), tokens.shape[1], plan.mask)
-            tokens = put_back(self.skip(tokens), plan, routed, changed)
+            tokens = plan.put(self.skip(tokens), routed, changed)
         return tokens_to_map(tokens, size)
 
     @torch.no_grad()

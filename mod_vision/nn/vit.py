@@ -14,9 +14,8 @@ from mod_vision.nn.pyramid import SimplePyramid
 from mod_vision.nn.timm_vit import build_vit
 from mod_vision.nn.windows import best_slots, window_slots
 from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens, tokens_to_map
-from mod_vision.routing.layer import apply_gates
 from mod_vision.routing.padding import tokens_inside
-from mod_vision.routing.plan import RoutingPlan, gate
+from mod_vision.routing.plan import RoutingPlan, apply_gates, gate
 
 Block = Callable[[torch.Tensor, "torch.Tensor | None", "torch.Tensor | None"], torch.Tensor]
 POSITIONS = ("pos_embed", "cls_token", "reg_token")

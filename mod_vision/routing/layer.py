@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mod_vision.routing.capacity import capacity_per_depth, num_routed
-from mod_vision.routing.gather import scatter_tokens
 from mod_vision.routing.padding import tokens_inside, without_padding
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
@@ -149,26 +148,6 @@ class RoutedLayer(nn.Module):
         """Start without a plan."""
         super().__setstate__({key: value for key, value in state.items() if key not in PASSING})
         self._of_thread = threading.local()
-
-
-def apply_gates(tokens: torch.Tensor, changed: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
-    """Return x + g * (f(x) - x) for routed tokens x and block outputs f(x), both (B, k, C).
-
-    The residual is inside f, so it is counted once.
-    """
-    return changed if gates is None else torch.addcmul(tokens, gates.to(tokens.dtype), changed - tokens)
-
-
-def put_back(base: torch.Tensor, plan: RoutingPlan, tokens: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    """Return `base` with its routed tokens overwritten by x + g * (f(x) - x); all others are bit-identical.
-
-    Args:
-        base: (B, N, C), what skipped tokens get.
-        plan: Routing of the tokens.
-        tokens: (B, k, C), routed tokens x.
-        changed: (B, k, C), block outputs f(x).
-    """
-    return scatter_tokens(base, plan.indices, apply_gates(tokens, changed, plan.gates))
 
 
 def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:

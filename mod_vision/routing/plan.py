@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from mod_vision.routing.capacity import num_routed
+from mod_vision.routing.gather import gather_tokens, scatter_tokens
 from mod_vision.routing.rank import rank
 
 GATE_RANGE = 0.2
@@ -21,6 +22,14 @@ def gate(scores: torch.Tensor) -> torch.Tensor:
     each change by about 1/k.
     """
     return 1.0 + GATE_RANGE * torch.tanh(scores).unsqueeze(-1)
+
+
+def apply_gates(tokens: torch.Tensor, changed: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
+    """Return x + g * (f(x) - x) for routed tokens x and block outputs f(x), both (B, k, C).
+
+    The residual is inside f, so it is counted once.
+    """
+    return changed if gates is None else torch.addcmul(tokens, gates.to(tokens.dtype), changed - tokens)
 
 
 class RoutingPlan(NamedTuple):
@@ -42,6 +51,20 @@ class RoutingPlan(NamedTuple):
     size: tuple[int, int]
     real: torch.Tensor | None = None
     inside: torch.Tensor | None = None
+
+    def take(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the routed ones (B, k, C) of tokens (B, N, C)."""
+        return gather_tokens(tokens, self.indices)
+
+    def put(self, base: torch.Tensor, taken: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+        """Return `base` with its routed tokens overwritten by x + g * (f(x) - x); all others are bit-identical.
+
+        Args:
+            base: (B, N, C), what skipped tokens get.
+            taken: (B, k, C), routed tokens x, as `take` gave them.
+            changed: (B, k, C), block outputs f(x).
+        """
+        return scatter_tokens(base, self.indices, apply_gates(taken, changed, self.gates))
 
     @property
     def mask(self) -> torch.Tensor | None:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.routing.gather import gather_tokens
-from mod_vision.routing.layer import RoutedLayer, put_back
+from mod_vision.routing.layer import RoutedLayer
 
 
 class Routed(RoutedLayer):
@@ -36,5 +35,5 @@ class Routed(RoutedLayer):
         if self.dense:
             return self.block(tokens)
         plan = self.route(tokens, size or (1, tokens.shape[1]))
-        routed = gather_tokens(tokens, plan.indices)
-        return put_back(tokens, plan, routed, self.block(routed))
+        routed = plan.take(tokens)
+        return plan.put(tokens, routed, self.block(routed))

@@ -13,9 +13,8 @@ from torch import nn
 from ultralytics.nn.modules.block import C2PSA, A2C2f, AAttn, ABlock, Attention, PSABlock
 from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
-from mod_vision.routing import RoutingPlan, gather_tokens, scatter_tokens, tokens_to_map
+from mod_vision.routing import RoutingPlan, scatter_tokens, tokens_to_map
 from mod_vision.routing.capacity import ceil_div
-from mod_vision.routing.layer import put_back
 from mod_vision.yolo.twins.base import DenseTwin, to_tokens
 from mod_vision.yolo.twins.rows import routed_row
 
@@ -29,7 +28,7 @@ def position_term(conv: nn.Module, values: torch.Tensor, plan: RoutingPlan) -> t
     """Run a depthwise convolution over the grid on which the routed `values` (B, k, C) lie, and pick them again."""
     grid = values.new_zeros(values.shape[0], plan.size[0] * plan.size[1], values.shape[2])
     grid = tokens_to_map(scatter_tokens(grid, plan.indices, values), plan.size)
-    return gather_tokens(to_tokens(conv(grid)), plan.indices)
+    return plan.take(to_tokens(conv(grid)))
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
@@ -78,11 +77,11 @@ class MoDC2PSA(DenseTwin, C2PSA):
             return C2PSA.forward(self, x)
         a, b = self.cv1(x).split((self.c, self.c), dim=1)
         tokens, plan = self.route_map(b)
-        routed = gather_tokens(tokens, plan.indices)
+        routed = plan.take(tokens)
         y = to_map(routed)
         for block in self.m:
             y = psa_block(block, y, plan)
-        tokens = put_back(tokens, plan, routed, to_tokens(y))
+        tokens = plan.put(tokens, routed, to_tokens(y))
         return self.cv2(torch.cat((a, tokens_to_map(tokens, plan.size)), 1))
 
 
@@ -149,12 +148,12 @@ class MoDA2C2f(DenseTwin, A2C2f):
             return A2C2f.forward(self, x)
         outputs = [self.cv1(x)]
         tokens, plan = self.route_map(outputs[0])
-        routed = gather_tokens(tokens, plan.indices)
+        routed = plan.take(tokens)
         y = to_map(routed)
         for stage in self.m:
             for block in stage:
                 y = area_block(block, y, plan)
-            changed = put_back(tokens, plan, routed, to_tokens(y))
+            changed = plan.put(tokens, routed, to_tokens(y))
             outputs.append(tokens_to_map(changed, plan.size))
         out = self.cv2(torch.cat(outputs, 1))
         return out if self.gamma is None else x + self.gamma.view(-1, len(self.gamma), 1, 1) * out
@@ -179,8 +178,8 @@ class MoDAIFI(DenseTwin, AIFI):
         tokens, plan = self.route_map(x)
         pos = self.build_2d_sincos_position_embedding(w, h, c, like=x).to(x.dtype)
         pos = pos[0].index_select(0, plan.indices.flatten()).view(*plan.indices.shape, c)
-        routed = gather_tokens(tokens, plan.indices)
+        routed = plan.take(tokens)
         repeats = None if plan.real is None else ~plan.real
         changed = TransformerEncoderLayer.forward(self, routed, src_key_padding_mask=repeats, pos=pos)
-        tokens = put_back(tokens, plan, routed, changed)
+        tokens = plan.put(tokens, routed, changed)
         return tokens_to_map(tokens, plan.size)
