@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from filelock import FileLock
 from optuna.trial import TrialState
 
 from mod_vision.eval.evaluate import evaluate_model, save_evaluation
 from mod_vision.eval.latency import Latency
 from mod_vision.files import writable_dir, write_text
+from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.tune.space import Choices, candidate_of, candidates, check_choices
 from mod_vision.tune.study import in_state, open_study
 from mod_vision.yolo.convert import save
-from mod_vision.yolo.images import load_model, round_imgsz, torch_device
+from mod_vision.yolo.images import load_model, start
 from mod_vision.yolo.trust import check_data, restricted
 from mod_vision.yolo.variants import DENSE, Candidate, read_train_args, routed_variant
 
@@ -67,9 +67,8 @@ class Sweep:
         self.lock.release()
         held, folder = self.study.user_attrs, self.folder / candidate.slug
         weights = self._train(candidate, folder)
-        torch.set_num_threads(held["threads"])  # training sets its own
-        where = (held["data"], held["imgsz"], held["batch"], self.device)
-        found = evaluate_model(weights, *where, project=str(folder), name="val", exist_ok=True)
+        run = ScoreSettings(held["imgsz"], self.device, held["threads"], held["batch"])  # training sets its own threads
+        found = evaluate_model(weights, held["data"], run, project=str(folder), name="val", exist_ok=True)
         save_evaluation(found, folder / "evaluation.json")
         mask_ap, cost = found.mask["AP"] if found.mask else None, found.cost
         latency = cost.latency if candidate != DENSE else cost.dense_latency
@@ -138,13 +137,11 @@ def tune(
     capacity: Sequence[float],
     router: Sequence[str],
     stages: Sequence[str],
-    imgsz: int = 640,
     epochs: int = 20,
     iterations: int = 12,
     batch: int = 16,
-    device: str = "cpu",
-    threads: int = 2,
     cfg: str | None = None,
+    run: RunSettings = RunSettings(),  # noqa: B008  # frozen
     out: str | Path = "runs/mod-vision-tune",
 ) -> Sweep:
     """Train and score routed variants of a model and its dense baseline; a sweep that was stopped goes on.
@@ -159,13 +156,11 @@ def tune(
         capacity: Shares of tokens below 1 to choose from.
         router: Names of routers to choose from.
         stages: What to route: `all`, or rows of the model YAML such as `6` or `6+8`.
-        imgsz: Image size in pixels.
         epochs: Epochs per trial.
         iterations: Number of trials, the dense baseline among them.
         batch: Images per batch.
-        device: As in Ultralytics.
-        threads: CPU threads of evaluation and timing.
         cfg: YAML with more of Ultralytics' training arguments.
+        run: How trials are trained, scored and timed.
         out: Folder for everything it writes.
 
     Raises:
@@ -179,13 +174,15 @@ def tune(
         raise ValueError(f"model {model} is for {yolo.task}; tune is for detection and segmentation.")
     choices, found = check_choices(yolo, capacity, router, stages), check_data(data)
     settings = {"model": str(model), "task": yolo.task, "data": str(Path(found["yaml_file"]).resolve())}
-    settings |= {"classes": int(found["nc"]), "imgsz": round_imgsz(imgsz), "epochs": epochs, "batch": batch}
-    settings |= {"device": torch_device(device).type, "threads": threads, "train_args": read_train_args(cfg), **choices}
+    run = start(run)
+    settings |= {"classes": int(found["nc"]), "imgsz": run.imgsz, "epochs": epochs, "batch": batch}
+    settings |= {"device": run.device.partition(":")[0], "threads": run.threads}
+    settings |= {"train_args": read_train_args(cfg), **choices}
     folder = writable_dir(out).resolve()
     with FileLock(folder / "sweep.lock") as lock:
         study = open_study(folder, settings, choices)
         if not (folder / "start.pt").is_file():
             save(yolo, folder / "start.pt", model)
-    sweep = Sweep(folder, study, choices, device, lock)
+    sweep = Sweep(folder, study, choices, run.device, lock)
     sweep.run(iterations)
     return sweep
