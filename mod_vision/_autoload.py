@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 TASKS = "ultralytics.nn.tasks"
-CACHING = (
+CACHING = (  # what reads a data set, see yolo/data_caches.py
     "ultralytics.data.base",
     "ultralytics.data.dataset",
     "ultralytics.models.yolo.world.train",
     "ultralytics.models.yolo.yoloe.train",
 )
-CLOSED = "MOD_VISION_DATA_CACHES_CLOSED"  # in the environment, see yolo/data_caches.py
+CLOSED = "MOD_VISION_DATA_CACHES_CLOSED"  # in the environment
 
 
 class _Loader:

@@ -9,8 +9,16 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-from mod_vision._autoload import CACHING, CLOSED
+from mod_vision._autoload import CLOSED
 from mod_vision.yolo.data_folder import check_files
+
+WRAPPED = {  # functions by module of Ultralytics
+    "ultralytics.data.base": ("check_file_speeds",),
+    "ultralytics.data.dataset": ("load_dataset_cache_file", "save_dataset_cache_file"),
+    "ultralytics.models.yolo.world.train": ("torch_load",),
+    "ultralytics.models.yolo.yoloe.train": ("torch_load",),
+    "ultralytics.utils.checks": ("check_requirements",),
+}
 
 _lock, _users = Lock(), 0
 
@@ -23,7 +31,7 @@ def closed_caches() -> Iterator[None]:
     starts meanwhile; another thread that opens a data set scans it as well.
     """
     global _users
-    for name in (*CACHING, "ultralytics.utils.checks"):
+    for name in WRAPPED:
         wrap(importlib.import_module(name))
     with _lock:
         _users += 1
@@ -38,17 +46,15 @@ def closed_caches() -> Iterator[None]:
 
 
 def wrap(module: Any) -> None:
-    """Wrap what a module of Ultralytics reads a data set with, once; while caches are open, it is as it was."""
-    for name, closed in (
-        ("load_dataset_cache_file", _no_cache),
-        ("save_dataset_cache_file", _complete),
-        ("torch_load", _load_tensors),  # of embeddings of class names
-        ("check_file_speeds", _check_files),  # the first that has the list of images, and reads some as a whole
-        ("check_requirements", _install_no_decoder),
-    ):
-        opened = getattr(module, name, None)
-        if opened and not hasattr(opened, "closed"):
-            setattr(module, name, _unless_closed(opened, closed))
+    """Wrap what a module of Ultralytics reads a data set with, once; while caches are open, it is as it was.
+
+    Raises:
+        AttributeError: If the module lacks it, in another version of Ultralytics.
+    """
+    for name in WRAPPED[module.__name__]:
+        opened = getattr(module, name)
+        if not hasattr(opened, "closed"):
+            setattr(module, name, _unless_closed(opened, CLOSED_FORMS[name]))
 
 
 def _unless_closed(opened: Callable[..., Any], closed: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,3 +94,12 @@ def _install_no_decoder(opened: Callable[..., Any], requirements: Any = (), *arg
 def _load_tensors(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Load a file that can hold tensors, text and numbers only."""
     return load(*args, **{**kwargs, "weights_only": True})
+
+
+CLOSED_FORMS: dict[str, Callable[..., Any]] = {
+    "load_dataset_cache_file": _no_cache,
+    "save_dataset_cache_file": _complete,
+    "torch_load": _load_tensors,  # of embeddings of class names
+    "check_file_speeds": _check_files,  # the first that has the list of images, and reads some as a whole
+    "check_requirements": _install_no_decoder,
+}
