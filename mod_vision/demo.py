@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mod_vision.eval.evaluate import Evaluation, evaluate_model, save_evaluation
-from mod_vision.eval.export_check import ExportCheck, check_export
+from mod_vision.eval.evaluate import Evaluation, evaluate_models, save_evaluation
+from mod_vision.eval.export_check import check_export
+from mod_vision.eval.latency import doubts
 from mod_vision.files import writable_dir, write_text
 from mod_vision.resources import PHOTOS, resource_dir
+from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.viz.heatmap import heatmap
 from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.export import export_model, input_tensors
+from mod_vision.yolo.images import start
 from mod_vision.yolo.trust import restricted
 
 MODEL = "yolo26n-mod-seg.pt"
@@ -45,37 +47,31 @@ def demo(
     missing = [name for name in ("onnx", "onnxruntime", "onnxslim") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"the demo exports to ONNX and needs {', '.join(missing)}: pip install 'mod-vision[export]'.")
-    torch.set_num_threads(threads)
-    start = time.perf_counter()
+    run = start(run)
+    began = time.perf_counter()
 
     _step(1, f"training {MODEL} on with 58 photos, {epochs} epochs, then its dense twin (capacity 1.0) alike")
-    routed = _train(None, "routed", folder, epochs, imgsz, device)
-    dense = _train(1.0, "dense", folder, epochs, imgsz, device)
-    torch.set_num_threads(threads)  # training sets its own
+    routed = _train(None, folder / "routed", epochs, run)
+    dense = _train(1.0, folder / "dense", epochs, run)
 
-    _step(2, "scoring both with pycocotools on 22 photos, counting FLOPs, timing")
-    results = {
-        name: evaluate_model(
-            weights, PHOTOS, imgsz, device=device, project=str(folder), name=f"{name}-val", exist_ok=True
-        )
-        for name, weights in (("routed", routed), ("dense", dense))
-    }
+    _step(2, "timing both in turn, counting FLOPs, scoring with pycocotools on 22 photos")
+    results = score({"routed": routed, "dense": dense}, PHOTOS, folder, run)
     for name, result in results.items():
         save_evaluation(result, folder / f"{name}.json")
         print(f"{name}: {result.report()}\n", flush=True)
 
     _step(3, "drawing route heatmaps")
     photos = resource_dir("assets") / "open" / "images" / "val"
-    heatmap(routed, photos, imgsz, folder / "heatmaps")
+    heatmap(routed, photos, run.imgsz, folder / "heatmaps")
 
     _step(4, "exporting to ONNX and checking it against eager")
-    onnx = export_model(routed, "onnx", imgsz)
-    check = check_export(*onnx, input_tensors(sorted(photos.glob("*.jpg"))[:CHECKED_IMAGES], imgsz))
+    onnx = export_model(routed, "onnx", run.imgsz)
+    check = check_export(*onnx, input_tensors(sorted(photos.glob("*.jpg"))[:CHECKED_IMAGES], run.imgsz))
 
-    table = _table(results, check, epochs, imgsz, threads)
-    minutes = (time.perf_counter() - start) / 60
+    minutes = (time.perf_counter() - began) / 60
     paths = {"weights": routed, "ONNX": onnx.path, "heatmaps": folder / "heatmaps", "figures": folder}
-    summary = f"{table}\n\n" + "".join(f"{name:<10}{path}\n" for name, path in paths.items())
+    closing = table(results, str(check), epochs, run.imgsz)
+    summary = f"{closing}\n\n" + "".join(f"{name:<10}{path}\n" for name, path in paths.items())
     write_text(folder / "summary.txt", summary)
     print(f"\n{summary}done in {minutes:.1f} minutes", flush=True)
     return folder
@@ -86,15 +82,15 @@ def _step(number: int, text: str) -> None:
     print(f"\n[{number}/4] {text}", flush=True)
 
 
-def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: int, device: str) -> Path:
-    """Train on the embedded photos and return the checkpoint."""
+def _train(capacity: float | None, folder: Path, epochs: int, run: RunSettings) -> Path:
+    """Train on the embedded photos into a folder, and return the checkpoint."""
     yolo: Any = load_at(MODEL, capacity)
     with restricted():  # the model is built anew from the YAML in the checkpoint
         yolo.train(
             data=PHOTOS,
             epochs=epochs,
-            imgsz=imgsz,
-            device=device,
+            imgsz=run.imgsz,
+            device=run.device,
             batch=8,
             nbs=8,  # a step per batch, where Ultralytics would accumulate eight: there are only eight in an epoch
             optimizer="AdamW",
@@ -105,17 +101,23 @@ def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: 
             seed=0,
             val=False,
             plots=False,
-            project=str(folder),
-            name=name,
+            project=str(folder.parent),
+            name=folder.name,
             exist_ok=True,
         )
-    return folder / name / "weights" / "best.pt"
+    return folder / "weights" / "best.pt"
 
 
-def _table(results: dict[str, Evaluation], check: ExportCheck, epochs: int, imgsz: int, threads: int) -> str:
-    """Return the closing table."""
+def score(models: Mapping[str, Path], data: str, folder: Path, run: RunSettings) -> dict[str, Evaluation]:
+    """Score models by their names, and time them in turn with as many threads: training and validation set their own."""
+    scoring = ScoreSettings(run.imgsz, run.device, run.threads)
+    return evaluate_models(models, data, scoring, project=str(folder), name="val", exist_ok=True)
+
+
+def table(results: Mapping[str, Evaluation], check: str, epochs: int, imgsz: int) -> str:
+    """Return the closing table; `check` is the verdict on the export."""
     lines = [
-        f"{'model':<8}{'box AP':>8}{'mask AP':>9}{'GFLOPs':>8}{'CPU latency':>28}{'skipped':>9}",
+        f"{'model':<8}{'box AP':>8}{'mask AP':>9}{'GFLOPs':>8}{'latency':>28}{'skipped':>9}",
     ]
     for name, result in results.items():
         skipped = 1 - sum(result.truth.random().values()) / len(result.truth.random()) if result.truth.total else 0.0
@@ -124,9 +126,12 @@ def _table(results: dict[str, Evaluation], check: ExportCheck, epochs: int, imgs
             f"{name:<8}{100 * result.box['AP']:>8.2f}{100 * mask['AP']:>9.2f}{result.cost.gflops:>8.2f}"
             f"{result.cost.latency!s:>28}{100 * skipped:>8.0f}%"
         )
+    cost = results["routed"].cost
     lines += [
+        *doubts({name: result.cost.latency.spread for name, result in results.items()}),
+        f"latency: median (quartiles) of both in turn, batch 1, {cost.device}, {cost.threads} threads",
         f"ONNX: {check}",
-        f"AP in percent, {imgsz} px, {threads} threads. {epochs} epochs on 58 photos show that every part works,\n"
+        f"AP in percent, {imgsz} px. {epochs} epochs on 58 photos show that every part works,\n"
         "not how accurate a model trained on your data will be.",
     ]
     return "\n".join(lines)

@@ -276,6 +276,7 @@ class Run:
                     "mask": stats.get("mask"),
                     "routed_share": found.truth.shares(),
                     "routed_share_random": found.truth.random(),
+                    "routed_share_other_image": found.truth.other_image(),
                     "routed_share_best": found.truth.best(),
                 }
             )

@@ -1,5 +1,6 @@
 """Executed FLOPs against arithmetic, routing truth against a loop, predictions collected once."""
 
+import json
 import shutil
 from collections import Counter
 
@@ -36,6 +37,58 @@ def test_routing_truth_counts_like_a_loop(height, width, seed):
     if hits:
         assert truth.best()["stage"]["objects"] == pytest.approx(fitting / len(hits))
         assert truth.shares()["stage"]["objects"] <= truth.best()["stage"]["objects"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(images=st.integers(2, 9), seed=st.integers(0, 99), batch=st.integers(1, 4))
+def test_the_route_of_another_image_like_a_loop_over_pairs(images, seed, batch):
+    """Images of two shapes: one fills the map, the other leaves the last row to padding."""
+    generator = torch.Generator().manual_seed(seed)
+    kept, objects = (torch.rand(images, 3, 4, generator=generator) > 0.5 for _ in range(2))
+    low = torch.rand(images, generator=generator) > 0.5
+    inside = torch.ones(images, 3, 4, dtype=torch.bool)
+    inside[low, 2] = False
+    groups = {"objects": objects & inside, "rest": ~objects & inside, "cat": objects & inside & (low[:, None, None])}
+    truth = RoutingTruth()
+    for i in range(0, images, batch):
+        truth.update("stage", kept[i : i + batch], {name: tokens[i : i + batch] for name, tokens in groups.items()})
+    found = truth.other_image().get("stage", {})
+    for name, tokens in groups.items():
+        routed, total = [], 0
+        for i in range(images):
+            others = [j for j in range(images) if j != i and low[j] == low[i]]
+            if others:
+                routed.append(sum(int((kept[j] & tokens[i]).sum()) for j in others) / len(others))
+                total += int(tokens[i].sum())
+        assert found.get(name) == (pytest.approx(sum(routed) / total) if total else None)
+    repeated = sum(int(part.sum()) for part in (low, ~low) if part.sum() > 1)
+    assert f"which {repeated} of {images} images have" in truth.table()
+
+
+def test_a_router_that_knows_only_places_routes_as_much_with_another_image():
+    """Alike in all images; one that follows the objects does not."""
+    objects = torch.zeros(2, 2, 2, dtype=torch.bool)
+    objects[0, 0], objects[1, 1] = True, True
+    groups = {"objects": objects, "rest": ~objects}
+    places, content = RoutingTruth(), RoutingTruth()
+    places.update("stage", torch.tensor([[[True, True], [False, False]]]).expand(2, 2, 2), groups)
+    content.update("stage", objects, groups)
+    assert places.other_image() == places.shares() == {"stage": {"objects": 0.5, "rest": 0.5}}
+    assert content.shares() == {"stage": {"objects": 1.0, "rest": 0.0}}
+    assert content.other_image() == {"stage": {"objects": 0.0, "rest": 1.0}}
+
+
+def test_val_prints_and_saves_the_route_of_another_image(tmp_path, capsys):
+    words = ("model=yolo26n-mod-seg.pt", "data=mod-open.yaml", "imgsz=160", "threads=1", f"out={tmp_path}")
+    assert main(["val", *words]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    other, random = found["routed_share_other_image"], found["routed_share_random"]
+    for layer, shares in found["routed_share"].items():
+        assert random[layer] < other[layer]["objects"] < shares["objects"], "part of its gain is where objects lie"
+        (line,) = (line for line in out.splitlines() if line.startswith(f"{layer:<12}objects"))
+        assert f"{100 * other[layer]['objects']:.1f}%" in line
+    assert " of 22 images have" in out
 
 
 def test_majority_cells():

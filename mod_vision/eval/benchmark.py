@@ -12,7 +12,7 @@ import torch
 
 from mod_vision.eval.backends import EXPORTED, check_backend, prepare
 from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.latency import Latency, doubts, paired_latency
 from mod_vision.eval.memory import peak_megabytes
 from mod_vision.files import writable_dir, write_text
 from mod_vision.routing import routed_layers, set_capacity
@@ -114,7 +114,7 @@ def table(rows: Sequence[Row]) -> str:
             f"{dense.latency.median / row.latency.median:>8.2f}{efficiency(row, dense):>6.2f}"
             f"{'-' if row.peak_mb is None else format(row.peak_mb, '.0f'):>9}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + doubts({row.name: row.latency.spread for row in rows}))
 
 
 def as_figures(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, resampled_ap
 from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
+from mod_vision.eval.latency import doubts
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
 
@@ -68,6 +69,7 @@ class Comparison:
             lines.append(
                 "GFLOPs of models with thresholds: mean of all images at their input sizes; others: square input"
             )
+        lines += doubts({name: found.cost.latency.spread for name, found in self.evaluations.items()})
         images = len(next(iter(self.evaluations.values())).files)
         lines += [
             f"\ndifference in AP, and 95 % of {self.resamples} resamples of the {images} images, seed {self.seed}"

@@ -17,11 +17,11 @@ from mod_vision.eval.class_table import class_csv, class_rows, class_table, perc
 from mod_vision.eval.coco import Scorer, Scores
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.image_cost import ImageCosts
-from mod_vision.eval.latency import Latency, as_deployed, paired_latency
+from mod_vision.eval.latency import Latency, as_deployed, doubts, paired_latency
 from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers, set_capacity
-from mod_vision.routing.truth import RoutingTruth
+from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
 from mod_vision.yolo.data_yaml import check_split
@@ -98,6 +98,7 @@ class Evaluation:
             "cost": asdict(self.cost),
             "routed_share": self.truth.shares(),
             "routed_share_random": self.truth.random(),
+            "routed_share_other_image": self.truth.other_image(),
             "routed_share_best": self.truth.best(),
             "routed_share_by_image": {
                 layer: dict(zip(self.files, shares, strict=True)) for layer, shares in self.shares.items()
@@ -119,23 +120,14 @@ class Evaluation:
         if self.gflops:
             lines[-2] += f": means of all images, {min(self.gflops):.2f} to {max(self.gflops):.2f}"
             lines[-1] += f", mean of {min(COST_IMAGES, len(self.files))} images on squares"
+        lines += doubts({"latency": cost.latency.spread, "latency of the dense twin": cost.dense_latency.spread})
         if self.truth.total:
-            lines.append(self.truth.table() if len(self.names) <= MAX_CLASSES_SHOWN else self._short_truth().table())
+            lines.append(self.truth.table(None if len(self.names) <= MAX_CLASSES_SHOWN else (OBJECTS, REST)))
         else:
             lines.append("routing truth: nothing was routed (capacity 1 or no routed layer).")
         if any(min(shares) < max(shares) for shares in self.shares.values()):
             lines += ["routed share by image", *(f"  {layer:<10}{spread(s)}" for layer, s in self.shares.items())]
         return "\n".join(lines)
-
-    def _short_truth(self) -> RoutingTruth:
-        """Return the truth of objects and the rest alone, for data sets with many classes."""
-        short = RoutingTruth()
-        for layer, totals in self.truth.total.items():
-            for group in list(totals)[:2]:
-                short.total[layer][group] = totals[group]
-                short.routed[layer][group] = self.truth.routed[layer][group]
-                short.fitting[layer][group] = self.truth.fitting[layer][group]
-        return short
 
 
 def spread(shares: list[float]) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 LARGE = 1 << 30
+DOUBTFUL = 0.2  # quartiles farther apart than this, over the median, come from a busy machine
 
 
 class Latency(NamedTuple):
@@ -24,8 +25,22 @@ class Latency(NamedTuple):
     low: float
     high: float
 
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles over the median."""
+        return (self.high - self.low) / self.median
+
     def __str__(self) -> str:
         return f"{self.median:.1f} ms ({self.low:.1f}-{self.high:.1f})"
+
+
+def doubts(spreads: Mapping[str, float]) -> list[str]:
+    """Return the line that names the figures not to be trusted, by the spread of each; no line if all can be."""
+    doubtful = [f"{name} ({100 * spread:.0f} %)" for name, spread in spreads.items() if spread > DOUBTFUL]
+    if not doubtful:
+        return []
+    apart = f"quartiles more than {100 * DOUBTFUL:.0f} % apart"
+    return [f"not to be trusted, {apart}: {', '.join(doubtful)}; time again when nothing else runs"]
 
 
 def as_deployed(net: Any, device: Any = "cpu") -> Any:
@@ -68,13 +83,13 @@ def paired_latency(
             _await(device)
             if turn >= warmup:
                 times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: Latency(*np.percentile(t, (50, 25, 75)).tolist()) for name, t in times.items()}
+    return {name: _latency(t) for name, t in times.items()}
 
 
 def paired_part_latency(
     networks: Sequence[tuple[nn.Module, Mapping[Any, nn.Module]]], x: torch.Tensor, repeats: int = 7
-) -> list[dict[Any, float]]:
-    """Run networks in turn on x, and return the median milliseconds of some parts of each, by the parts' keys.
+) -> list[dict[Any, Latency]]:
+    """Run networks in turn on x, and return the milliseconds of some parts of each, by the parts' keys.
 
     Parts are timed within their network: alone, with warm caches and memory, a layer can be several times faster.
     """
@@ -98,7 +113,12 @@ def paired_part_latency(
         for _ in range(1 + repeats):
             for network, _ in networks:
                 network(x)
-    return [{key: 1e3 * float(np.median(seconds[1:])) for key, seconds in seen.items()} for seen in times]
+    return [{key: _latency([1e3 * s for s in seconds[1:]]) for key, seconds in seen.items()} for seen in times]
+
+
+def _latency(times: Sequence[float]) -> Latency:
+    """Return median and quartiles of some times."""
+    return Latency(*np.percentile(times, (50, 25, 75)).tolist())
 
 
 def _await(device: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mod_vision.eval.flops import executed_gflops_by_layer
-from mod_vision.eval.latency import as_deployed, paired_part_latency
+from mod_vision.eval.latency import Latency, as_deployed, doubts, paired_part_latency
 from mod_vision.routing import routed_layers, set_capacity
 from mod_vision.routing.finite import check_finite
 from mod_vision.run_settings import BenchSettings
@@ -26,6 +26,7 @@ class LayerRow(NamedTuple):
         dense_ms: Milliseconds of its dense twin.
         ms: Milliseconds of the routed layer.
         flop_ratio: FLOPs of the dense twin over executed FLOPs: the limit of the speed-up.
+        spread: Distance of the quartiles over the median, of the dense twin's time or the routed layer's: the larger.
     """
 
     layer: str
@@ -34,6 +35,7 @@ class LayerRow(NamedTuple):
     dense_ms: float
     ms: float
     flop_ratio: float
+    spread: float
 
     @property
     def speed_up(self) -> float:
@@ -72,11 +74,17 @@ def benchmark_layers(
         check_finite(routed)
     flops = [executed_gflops_by_layer(n, image.shape[3]) for n in nets.values()]
     return [
-        LayerRow(name, type(layer).__name__, c, times[0][name], times[i][name], flops[0][name] / flops[i][name])
+        _row(name, layer, c, times[0][name], times[i][name], flops[0][name] / flops[i][name])
         for name, layer in routed_layers(net)
         for i, c in enumerate(nets)
         if i
     ]
+
+
+def _row(name: str, layer: Any, capacity: float, dense: Latency, routed: Latency, flop_ratio: float) -> LayerRow:
+    """Return the row of a layer."""
+    spread = max(dense.spread, routed.spread)
+    return LayerRow(name, type(layer).__name__, capacity, dense.median, routed.median, flop_ratio, spread)
 
 
 def deployed(model: str, bench: BenchSettings) -> tuple[Any, torch.Tensor]:
@@ -97,4 +105,4 @@ def layer_table(rows: Sequence[LayerRow]) -> str:
             f"{row.speed_up:>10.2f}{row.flop_ratio:>7.2f}{row.efficiency:>6.2f}"
         )
     lines.append("FLOPs: ratio to the dense twin, the limit of the speed-up; eff.: speed-up / FLOPs")
-    return "\n".join(lines)
+    return "\n".join(lines + doubts({f"{row.layer} at {row.capacity:g}": row.spread for row in rows}))

@@ -64,7 +64,8 @@ def try_layers(net: Any, layers: dict[int, nn.Module], options: dict[int, Any], 
         routed.model[row] = routed_layer(dense, row, options[row]).to(memory_format=torch.channels_last)
     image = images[:1].contiguous(memory_format=torch.channels_last)
     networks = [(network, dict(enumerate(network.model))) for network in (dense, routed)]
-    dense_ms, routed_ms = paired_part_latency(networks, image, REPEATS)
+    times = paired_part_latency(networks, image, REPEATS)
+    dense_ms, routed_ms = ({row: time.median for row, time in found.items()} for found in times)
     total = sum(dense_ms.values())
     trials = []
     for row, layer in layers.items():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mod_vision.eval.benchmark import load_models
-from mod_vision.eval.latency import Latency, paired_latency
+from mod_vision.eval.latency import Latency, doubts, paired_latency
 from mod_vision.run_settings import BenchSettings
 from mod_vision.yolo.batch import training_batch, training_loss
 from mod_vision.yolo.images import start
@@ -91,4 +91,4 @@ def step_table(rows: list[StepRow]) -> str:
             f"{row.name:<36}{row.latency!s:<30}{dense.latency.median / row.latency.median:>8.2f}"
             f"{row.saved_mb:>10.0f}{row.saved_mb / dense.saved_mb:>7.2f}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + doubts({row.name: row.latency.spread for row in rows}))

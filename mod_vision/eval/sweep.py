@@ -11,6 +11,7 @@ from typing import Any
 
 from mod_vision.eval.class_table import percent
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
+from mod_vision.eval.latency import doubts
 from mod_vision.eval.pareto import pareto_front
 from mod_vision.files import write_text
 from mod_vision.routing import check_capacity
@@ -76,7 +77,8 @@ def sweep_table(sweep: Sweep) -> str:
             line += f"{percent(part.stats['AP'], 2):>8}{star}"
             line += "".join(f"{percent(part.stats[key]):>7}" for key in ("AP50", "APs", "APm", "APl"))
         lines.append(line)
-    return "\n".join([*lines, "* on the Pareto front of AP against latency"])
+    spreads = {f"capacity {capacity:g}": found.cost.latency.spread for capacity, found in sweep.items()}
+    return "\n".join([*lines, "* on the Pareto front of AP against latency", *doubts(spreads)])
 
 
 def cost_of(found: Evaluation, cost: str) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
+from mod_vision.routing.other_images import OtherImages
 from mod_vision.text import printable
 
 OBJECTS, REST = "objects", "rest"
@@ -22,6 +23,7 @@ class RoutingTruth:
         self.routed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.total: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.fitting: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self.others: dict[str, OtherImages] = defaultdict(OtherImages)
 
     def update(self, layer: str, kept: torch.Tensor, groups: Mapping[str, torch.Tensor]) -> None:
         """Count one batch.
@@ -29,13 +31,14 @@ class RoutingTruth:
         Args:
             layer: Name of the routed layer.
             kept: (B, H, W) bool, True where the token was routed.
-            groups: (B, H, W) bool per group.
+            groups: (B, H, W) bool per group, among them objects and the rest: the image without its padding.
         """
         places = kept.flatten(1).sum(1)
         for group, members in groups.items():
             self.routed[layer][group] += int((kept & members).sum())
             self.total[layer][group] += int(members.sum())
             self.fitting[layer][group] += int(members.flatten(1).sum(1).minimum(places).sum())
+        self.others[layer].update(kept, groups[OBJECTS] | groups[REST], groups)
 
     def shares(self) -> dict[str, dict[str, float]]:
         """Return the routed share in [0, 1] per layer and group; groups without tokens are left out."""
@@ -63,17 +66,34 @@ class RoutingTruth:
             if totals[OBJECTS] + totals[REST]
         }
 
-    def table(self) -> str:
+    def other_image(self) -> dict[str, dict[str, float]]:
+        """Return the share of each group that the routes of other images of the same shape route, in [0, 1].
+
+        It shows what a router owes to knowing where objects lie in any image. Layers and groups are left out where no
+        image has another of its shape.
+        """
+        return {layer: shares for layer, others in self.others.items() if (shares := others.shares())}
+
+    def table(self, only: Collection[str] | None = None) -> str:
         """Return the figures as a table, in percent.
 
-        `random` is what random routing of as many tokens would route of each group, `best` what any router could.
+        `random` is what random routing of as many tokens would route of each group, `other image` what the routes of
+        other images of the same shape would, `best` what any router could.
+
+        Args:
+            only: Groups to show, by default all.
         """
-        lines = [f"{'layer':<12}{'tokens':<14}{'routed':>9}{'skipped':>9}{'random routed':>15}{'best routed':>13}"]
-        random, best = self.random(), self.best()
+        head = f"{'layer':<12}{'tokens':<14}{'routed':>9}{'skipped':>9}{'random routed':>15}"
+        lines = [f"{head}{'other image':>13}{'best routed':>13}"]
+        random, best, other = self.random(), self.best(), self.other_image()
         for layer, shares in self.shares().items():
-            for group, share in shares.items():
+            for group in (group for group in shares if only is None or group in only):
+                share, elsewhere = shares[group], other.get(layer, {}).get(group)
                 figures = f"{100 * share:>8.1f}%{100 * (1 - share):>8.1f}%{100 * random[layer]:>14.1f}%"
+                figures += f"{'-':>13}" if elsewhere is None else f"{100 * elsewhere:>12.1f}%"
                 lines.append(f"{layer:<12}{printable(group, 40):<14}{figures}{100 * best[layer][group]:>12.1f}%")
+        repeated, images = max((others.images() for others in self.others.values()), default=(0, 0))
+        lines.append(f"other image: the routes of others of the same shape, which {repeated} of {images} images have")
         return "\n".join(lines)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.files import writable_dir
+from mod_vision.leftovers import OLD, temporary_folder
 from mod_vision.resources import PHOTOS
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.capacity import load_at
@@ -104,10 +104,12 @@ def export_model(
 def _moved_when_whole(folder: Path) -> Iterator[Path]:
     """Give a temporary folder in `folder`, whose files and folders are moved there at the end if all went well.
 
+    What an export that was killed left there is removed.
+
     Raises:
         OSError: If that fails; the message names the folder, and nothing is left behind.
     """
-    part = Path(tempfile.mkdtemp(prefix=".export-", dir=writable_dir(folder))).resolve()
+    part = temporary_folder(writable_dir(folder), "export")
     try:
         with replaced_in_log(str(part), str(folder.resolve())):
             yield part
@@ -124,7 +126,7 @@ def _moved_when_whole(folder: Path) -> Iterator[Path]:
 
 def _replace(new: Path, path: Path) -> None:
     """Move a file or folder to `path`; a folder, which replaces none that has files, comes back if that fails."""
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(f"{new.name}{OLD}")
     if path.is_dir():
         os.replace(path, old)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from mod_vision.files import write_bytes, write_text
+from mod_vision.leftovers import remove_parts
 from mod_vision.yolo.log import replaced_in_log
 
 LOCK = ".training.lock"  # stays; the operating system frees it when a training ends or dies
@@ -58,12 +60,44 @@ def take(folder: Path) -> FileLock:
 
 
 def write_whole(trainer: Any) -> None:
-    """Have a trainer write its checkpoints whole or not at all, and remove what a killed one left half-written."""
-    for folder in (trainer.save_dir, trainer.wdir):
-        for part in Path(folder).glob(".*.part"):
-            part.unlink()
+    """Have a trainer write its checkpoints whole or not at all."""
     trainer.last, trainer.best = WholeFile(trainer.last), WholeFile(trainer.best)
     importlib.import_module("ultralytics.engine.trainer").strip_optimizer = strip_whole  # was in the making at import
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed trainings left half-written, in a folder that was taken and in those of the same name.
+
+    Ultralytics numbers them: a training that is started anew after a kill gets another folder.
+    """
+    name = re.sub(r"-?\d+$", "", folder.name)
+    for run in folder.parent.iterdir():
+        if run == folder or (re.fullmatch(rf"{re.escape(name)}(-?\d+)?", run.name) and _is_over(run)):
+            remove_parts(run)
+            remove_parts(run / "weights")
+
+
+def _is_over(folder: Path) -> bool:
+    """Return whether a training had a folder and has it no more."""
+    try:
+        check_free(folder)
+    except FileExistsError:
+        return False
+    return (folder / LOCK).exists()
+
+
+def check_there(folder: Path) -> None:
+    """Refuse to go on with a training whose folder was removed; Ultralytics makes a new one and writes on.
+
+    Raises:
+        FileNotFoundError: If neither the lock nor the arguments are there any more; the message names the folder.
+    """
+    if not any((folder / name).exists() for name in (LOCK, "args.yaml")):
+        left = [f"; what was written since is in {folder}"] if folder.exists() else []
+        raise FileNotFoundError(
+            f"the folder {folder} vanished while a training wrote to it, and its figures and checkpoints with it"
+            f"{''.join(left)}. Start it again, and keep the folder until it ends."
+        )
 
 
 def strip_whole(f: str | Path = "best.pt", s: str = "", updates: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -21,7 +21,17 @@ from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
 from mod_vision.yolo.resume import Resume, seed_epoch
-from mod_vision.yolo.run_folder import check_free, forget_from, restore_best, rows_before, take, write_rows, write_whole
+from mod_vision.yolo.run_folder import (
+    check_free,
+    check_there,
+    forget_from,
+    remove_half_written,
+    restore_best,
+    rows_before,
+    take,
+    write_rows,
+    write_whole,
+)
 from mod_vision.yolo.settings import ModSettings
 
 ROUTES_CSV = "routing.csv"
@@ -53,6 +63,7 @@ class RoutedTraining:
             self.lock = take(Path(trainer.save_dir))
             self.args = Path(trainer.save_dir) / "args.yaml"
             self.own_args = self.args.read_bytes()
+            remove_half_written(Path(trainer.save_dir))
             write_whole(trainer)
             if trainer.start_epoch:  # the kill can have come between the row of an epoch and its checkpoint
                 forget_from(trainer.csv, trainer.start_epoch + 1)
@@ -115,6 +126,7 @@ class RoutedTraining:
         """Append the epoch's figures to `routing.csv`, and warn once about a layer whose routes have collapsed."""
         if RANK not in (-1, 0):
             return
+        check_there(self.csv.parent)
         rows = rows_before(self.csv, epoch, COLUMNS) or [list(COLUMNS)]
         for name, statistics in self.statistics.items():
             health = statistics.health()
@@ -194,8 +206,9 @@ def _end_epoch(trainer: Any) -> None:
 
 
 def _saved(trainer: Any) -> None:
-    """Keep the state that belongs to the checkpoint just written, and no other."""
+    """Keep the state that belongs to the checkpoint just written, and no other; end if the folder has vanished."""
     if training := getattr(trainer, "mod_training", None):
+        check_there(Path(trainer.save_dir))
         training.resume.forget(but_epoch=trainer.epoch + 1)
 
 
