@@ -69,7 +69,7 @@ def val(
     several = as_list(models)
     if bool(model) == bool(several):
         raise ValueError("mod-vision val needs model=..., or models=a.pt,b.pt to compare several.")
-    folder = fresh_path(out).resolve()
+    folder = fresh_path(out, "evaluation.json", "sweep.json", "compare.json").resolve()
     yolo, run = _opened(model or several[0], run)
     data = _data_of(yolo, data, "val", model or several[0])
     if several:
@@ -130,7 +130,7 @@ def heatmap(
     """
     from mod_vision.viz.heatmap import heatmap as draw
 
-    draw(model, source, imgsz or _size_of(model), fresh_path(out), view, boxes, conf, frames)
+    draw(model, source, imgsz or _size_of(model), out, view, boxes, conf, frames)
 
 
 def _size_of(model: str) -> int:
@@ -145,8 +145,7 @@ def report(
     images: int = 12,
     conf: float = 0.25,
     evaluate: bool = True,
-    batch: int = 8,
-    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    run: ScoreSettings = ScoreSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str = "runs/mod-vision-report.html",
 ) -> None:
     """One HTML page: routes, predictions, accuracy and cost at several capacities.
@@ -154,13 +153,10 @@ def report(
     Example: mod-vision report model=best.pt data=mine.yaml capacity=1,0.5,0.25
     """
     from mod_vision.viz.report import write_report
-    from mod_vision.yolo.images import start
 
     yolo, run = _opened(model, run)
-    run, data = start(run), _data_of(yolo, data, "report", model)
-    path = write_report(
-        model, data, _shares(capacity), images, run.imgsz, conf, batch, run.device, evaluate, fresh_path(out)
-    )
+    data = _data_of(yolo, data, "report", model)
+    path = write_report(model, data, _shares(capacity), images, conf, evaluate, run, fresh_path(out))
     print(f"report in {path}; open it in a browser")
 
 
@@ -303,7 +299,7 @@ def bench(
         raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
     if measures[by] is not _whole and (run.backend, run.dtype) != ("eager", "float32"):
         raise ValueError(f"by={by} measures backend=eager in float32.")
-    folder = writable_dir(fresh_path(out)) if out else None
+    folder = writable_dir(fresh_path(out, "bench.json")) if out else None
     shares = [check_capacity(c) for c in _shares(capacity)]
     held = conditions(run)
     text = ", ".join(f"{key} {value}" for key, value in held.items())
@@ -364,7 +360,7 @@ def demo(
     """
     from mod_vision.demo import demo as show
 
-    show(epochs, run, fresh_path(out))
+    show(epochs, run, fresh_path(out, "summary.txt"))
 
 
 def tune(

@@ -109,7 +109,7 @@ def _train(capacity: float | None, folder: Path, epochs: int, run: RunSettings) 
 
 
 def score(models: Mapping[str, Path], data: str, folder: Path, run: RunSettings) -> dict[str, Evaluation]:
-    """Score models by their names, and time them in turn with as many threads: training and validation set their own."""
+    """Score models by their names, and time them in turn with the same threads: training sets its own."""
     scoring = ScoreSettings(run.imgsz, run.device, run.threads)
     return evaluate_models(models, data, scoring, project=str(folder), name="val", exist_ok=True)
 

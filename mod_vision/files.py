@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,16 @@ def writable_dir(folder: str | Path) -> Path:
     return folder
 
 
-def fresh_path(path: str | Path) -> Path:
-    """Return `path`, or the first of path2, path3, ... if a file or a folder that holds something has its name."""
+def fresh_path(path: str | Path, *results: str) -> Path:
+    """Return `path`, or the first of path2, path3, ... at which nothing would be overwritten.
+
+    Args:
+        path: A file, or a folder.
+        results: Files in the folder that a finished run leaves; other ones may be there.
+    """
     path = Path(path)
-    names = (path.with_name(f"{path.stem}{n}{path.suffix}") for n in count(2))
-    return path if _is_free(path) else next(name for name in names if _is_free(name))
-
-
-def _is_free(path: Path) -> bool:
-    """Return whether nothing would be overwritten at a path."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    numbered = (path.with_name(f"{path.stem}{n}{path.suffix}") for n in count(2))
+    return next(p for p in chain([path], numbered) if not p.is_file() and not any((p / r).exists() for r in results))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from browser import fits, unnamed_controls
 from PIL import Image
 
 from mod_vision.cli import main
-from mod_vision.viz.explore import Explorer, Settings
+from mod_vision.viz.explore import Explorer, ViewSettings
 from mod_vision.yolo.images import load_model
 
 httpx = pytest.importorskip("httpx")
@@ -82,7 +82,7 @@ def test_moving_the_capacity_moves_routes_and_cost(page, explorer, photos):
 def test_figures_are_those_of_the_routes(explorer, photos):
     image = cv2.imread(str(photos[0]))
     for capacity in (0.5, 0.25):
-        look = explorer.look(image, Settings(capacity))
+        look = explorer.look(image, ViewSettings(capacity))
         executed, dense = look.figures.gflops
         assert executed < dense
         assert all(abs(share - (1 - capacity)) < 0.15 for share in look.figures.by_layer.values())
@@ -156,7 +156,7 @@ def test_a_list_of_files_is_no_video(page_server, explorer, tmp_path, photos):
     listing = tmp_path / "clip.txt"
     listing.write_text(f"{photos[0]}\n")
     with pytest.raises(ValueError, match=r"clip\.txt is not a video"):
-        explorer.film(listing, tmp_path / "out.webm", Settings(0.5), 5, lambda i, n: None)
+        explorer.film(listing, tmp_path / "out.webm", ViewSettings(0.5), 5, lambda i, n: None)
     client = gradio_client.Client(page_server.local_url, verbose=False)
     video = {"video": gradio_client.handle_file(str(listing))}
     with pytest.raises(gradio_client.exceptions.AppError):
@@ -170,7 +170,7 @@ def test_huge_frames_are_refused_before_one_is_decoded(explorer, tmp_path):
     writer.release()
     assert (tmp_path / "huge.avi").stat().st_size < 1_000_000
     with pytest.raises(ValueError, match="frames of 6000 x 4000 pixels are too large, a video may have 4096 x 2160"):
-        explorer.film(tmp_path / "huge.avi", tmp_path / "out.webm", Settings(0.5), 5, lambda i, n: None)
+        explorer.film(tmp_path / "huge.avi", tmp_path / "out.webm", ViewSettings(0.5), 5, lambda i, n: None)
     assert not (tmp_path / "out.webm").exists()
 
 
@@ -259,7 +259,7 @@ def test_models_without_a_capacity_are_refused(tmp_path):
 def test_a_film_without_frames(explorer, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match="no frame that can be read"):
-        explorer.film(tmp_path / "broken.mp4", tmp_path / "out.webm", Settings(0.5), 5, lambda i, n: None)
+        explorer.film(tmp_path / "broken.mp4", tmp_path / "out.webm", ViewSettings(0.5), 5, lambda i, n: None)
 
 
 def test_the_routed_model_is_left_alone():

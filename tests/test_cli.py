@@ -61,7 +61,7 @@ def test_any_error_is_one_line(capsys, monkeypatch, error_, told):
         (["report", "model=a.pt", "data=b.yaml", "conf=[1]"], "conf=[1]: conf must be a number"),
         (["predict-many", "model=a.pt", "source=b", "conf=abc"], "conf=abc: conf must be a number"),
         (["fit", "model=a.pt", "data=b.yaml", "capacity=half"], "capacity=half: capacity must be a number"),
-        (["compare", "models=a,b", "data=b.yaml", "seed=-1"], "seed must be a whole number of at least 0"),
+        (["val", "model=a.pt", "data=b.yaml", "imgsz=-1"], "imgsz must be a whole number of at least 0"),
         (["bench", "capacity=abc"], "capacity must be a number in (0, 1], got 'abc'"),
         (["bench", "capacity=None"], "capacity must be a number in (0, 1], got 'None'"),
         (["bench", "capacity=0.5,2"], "capacity must be a number in (0, 1], got 2"),
@@ -76,7 +76,7 @@ def test_numbers_as_people_write_them():
     words = ["model=a.pt", "data=b.yaml", "capacity=5e-1"]
     assert parse("fit", VERBS["fit"], words)["capacity"] == 0.5
     assert parse("fit", VERBS["fit"], [*words, "capacity=1"])["capacity"] == 1
-    assert parse("compare", VERBS["compare"], ["models=a,b", "data=b.yaml", "seed=0"])["seed"] == 0
+    assert parse("val", VERBS["val"], ["models=a,b", "imgsz=32"])["run"].imgsz == 32
 
 
 def test_check_names_versions_layers_and_models(capsys):
@@ -117,13 +117,14 @@ def test_empty_data_set(capsys, tmp_path, tiny_data):
         ("val", {"annotations": ["x"]}, "`annotations: ['x']` must be a JSON file, or one for each split"),
         ("val", {"annotations": {"val": 5}}, "`annotations: {'val': 5}` must be a JSON file"),
         ("report", {"val": None}, "`val: None` names no images; write the folder, such as `val: images/val`"),
-        ("threshold", {"val": None}, "The YAML has images for: train."),
+        ("thresholds", {"val": None}, "The YAML has images for: train."),
     ],
 )
 def test_keys_of_a_data_yaml(capsys, tmp_path, tiny_data, verb, keys, reason):
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | keys))
-    out = {"val": "o", "report": "o.html", "threshold": "o.pt"}[verb]
-    told = error(capsys, verb, "model=yolo26n-mod.yaml", "data=keys.yaml", "imgsz=32", f"out={out}")
+    out = {"val": "o", "report": "o.html", "thresholds": "o.pt"}[verb]
+    words = ["fit", "thresholds=True"] if verb == "thresholds" else [verb]
+    told = error(capsys, *words, "model=yolo26n-mod.yaml", "data=keys.yaml", "imgsz=32", f"out={out}")
     assert reason in told
     assert "keys.yaml" in told
 
@@ -134,6 +135,7 @@ def test_tasks_that_are_not_scored(capsys, task, verb):
     model = load_model(f"yolo26n-{task}.yaml")
     model.save("other.pt")
     words = ["models=other.pt,yolo26n-mod-seg.pt"] if verb == "compare" else ["model=other.pt"]
+    verb = "val" if verb == "compare" else verb
     told = error(capsys, verb, *words, "data=none.yaml", "out=o.pt" if verb == "fit" else "out=o")
     assert f"this {'one' if verb == 'fit' else 'model'} is for {model.task!r}" in told
 
@@ -174,19 +176,20 @@ def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_
     assert "3 images, COCO metrics" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["val", "fit", "threshold", "report"])
+@pytest.mark.parametrize("verb", ["val", "fit", "thresholds", "report"])
 def test_images_without_a_byte(capsys, tmp_path, tiny_data, verb):
     for split in ("train", "val"):
         (tmp_path / "images" / split).mkdir(parents=True)
         (tmp_path / "images" / split / "a.jpg").touch()
     (tmp_path / "zero.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | {"path": str(tmp_path)}))
     out = {"val": "o", "report": "o.html"}.get(verb, "o.pt")
-    words = (verb, "model=yolo26n-mod.yaml", "data=zero.yaml", "imgsz=32", f"out={out}")
+    first = ["fit", "thresholds=True"] if verb == "thresholds" else [verb]
+    words = (*first, "model=yolo26n-mod.yaml", "data=zero.yaml", "imgsz=32", f"out={out}")
     assert main([*words, "evaluate=False"] if verb == "report" else list(words)) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("error: ")
     assert "can be read" in told
-    assert ("zero.yaml" if verb != "threshold" else "a.jpg") in told
+    assert ("zero.yaml" if verb != "thresholds" else "a.jpg") in told
 
 
 def test_bench_by_layer(capsys, tmp_path):
@@ -207,7 +210,7 @@ def test_bench_by_layer(capsys, tmp_path):
 
 @pytest.mark.parametrize("model", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml"])
 def test_bench_by_step(capsys, model):
-    words = [f"model={model}", "by=step", "capacity=0.5,0.25", "imgsz=96", "batch=2", "repeats=1", "rivals="]
+    words = [f"model={model}", "by=step", "capacity=0.5,0.25", "imgsz=96", "batch=2", "repeats=1", "baselines="]
     assert main(["bench", *words]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(model)]
     saved = [float(line[-1]) for line in lines]  # relative to the dense twin
@@ -262,7 +265,7 @@ def test_bench_backends(backend, capsys, tmp_path):
 
 
 def test_bench_of_the_backbone_in_bfloat16(capsys, tmp_path):
-    words = ["by=backbone", "dtype=bfloat16", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1", "rivals="]
+    words = ["by=backbone", "dtype=bfloat16", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1", "baselines="]
     assert main(["bench", *words, f"out={tmp_path}"]) == 0, capsys.readouterr().err
     dense, routed = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert dense["gflops"] < executed_gflops(load_model("yolo26n-mod.yaml").model, 64)
@@ -273,5 +276,5 @@ def test_bench_of_the_backbone_in_bfloat16(capsys, tmp_path):
 @pytest.mark.parametrize("word", ["capacity=0.5", "backend=abacus"])
 def test_bench_refuses_what_it_cannot_measure(capsys, word):
     model = "yolo26n.yaml" if word.startswith("capacity") else "yolo26n-mod.yaml"
-    text = error(capsys, "bench", f"model={model}", word, "rivals=", "imgsz=64", "repeats=1")
+    text = error(capsys, "bench", f"model={model}", word, "baselines=", "imgsz=64", "repeats=1")
     assert "no routed layer" in text or "backend must be" in text

@@ -26,6 +26,7 @@ from mod_vision.eval.ground_truth import from_json, from_labels
 from mod_vision.eval.matching import check_engine
 from mod_vision.eval.records import Records
 from mod_vision.resources import find_shipped
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.validate import Validation, _CollectMasks, validate
 
@@ -384,12 +385,13 @@ def test_figures_are_those_of_ultralytics_coco_tools(coco_folder, tmp_path):
             figures.update(super().eval_json(stats))
             return figures
 
-    where = {"imgsz": 160, "batch": 8, "device": "cpu", "project": str(tmp_path), "name": "run", "exist_ok": True}
+    run = {"imgsz": 160, "batch": 8, "device": "cpu"}
+    folder = {"project": str(tmp_path), "name": "run", "exist_ok": True}
     data = str(coco_folder / "coco.yaml")
     load_model("yolo26n-mod-seg.pt").val(
-        validator=Reference, data=data, save_json=True, plots=False, workers=0, **where
+        validator=Reference, data=data, save_json=True, plots=False, workers=0, **run, **folder
     )
-    found = evaluate_model("yolo26n-mod-seg.pt", data, **where)
+    found = evaluate_model("yolo26n-mod-seg.pt", data, ScoreSettings(**run), **folder)
     sizes = {"APs": "_small", "APm": "_medium", "APl": "_large"}
     for key, name in {"AP": "50-95", "AP50": "50", **sizes}.items():
         assert found.box[key] == pytest.approx(figures[f"metrics/mAP{name}(B)"], abs=1e-9)

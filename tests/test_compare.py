@@ -17,6 +17,7 @@ from mod_vision.eval.evaluate import Cost, Evaluation
 from mod_vision.eval.latency import Latency
 from mod_vision.eval.sweep import evaluate_capacities, on_front, save_sweep, sweep_table
 from mod_vision.routing.truth import RoutingTruth
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.pareto import draw_sweep
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import save
@@ -91,7 +92,9 @@ def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
         assert float(row["latency_ms_median"]) == part["cost"]["latency"][0]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert "Pareto front of AP against latency" in capsys.readouterr().out
-    alone = evaluate_capacities("yolo26n-mod-seg.pt", str(tiny_data), [0.25], 96, 4, project=str(tmp_path))[0.25]
+    alone = evaluate_capacities(
+        "yolo26n-mod-seg.pt", str(tiny_data), [0.25], ScoreSettings(96, "cpu", batch=4), project=str(tmp_path)
+    )[0.25]
     assert alone.box == content[1]["box"]
     assert main(["val", "model=yolo26n-mod-seg.pt", "capacity=1,1.5", *words]) == 1
     assert "1.5" in capsys.readouterr().err
@@ -134,9 +137,9 @@ def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys
     other = load_model("yolo26n-mod-seg.pt")
     set_capacity(other, 0.1)
     save(other, tmp_path / "other.pt", "yolo26n-mod-seg.pt")
-    words = [f"data={tiny_data}", f"out={tmp_path}", *WORDS, "resamples=50"]
+    words = [f"data={tiny_data}", f"out={tmp_path}", *WORDS]
     models = f"models=yolo26n-mod-seg.pt,{tmp_path / 'other.pt'}"
-    assert main(["compare", models, *words]) == 0
+    assert main(["val", models, *words]) == 0
     found = json.loads((tmp_path / "compare.json").read_text())
     first, second = found["models"].values()
     assert [pair["kind"] for pair in found["differences"]] == ["box", "mask"]
@@ -146,9 +149,9 @@ def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys
         assert pair["ap"]["includes_zero"] == (pair["ap"]["low"] <= 0 <= pair["ap"]["high"])
     assert first["cost"]["gflops"] > second["cost"]["gflops"]
     said = capsys.readouterr().out
-    assert "95 % of 50 resamples of the 4 images, seed 1" in said
+    assert "95 % of 1000 resamples of the 4 images, seed 1" in said
     assert said.count("includes 0: yes") == sum(pair["ap"]["includes_zero"] for pair in found["differences"])
     assert "includes 0: no" in said or said.count("includes 0: yes") == 2
     assert "warning: 4 images are too few for resamples to show how far AP moves" in said
-    assert main(["compare", "models=yolo26n-mod-seg.pt", *words]) == 1
+    assert main(["val", "models=yolo26n-mod-seg.pt", *words]) == 1
     assert "give at least two different ones" in capsys.readouterr().err

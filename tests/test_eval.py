@@ -16,6 +16,7 @@ from mod_vision.eval.evaluate import evaluate_model
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.nn import MoDStage
 from mod_vision.routing.truth import RoutingTruth, majority_cells
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.images import load_model
 from mod_vision.yolo.validate import validate
 
@@ -130,15 +131,15 @@ def nested(tiny_data, folder, splits=("a", "b")):
 
 
 def test_equal_file_names_in_folders_are_different_images(tiny_data, tmp_path):
-    where = {"imgsz": 96, "batch": 4, "device": "cpu", "project": str(tmp_path)}
-    found = evaluate_model("yolo26n-mod-seg.pt", str(nested(tiny_data, tmp_path)), **where)
+    run = ScoreSettings(96, "cpu", batch=4)
+    found = evaluate_model("yolo26n-mod-seg.pt", str(nested(tiny_data, tmp_path)), run, project=str(tmp_path))
     photos = sorted(photo.name for photo in (tiny_data.parent / "images" / "val").glob("*.jpg"))
     assert sorted(found.files) == [f"{folder}/{name}" for folder in "ab" for name in photos]
     assert next(iter(found.as_dict()["routed_share_by_image"].values())).keys() == set(found.files)
     data = yaml.safe_load(tiny_data.read_text())
     del data["annotations"]
     (tmp_path / "flat.yaml").write_text(yaml.safe_dump({**data, "path": str(tiny_data.parent)}))
-    flat = evaluate_model("yolo26n-mod-seg.pt", str(tmp_path / "flat.yaml"), **where)
+    flat = evaluate_model("yolo26n-mod-seg.pt", str(tmp_path / "flat.yaml"), run, project=str(tmp_path))
     assert sorted(flat.files) == photos
     assert found.objects_scored == 2 * flat.objects_scored > 0
     assert found.box["AR100"] == pytest.approx(flat.box["AR100"])  # each image is there twice
@@ -166,7 +167,7 @@ def test_a_split_without_objects_is_said_and_not_compared(tiny_data, tmp_path, c
     assert main(["val", "model=yolo26n-mod.yaml", *words]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "warning:" in line]
     assert said == [f"warning: the split 'val' of {data} has no object to score, so there is no AP"]
-    assert main(["compare", "models=yolo26n-mod.yaml,yolo26n-mod-seg.pt", *words]) == 1
+    assert main(["val", "models=yolo26n-mod.yaml,yolo26n-mod-seg.pt", *words]) == 1
     assert "the split has no object, so there is no difference to tell" in capsys.readouterr().err
 
 

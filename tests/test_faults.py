@@ -116,7 +116,10 @@ def test_nan_at_inference_names_the_layer(tiny_data, photos, tmp_path, capsys, c
     for command in (("heatmap", f"source={photos[0]}"), ("val", f"data={tiny_data}")):
         assert NAN in error(capsys, *command, f"model={tmp_path}/nan.pt", "imgsz=64", f"out={tmp_path}/out"), command
     before = files_in(tmp_path)
-    for command in (("export",), *(("bench", f"by={by}", "rivals=") for by in ("model", "step", "layer", "profile"))):
+    for command in (
+        ("export",),
+        *(("bench", f"by={by}", "baselines=") for by in ("model", "step", "layer", "profile")),
+    ):
         assert NAN in error(capsys, *command, f"model={tmp_path}/nan.pt", "imgsz=64"), command
     assert files_in(tmp_path) == before, "no export that would route at random"
     with pytest.raises(ValueError, match=NAN):
@@ -236,7 +239,8 @@ def command(verb: str, data: Path, photo: Path, out: Path) -> tuple[str, ...]:
         "val": (f"data={data}", f"out={out}", "threads=1"),
         "threshold": (f"data={data}", f"out={out}/new.pt", "threads=1"),
     }
-    return verb, model, "imgsz=64", *words[verb]
+    verbs = ("fit", "thresholds=True") if verb == "threshold" else (verb,)
+    return *verbs, model, "imgsz=64", *words[verb]
 
 
 VERBS = ("heatmap", "report", "val", "threshold", "convert")
@@ -338,12 +342,18 @@ def test_an_export_of_a_shipped_model_lies_in_the_working_folder(tmp_path):
 )
 def test_where_a_checkpoint_goes_is_checked_before_the_work(tmp_path, capsys, verb, out, told):
     (tmp_path / "file").touch()
-    assert told in error(capsys, verb, "model=none.pt", "data=none.yaml", f"out={tmp_path}/{out}")
+    words = ("fit", "thresholds=True") if verb == "threshold" else (verb,)
+    assert told in error(capsys, *words, "model=none.pt", "data=none.yaml", f"out={tmp_path}/{out}")
 
 
 def test_a_checkpoint_of_a_shipped_model_is_written_twice(tiny_data, tmp_path):
     for _ in range(2):
-        assert main(["threshold", f"model={SHIPPED}", f"data={tiny_data}", "imgsz=64", "out=t.pt", "threads=1"]) == 0
+        assert (
+            main(
+                ["fit", "thresholds=True", f"model={SHIPPED}", f"data={tiny_data}", "imgsz=64", "out=t.pt", "threads=1"]
+            )
+            == 0
+        )
 
 
 def test_a_file_system_without_locks_costs_a_line(tmp_path, monkeypatch, caplog):

@@ -17,6 +17,7 @@ from mod_vision.eval.evaluate import evaluate_model
 from mod_vision.eval.latency import Latency, doubts, paired_latency, paired_part_latency
 from mod_vision.eval.layer_benchmark import LayerRow, layer_table
 from mod_vision.eval.step_benchmark import StepRow, step_table
+from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model
 
@@ -58,7 +59,7 @@ def test_bench_says_which_figure(latency, names):
 
 
 def test_val_says_which_figure(tiny_data, tmp_path):
-    found = evaluate_model("yolo26n-mod.yaml", str(tiny_data), imgsz=64, project=str(tmp_path))
+    found = evaluate_model("yolo26n-mod.yaml", str(tiny_data), ScoreSettings(64), project=str(tmp_path))
     for own, twin, names in (
         (STEADY, STEADY, []),
         (STEADY, DOUBTFUL, ["latency of the dense twin (21 %)"]),
@@ -76,7 +77,7 @@ def test_the_demo_times_both_models_in_turn_with_the_threads_it_says(tiny_data, 
     dense.save(tmp_path / "dense.pt")
     models = {"routed": "yolo26n-mod-seg.pt", "dense": tmp_path / "dense.pt"}
     try:
-        found = score(models, str(tiny_data), tmp_path, imgsz=64, device="cpu", threads=2)
+        found = score(models, str(tiny_data), tmp_path, RunSettings(imgsz=64, device="cpu", threads=2))
     finally:
         torch.set_num_threads(1)
     costs = {name: evaluation.cost for name, evaluation in found.items()}

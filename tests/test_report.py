@@ -16,10 +16,11 @@ from conftest import OPEN
 
 from mod_vision.cli import main
 from mod_vision.routing import routed_layers
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.heatmap import skipped_share
 from mod_vision.viz.report import write_report
 from mod_vision.viz.report.charts import Row, dot_chart
-from mod_vision.viz.report.data import Settings, collect
+from mod_vision.viz.report.data import ReportSettings, collect
 from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth, total_depth
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.images import load_model, read_image
@@ -27,6 +28,7 @@ from mod_vision.yolo.predict import predict_images
 from mod_vision.yolo.validate import validate
 
 MODEL, IMGSZ, STOPS = "yolo26n-mod-seg.pt", 160, [1.0, 0.5, 0.25]
+RUN = ScoreSettings(IMGSZ, "cpu", 1)
 EVIL_CLASS = "</script><script>document.title = 'broken'</script>"
 EVIL_FILE = "<img src=x onerror=alert(1)> & \"co\" 'so'.jpg"
 EVIL_STUFF = "<b>sky</b>"
@@ -71,7 +73,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(model, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "page.html"
-    assert write_report(model, str(data), STOPS, 2, IMGSZ, conf=0.05, out=out) == out
+    assert write_report(model, str(data), STOPS, 2, conf=0.05, run=RUN, out=out) == out
     assert list(out.parent.iterdir()) == [out]  # nothing else is left
     return out
 
@@ -321,7 +323,7 @@ def test_thresholds_come_first_and_rank_by_cost(data):
     for _, layer in routed_layers(yolo.model):
         layer.set_threshold(0.0)
     yolo.save(data.parent / "threshold.pt")
-    settings = Settings(str(data.parent / "threshold.pt"), str(data), 1, IMGSZ, 0.25, 8, "cpu")
+    settings = ReportSettings(str(data.parent / "threshold.pt"), str(data), 1, 0.25, RUN)
     content = collect(settings, [0.5], evaluate=True)
     assert [stop.label for stop in content.stops] == ["thresholds", "0.5"]
     own, fixed = content.pictures[0].looks

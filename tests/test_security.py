@@ -39,7 +39,8 @@ def test_a_malicious_checkpoint_runs_nothing(evil, tmp_path, capsys, verb, tiny_
     data = {"heatmap": [f"source={photos[0]}"], "export": [], "bench": [], "convert": []}
     suffix = {"report": ".html", "convert": ".pt", "fit": ".pt", "threshold": ".pt"}.get(verb, "")
     out = [] if verb == "export" else [f"out={tmp_path / 'out'}{suffix}"]
-    assert main([verb, f"model={evil}", *data.get(verb, [f"data={tiny_data}"]), *out]) == 1
+    verbs = ["fit", "thresholds=True"] if verb == "threshold" else [verb]
+    assert main([*verbs, f"model={evil}", *data.get(verb, [f"data={tiny_data}"]), *out]) == 1
     told = capsys.readouterr().err
     assert f"checkpoint {evil} holds {os.mkdir.__module__}.mkdir" in told
     assert "MOD_VISION_TRUST=1" in told
@@ -112,7 +113,8 @@ def test_a_data_yaml_runs_nothing(evil_data, tmp_path, capsys, verb, named):
     words = {"compare": [f"models={SHIPPED},{model}"], "export": [f"model={model}", "format=onnx", "quantize=8"]}
     out = {"report": "out/r.html", "fit": "out/f.pt", "threshold": "out/t.pt"}.get(verb, "out")
     own = words.get(verb, [f"model={model}"]) + ([] if verb == "export" else [f"out={tmp_path}/{out}"])
-    assert main([verb, *own, f"data={data}", "imgsz=64", "threads=1"]) == 1
+    verbs = {"compare": ["val"], "threshold": ["fit", "thresholds=True"]}.get(verb, [verb])
+    assert main([*verbs, *own, f"data={data}", "imgsz=64", "threads=1"]) == 1
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert not (tmp_path / "owned").exists()

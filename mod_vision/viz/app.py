@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mod_vision.resources import PHOTOS
-from mod_vision.viz.explore import Explorer, Look, Settings
+from mod_vision.viz.explore import Explored, Explorer, ViewSettings
 from mod_vision.viz.video import Figures
 from mod_vision.viz.views import VIEWS
 from mod_vision.yolo.images import read_image, some_images
@@ -112,7 +112,7 @@ class _Answers:
         if file is None:
             return None, ""
         try:
-            look = self.explorer.look(_read(file), Settings(*values))
+            look = self.explorer.look(_read(file), ViewSettings(*values))
         except ValueError as error:
             raise gr.Error(f"{error}") from error
         return look.picture[..., ::-1], _describe(look)
@@ -124,7 +124,7 @@ class _Answers:
         out = Path(self.folder.name) / f"routes{VIDEO_SUFFIX}"  # replaces the last one: Gradio serves a copy
         try:
             figures = self.explorer.film(
-                Path(file), out, Settings(*values), int(frames), lambda done, of: progress((done, of))
+                Path(file), out, ViewSettings(*values), int(frames), lambda done, of: progress((done, of))
             )
         except (ValueError, OSError) as error:
             raise gr.Error(f"{error}") from error
@@ -219,7 +219,7 @@ def _read(file: str) -> np.ndarray:
     return read_image(file)
 
 
-def _describe(look: Look) -> str:
+def _describe(look: Explored) -> str:
     """Return the figures of a picture as a Markdown table."""
     routed, dense = look.latency.median, look.dense.median
     rows = [

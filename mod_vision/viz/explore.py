@@ -29,7 +29,7 @@ MAX_FRAME = 4096 * 2160  # pixels of a video: a small file can hold huge frames,
 ROUNDS = 3  # of timing: enough for a number that is looked at, few enough to be waited for
 
 
-class Settings(NamedTuple):
+class ViewSettings(NamedTuple):
     """What is looked at, and how.
 
     Attributes:
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     conf: float = 0.25
 
 
-class Look(NamedTuple):
+class Explored(NamedTuple):
     """One picture: what was drawn, what was skipped and what it cost.
 
     Attributes:
@@ -87,7 +87,7 @@ class Explorer:
         self.capacity = mean(layer.capacities[0] for _, layer in routed_layers(self.yolo.model))  # as it was saved
         self._finders: dict[float, Postprocess] = {}
 
-    def look(self, image: np.ndarray, settings: Settings) -> Look:
+    def look(self, image: np.ndarray, settings: ViewSettings) -> Explored:
         """Draw the routes of an image (H, W, 3), uint8 in BGR, and time the network on it.
 
         Raises:
@@ -102,10 +102,10 @@ class Explorer:
                 warmup=1,
                 device=str(self.device),
             )
-        return Look(view.compose(), figures, times["routed"], times["dense"])
+        return Explored(view.compose(), figures, times["routed"], times["dense"])
 
     def film(
-        self, video: Path, out: Path, settings: Settings, most: int, progress: Callable[[int, int], object]
+        self, video: Path, out: Path, settings: ViewSettings, most: int, progress: Callable[[int, int], object]
     ) -> Figures:
         """Draw the routes of the first `most` frames of a video into `out`, and return the mean figures.
 
@@ -138,7 +138,7 @@ class Explorer:
             raise ValueError(NO_FRAME)
         return _mean(seen)
 
-    def _view(self, image: np.ndarray, settings: Settings) -> tuple[View, Trace, Figures]:
+    def _view(self, image: np.ndarray, settings: ViewSettings) -> tuple[View, Trace, Figures]:
         """Run an image and draw it."""
         set_capacity(self.yolo.model, settings.capacity)
         trace = self.traced.trace(image)

@@ -14,14 +14,13 @@ import numpy as np
 from mod_vision.errors import one_line
 from mod_vision.eval.evaluate import Evaluation, evaluate_model
 from mod_vision.routing import check_capacity, routed_layers
+from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.report.ranking import Ranking, rank
 from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
 from mod_vision.yolo.images import evenly_spaced, image_names, load_model, read_image, some_images, torch_device
 from mod_vision.yolo.predict import Detections, predict_images
-
-SPLIT = "val"
 
 
 class Stop(NamedTuple):
@@ -48,8 +47,8 @@ class Stage(NamedTuple):
     blocks: int
 
 
-class Look(NamedTuple):
-    """One image at one stop: its route maps, none at capacity 1, and what was found."""
+class AtStop(NamedTuple):
+    """One image at one stop: its route maps, none at capacity 1, and the detections."""
 
     maps: list[RouteMap]
     found: Detections
@@ -60,19 +59,26 @@ class Picture(NamedTuple):
 
     name: str
     image: np.ndarray
-    looks: list[Look]
+    looks: list[AtStop]
 
 
-class Settings(NamedTuple):
-    """Arguments of `write_report` that the figures depend on."""
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the figures of a page depend on.
+
+    Attributes:
+        model: Checkpoint.
+        data: Data YAML.
+        images: Images of the gallery.
+        conf: Lowest confidence of a box that is drawn.
+        run: How the model is run and scored.
+    """
 
     model: str
     data: str
     images: int
-    imgsz: int
     conf: float
-    batch: int
-    device: str
+    run: ScoreSettings
 
 
 @dataclass
@@ -94,7 +100,7 @@ class Content:
     ranking: Ranking | None = None
 
 
-def collect(settings: Settings, capacities: Sequence[float], evaluate: bool) -> Content:
+def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: bool) -> Content:
     """Score the model on the split at each stop, then look at the images of the gallery.
 
     Raises:
@@ -104,7 +110,7 @@ def collect(settings: Settings, capacities: Sequence[float], evaluate: bool) -> 
     yolo = load_model(settings.model)
     stops = find_stops(yolo, capacities)
     stages = [Stage(name, layer.depth) for name, layer in routed_layers(yolo.model)]
-    every = some_images(settings.data, sys.maxsize, SPLIT)
+    every = some_images(settings.data, sys.maxsize, settings.run.split)
     names = dict(zip(every, image_names(every)[1], strict=True))
     files = evenly_spaced(every, settings.images)
     evaluations: list[Evaluation] = []
@@ -149,12 +155,11 @@ def _at(yolo: Any, stop: Stop, device: str) -> Any:
     return model
 
 
-def _score(yolo: Any, stop: Stop, stops: Sequence[Stop], settings: Settings) -> Evaluation:
+def _score(yolo: Any, stop: Stop, stops: Sequence[Stop], settings: ReportSettings) -> Evaluation:
     """Score the model on the split at a stop."""
     print(f"[{stops.index(stop) + 1}/{len(stops)}] scoring at {describe(stop)}", flush=True)
-    _, data, _, imgsz, _, batch, device = settings
     with tempfile.TemporaryDirectory() as folder:  # Ultralytics makes one, whatever it is told
-        return evaluate_model(_at(yolo, stop, device), data, imgsz, batch, device, SPLIT, project=folder)
+        return evaluate_model(_at(yolo, stop, settings.run.device), settings.data, settings.run, project=folder)
 
 
 def describe(stop: Stop) -> str:
@@ -162,7 +167,7 @@ def describe(stop: Stop) -> str:
     return "its own thresholds" if stop.capacity is None else f"capacity {stop.label}"
 
 
-def _look_at(yolo: Any, files: Mapping[str, Path], stops: Sequence[Stop], settings: Settings) -> list[Picture]:
+def _look_at(yolo: Any, files: Mapping[str, Path], stops: Sequence[Stop], settings: ReportSettings) -> list[Picture]:
     """Route and predict the images that can be read, at each stop."""
     pictures = []
     for name, file in files.items():
@@ -172,12 +177,12 @@ def _look_at(yolo: Any, files: Mapping[str, Path], stops: Sequence[Stop], settin
             print(f"left out: {one_line(error)}", flush=True)
     if not pictures:
         raise ValueError(f"none of the {len(files)} images of {settings.data} can be read.")
-    images = [picture.image for picture in pictures]
+    run, images = settings.run, [picture.image for picture in pictures]
     for number, stop in enumerate(stops, 1):
         print(f"[{number}/{len(stops)}] routing {len(images)} images at {describe(stop)}", flush=True)
-        model = _at(yolo, stop, settings.device)
-        maps = [[] if stop.dense else route_maps(model, image, settings.imgsz) for image in images]
-        found = predict_images(model, images, settings.imgsz, settings.conf, settings.batch, settings.device)
-        for picture, look in zip(pictures, map(Look, maps, found), strict=True):
+        model = _at(yolo, stop, run.device)
+        maps = [[] if stop.dense else route_maps(model, image, run.imgsz) for image in images]
+        found = predict_images(model, images, run.imgsz, settings.conf, run.batch, run.device)
+        for picture, look in zip(pictures, map(AtStop, maps, found), strict=True):
             picture.looks.append(look)
     return pictures

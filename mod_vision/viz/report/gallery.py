@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mod_vision.viz.annotators import depth_palette
-from mod_vision.viz.report.data import Content, Look, Picture, Stage, describe
+from mod_vision.viz.report.data import AtStop, Content, Picture, Stage, describe
 from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share, total_depth
 
 PHOTO_SIDE = 800  # pixels of the longer side
@@ -63,7 +63,7 @@ def _image(picture: Picture, stages: Sequence[Stage]) -> dict[str, Any]:
     }
 
 
-def _look(look: Look, stages: Sequence[Stage], width: int, height: int) -> dict[str, Any]:
+def _look(look: AtStop, stages: Sequence[Stage], width: int, height: int) -> dict[str, Any]:
     """Return the grid of all stages, that of each stage, and the boxes in shares of the image."""
     depth = depth_of(look.maps, stages)
     by_name = {layer.name: layer for layer in look.maps}

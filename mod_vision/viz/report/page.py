@@ -6,20 +6,22 @@ import base64
 import hashlib
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mod_vision import __version__
 from mod_vision.files import writable_dir, write_text
-from mod_vision.viz.report.data import Content, Settings, collect, describe, telling_stop
+from mod_vision.run_settings import ScoreSettings
+from mod_vision.viz.report.data import Content, ReportSettings, collect, describe, telling_stop
 from mod_vision.viz.report.figures import draw_figures, percent
 from mod_vision.viz.report.gallery import encode, photo
+from mod_vision.yolo.images import start
 
 PACKAGES = ("ultralytics", "torch", "torchvision")
 
@@ -29,25 +31,21 @@ def write_report(
     data: str,
     capacity: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
     images: int = 12,
-    imgsz: int = 640,
     conf: float = 0.25,
-    batch: int = 8,
-    device: str = "cpu",
     evaluate: bool = True,
+    run: ScoreSettings = ScoreSettings(),  # noqa: B008  # frozen
     out: str | Path = "runs/mod-vision-report.html",
 ) -> Path:
     """Write a page about what a routed model skips, at several capacities.
 
     Args:
         model: Checkpoint (.pt) with routed layers. One in threshold mode is shown with its own thresholds too.
-        data: Data YAML; its split `val` is looked at.
-        capacity: Stops of the page's slider, shares of tokens in (0, 1]; 1 is the dense twin.
+        data: Data YAML.
+        capacity: Stops of the page's slider, shares of tokens in (0, 1]; 1 is the dense baseline.
         images: Images of the gallery, evenly spaced over the split; with scores those that the page ranks are added.
-        imgsz: Longer side of the model's input in pixels.
         conf: Lowest confidence of a box that is drawn, in [0, 1].
-        batch: Images per forward of the scoring.
-        device: As in Ultralytics.
         evaluate: Score the whole split at each capacity; without it, the page has the gallery and the depth of patches.
+        run: How the model is run and scored.
         out: The HTML file.
 
     Returns:
@@ -64,15 +62,17 @@ def write_report(
     if not 0 <= conf <= 1:
         raise ValueError(f"conf must be in [0, 1], got {conf}.")
     writable_dir(path.parent)
-    settings = Settings(model, data, images, imgsz, conf, batch, device)
+    run = start(run)
+    settings = ReportSettings(model, data, images, conf, run)
     content = collect(settings, capacity, evaluate)
     shares = ",".join(stop.label for stop in content.stops if stop.capacity is not None)
     words = {
         "model": model,
         "data": data,
         "capacity": shares,
-        **settings._asdict(),
-        "threads": torch.get_num_threads(),
+        "images": images,
+        "conf": conf,
+        **{key: value for key, value in asdict(run).items() if value is not None},
         "evaluate": evaluate,
         "out": out,
     }
@@ -81,7 +81,7 @@ def write_report(
     return path
 
 
-def render(content: Content, settings: Settings, command: str) -> str:
+def render(content: Content, settings: ReportSettings, command: str) -> str:
     """Return the page.
 
     Args:
@@ -111,15 +111,15 @@ def render(content: Content, settings: Settings, command: str) -> str:
     )
 
 
-def _facts(content: Content, settings: Settings) -> dict[str, str]:
+def _facts(content: Content, settings: ReportSettings) -> dict[str, str]:
     """Return what the head of the page says of how it was made."""
     scored = f", {len(content.evaluations[0].files)} images scored" if content.evaluations else ""
     versions = {"mod_vision": __version__, **{name: version(name) for name in PACKAGES}}
     return {
         "Model": settings.model,
-        "Data": f"{settings.data}, validation split{scored}",
+        "Data": f"{settings.data}, split {settings.run.split!r}{scored}",
         "Capacities": ", ".join(stop.label for stop in content.stops),
-        "Image size": f"{settings.imgsz} px",
+        "Image size": f"{settings.run.imgsz} px",
         "Made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
