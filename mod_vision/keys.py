@@ -74,7 +74,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
 
 def as_list(value: Any) -> list[Any]:
     """Return the values of a key that takes several, joined by commas."""
-    value = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    value = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     return list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
 
 

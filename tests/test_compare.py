@@ -92,9 +92,8 @@ def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
         assert float(row["latency_ms_median"]) == part["cost"]["latency"][0]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert "Pareto front of AP against latency" in capsys.readouterr().out
-    alone = evaluate_capacities(
-        "yolo26n-mod-seg.pt", str(tiny_data), [0.25], ScoreSettings(96, "cpu", batch=4), project=str(tmp_path)
-    )[0.25]
+    run = ScoreSettings(96, "cpu", batch=4)
+    alone = evaluate_capacities("yolo26n-mod-seg.pt", str(tiny_data), [0.25], run, project=str(tmp_path))[0.25]
     assert alone.box == content[1]["box"]
     assert main(["val", "model=yolo26n-mod-seg.pt", "capacity=1,1.5", *words]) == 1
     assert "1.5" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def make_evil(tiny_data, tmp_path) -> Callable[[str], Path]:
 
 COMMANDS = {
     "val": ["val", "out=out"],
-    "compare": ["compare", "out=out"],
+    "compare": ["val", "out=out"],
     "fit": ["fit", "out=fit.pt"],
     "report": ["report", "capacity=0.5", "images=1", "out=r.html"],
     "export": ["export", "format=onnx", "quantize=8", "images=2"],
