@@ -66,10 +66,13 @@ def val(
     capacity=1,0.5 sweeps; models=a.pt,b.pt also says how sure their differences are.
     Example: mod-vision val model=best.pt data=mine.yaml capacity=1,0.5,0.25
     """
+    from mod_vision.yolo.data_yaml import check_split
+
     several = as_list(models)
     if bool(model) == bool(several):
         raise ValueError("mod-vision val needs model=..., or models=a.pt,b.pt to compare several.")
-    folder = fresh_path(out, "evaluation.json", "sweep.json", "compare.json").resolve()
+    folder = writable_dir(fresh_path(out, "evaluation.json", "sweep.json", "compare.json")).resolve()
+    check_split(run.split)
     yolo, run = _opened(model or several[0], run)
     data = _data_of(yolo, data, "val", model or several[0])
     if several:
@@ -87,7 +90,7 @@ def _evaluate(yolo: Any, data: str, shares: list[Any], run: ScoreSettings, folde
 
     for capacity in shares:
         set_capacity(yolo, capacity)
-    result = evaluate_model(yolo, data, run, **_ultralytics_folder(writable_dir(folder)))
+    result = evaluate_model(yolo, data, run, **_ultralytics_folder(folder))
     save_evaluation(result, folder / "evaluation.json")
     print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
 
@@ -97,7 +100,7 @@ def _sweep(model: str, data: str, shares: list[Any], run: ScoreSettings, folder:
     from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
     from mod_vision.viz.pareto import draw_sweep
 
-    sweep = evaluate_capacities(model, data, shares, run, **_ultralytics_folder(writable_dir(folder)))
+    sweep = evaluate_capacities(model, data, shares, run, **_ultralytics_folder(folder))
     save_sweep(sweep, folder)
     draw_sweep(sweep, Path(model).stem, folder / "sweep.png")
     print(f"{sweep_table(sweep)}\nfigures and picture in {folder}")
@@ -109,7 +112,7 @@ def _compare(models: list[str], data: str, run: ScoreSettings, folder: Path, cap
 
     if capacity is not None:
         raise ValueError("models= are compared at their own capacities; leave out capacity=.")
-    found = compare({name: name for name in models}, data, run, **_ultralytics_folder(writable_dir(folder)))
+    found = compare({name: name for name in models}, data, run, **_ultralytics_folder(folder))
     write_text(folder / "compare.json", json.dumps(found.as_dict(), indent=2) + "\n")
     print(f"{found.table()}\nfigures in {folder / 'compare.json'}")
 

@@ -27,7 +27,7 @@ def test_help_and_unknown_words(capsys):
     assert main(["fly"]) == 2
     assert "unknown verb 'fly'" in capsys.readouterr().err
     assert "no key 'modle'" in error(capsys, "val", "modle=x")
-    assert "needs data=" in error(capsys, "val", "model=x.pt")
+    assert "needs data=" in error(capsys, "val", "model=yolo26n-mod.yaml")
     assert "imgsz must be a whole number" in error(capsys, "heatmap", "model=x.pt", "source=y", "imgsz=big")
     assert "not of the form key=value" in error(capsys, "demo", "epochs")
 
