@@ -74,7 +74,9 @@ def _scores(path: Path, graph: Any, selection: Any) -> str:
     """
     routers = onnx_ranking(graph, selection).routers
     if not routers:
-        raise ValueError(f"{path} has no router in front of {selection.name}, so it does not show scores; use the .pt file.")
+        raise ValueError(
+            f"{path} has no router in front of {selection.name}, so it does not show scores; use the .pt file."
+        )
     return str(routers[0].output[0])
 
 

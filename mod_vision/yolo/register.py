@@ -23,7 +23,7 @@ from mod_vision.yolo.route_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.training import CALLBACKS
 from mod_vision.yolo.twins import TWINS
 from mod_vision.yolo.twins.conv import prepare_export
-from mod_vision.yolo.watch import warn_of_broken_routes
+from mod_vision.yolo.watch import follow_capacities, warn_of_broken_routes
 
 PATCHED = {  # everything of Ultralytics that is wrapped or added to
     "ultralytics.nn.tasks": ("parse_model", "check_yaml", "BaseModel", "RTDETRDetectionModel"),
@@ -34,6 +34,7 @@ PATCHED = {  # everything of Ultralytics that is wrapped or added to
     "ultralytics.utils.export.openvino": ("torch2openvino",),
 }
 OTHERS = (
+    ("on_predict_start", follow_capacities),
     ("on_predict_postprocess_end", warn_of_broken_routes),
     ("on_export_start", note_routing),
     ("on_export_start", prepare_export),
