@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import OPEN
+from helpers import routing_order
 from PIL import Image
 from ultralytics import RTDETR, YOLO
 
@@ -59,9 +60,10 @@ def with_random_routers(name):
 def best_tokens(layer, logits, size):
     """The routed tokens by plain sorting, for a layer that selects in the whole map or in windows."""
     slots = window_slots(size, getattr(layer, "window", None), logits.device)
-    scores = np.append(logits.numpy(), -np.inf)
+    place = {token: i for i, token in enumerate(routing_order(logits))}
     k = layer.plan.indices.shape[1] // len(slots)
-    chosen = {t for row in slots.numpy() for t in sorted(row, key=lambda t: -scores[t])[:k] if t < len(logits)}
+    beyond = len(logits)
+    chosen = {t for row in slots.tolist() for t in sorted(row, key=lambda t: place.get(t, beyond))[:k] if t < beyond}
     return np.isin(np.arange(len(logits)), list(chosen))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +17,8 @@ from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
 
-PASSING = ("plan", "_of_thread")  # of the state, the former in checkpoints of version 1.0
+PASSING = ("plan", "_of_thread", "_copied")  # what is not saved; older checkpoints hold a plan
+
 
 
 class RoutedLayer(nn.Module):
@@ -38,6 +41,8 @@ class RoutedLayer(nn.Module):
     threshold: float | None = None
     takes_repeats: ClassVar[bool] = False
     __jit_unused_properties__: ClassVar[list[str]] = ["plan"]  # TorchScript compiles properties
+
+    _copied: tuple[tuple[weakref.ref[RoutedLayer], ...], Any] = (), None
 
     @property
     def plan(self) -> RoutingPlan | None:
@@ -139,6 +144,21 @@ class RoutedLayer(nn.Module):
     def check_capacity(self, capacity: Any, where: str | None = None) -> tuple[float, ...]:
         """Return the capacities that `set_capacity` would set; `where` names the layer in errors."""
         return capacity_per_depth(capacity, len(self.capacities), where or type(self).__name__)
+
+    def follow_source(self) -> None:
+        """Take the capacity or threshold that the layer this one was copied from was given since then, if any."""
+        sources, before = self._copied
+        source = next((layer for ref in sources if (layer := ref()) is not None), None)
+        if source is not None and before != (now := (source.capacities, source.threshold)):
+            self.capacities, self.threshold = now
+            self._copied = sources, now
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RoutedLayer:
+        """Copy as usual, and remember the source: Ultralytics predicts with a copy of the model."""
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        copied._copied = (weakref.ref(self), *self._copied[0]), (self.capacities, self.threshold)
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the plan out of copies and checkpoints: it belongs to a batch, and may hold an autograd graph."""

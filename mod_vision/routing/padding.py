@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 import torch
 
@@ -25,17 +24,19 @@ class Frame:
 
     def __init__(self, images: torch.Tensor) -> None:
         self.images = images
+        self._edges: tuple[torch.Tensor, ...] | None = None
 
-    @cached_property
     def edges(self) -> tuple[torch.Tensor, ...]:
-        """First and last row, and first and last column, that hold something else than padding, each (B, 1)."""
-        images = self.images.detach().contiguous()  # a reduction over the channels is slow where they lie side by side
-        high, low = images.amax(1), images.amin(1)
-        return *_ends(high.amax(2), low.amin(2)), *_ends(high.amax(1), low.amin(1))
+        """Return the first and last row, and column, that hold something else than padding, each (B, 1)."""
+        if self._edges is None:
+            images = self.images.detach().contiguous()  # reducing channels that lie side by side is slow
+            high, low = images.amax(1), images.amin(1)
+            self._edges = *_ends(high.amax(2), low.amin(2)), *_ends(high.amax(1), low.amin(1))
+        return self._edges
 
     def inside(self, grid: tuple[int, int]) -> torch.Tensor:
         """Return which tokens of a grid of rows and columns are more than padding, (B, N)."""
-        top, bottom, left, right = self.edges
+        top, bottom, left, right = self.edges()
         rows = _reached(grid[0], self.images.shape[2], top, bottom)
         cols = _reached(grid[1], self.images.shape[3], left, right)
         return (rows[:, :, None] & cols[:, None, :]).flatten(1)

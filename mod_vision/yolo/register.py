@@ -17,7 +17,7 @@ from mod_vision.yolo.parse import routed_parse_model
 from mod_vision.yolo.removed import refuse_checkpoints
 from mod_vision.yolo.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.training import CALLBACKS
-from mod_vision.yolo.watch import warn_of_broken_routes
+from mod_vision.yolo.watch import follow_capacities, warn_of_broken_routes
 
 PATCHED = {  # everything of Ultralytics that is wrapped or added to
     "ultralytics.nn.tasks": ("parse_model", "check_yaml", "BaseModel", "RTDETRDetectionModel"),
@@ -28,6 +28,7 @@ PATCHED = {  # everything of Ultralytics that is wrapped or added to
     "ultralytics.utils.export.openvino": ("torch2openvino",),
 }
 OTHERS = (
+    ("on_predict_start", follow_capacities),
     ("on_predict_postprocess_end", warn_of_broken_routes),
     ("on_export_start", note_routing),
 )

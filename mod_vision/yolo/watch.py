@@ -1,4 +1,4 @@
-"""A watch over plain `yolo predict` of routed models."""
+"""Plain `yolo predict` of routed models: at the capacity they have now, and a word if a router is broken."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from typing import Any
 from torch import nn
 from ultralytics.utils import LOGGER
 
+from mod_vision.routing import routed_layers
 from mod_vision.routing.finite import first_not_finite, not_finite
 from mod_vision.text import printable
+
+
+def follow_capacities(predictor: Any) -> None:
+    """Give the copy of the model that a predictor keeps the capacities that the model was given since it was made."""
+    net = getattr(predictor.model, "model", None)  # a path in exports
+    if isinstance(net, nn.Module):
+        for _, layer in routed_layers(net):
+            layer.follow_source()
 
 
 def warn_of_broken_routes(predictor: Any) -> None:
