@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from mod_vision import _autoload
+from mod_vision.env import AUTOLOAD
 
 if TYPE_CHECKING:
     from mod_vision.eval.conversion import convert as convert
@@ -36,7 +37,7 @@ _PUBLIC = {
 }
 __all__ = ("__version__", *_PUBLIC)
 
-if os.environ.get("MOD_VISION_AUTOLOAD", "1") != "0":
+if os.environ.get(AUTOLOAD, "1") != "0":
     _autoload.install()
 
 

@@ -13,6 +13,8 @@ import importlib.util
 import os
 import sys
 
+from mod_vision.env import CLOSED
+
 TYPE_CHECKING = False  # not from typing: every `import torch` waits for this module
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +29,6 @@ CACHING = (  # what reads a data set, see yolo/data_caches.py
     "ultralytics.models.yolo.world.train",
     "ultralytics.models.yolo.yoloe.train",
 )
-CLOSED = "MOD_VISION_DATA_CACHES_CLOSED"  # in the environment
 
 
 class _Loader:

@@ -6,6 +6,8 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
+from mod_vision.env import AUTOLOAD
+
 CORE = ("ultralytics", "torch", "torchvision", "timm", "opencv-python", "pycocotools")
 EXPORT = ("onnx", "onnxruntime", "onnxslim")
 
@@ -50,7 +52,7 @@ def _version(name: str) -> str | None:
 
 def _autoload_state() -> str:
     """Say whether plain `yolo` will find the layers."""
-    if os.environ.get("MOD_VISION_AUTOLOAD", "1") == "0":
+    if os.environ.get(AUTOLOAD, "1") == "0":
         return "off by MOD_VISION_AUTOLOAD=0; plain `yolo` does not know the routed layers"
     if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "1") != "1":
         return "off by TORCH_DEVICE_BACKEND_AUTOLOAD; `import mod_vision` before building a model"

@@ -10,6 +10,7 @@ from typing import Any
 
 from mod_vision import __version__, _autoload
 from mod_vision.commands import VERBS
+from mod_vision.env import DEBUG
 from mod_vision.errors import one_line
 from mod_vision.keys import describe, parse, similar
 
@@ -75,7 +76,7 @@ def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        if os.environ.get("MOD_VISION_DEBUG") == "1":
+        if os.environ.get(DEBUG) == "1":
             raise
         kind = "" if isinstance(error, TOLD) else f"{type(error).__name__}: "
         print(f"error: {kind}{one_line(error)}", file=sys.stderr)

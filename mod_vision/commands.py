@@ -20,7 +20,7 @@ Settings = TypeVar("Settings", bound=RunSettings)
 
 def _opened(model: str, run: Settings) -> tuple[Any, Settings]:
     """Return the model, and the settings with the size that it was trained at where none is given."""
-    from mod_vision.yolo.images import load_model, trained_with
+    from mod_vision.yolo.loading import load_model, trained_with
 
     yolo = load_model(model)
     return yolo, replace(run, imgsz=run.imgsz or trained_with(yolo).imgsz)
@@ -28,7 +28,7 @@ def _opened(model: str, run: Settings) -> tuple[Any, Settings]:
 
 def _data_of(yolo: Any, data: str, verb: str, model: str) -> str:
     """Return the data set that is given, or else the one that the model was trained on."""
-    from mod_vision.yolo.images import trained_with
+    from mod_vision.yolo.loading import trained_with
 
     found = data or trained_with(yolo).data
     if not found:
@@ -174,7 +174,7 @@ def app(
     Example: mod-vision app model=best.pt port=8000
     """
     from mod_vision.viz.app import app as serve
-    from mod_vision.yolo.images import start
+    from mod_vision.yolo.device import start
 
     run = start(_opened(model, run)[1])
     serve(model, run.imgsz, run.device, host, port)
@@ -195,7 +195,7 @@ def convert(
     """
     from mod_vision.eval.conversion import convert as routed
     from mod_vision.yolo.convert import check_out, save
-    from mod_vision.yolo.images import start
+    from mod_vision.yolo.device import start
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
@@ -223,7 +223,7 @@ def fit(
     Example: mod-vision fit model=last.pt data=mine.yaml capacity=0.5
     """
     from mod_vision.yolo.convert import check_out, save
-    from mod_vision.yolo.images import start
+    from mod_vision.yolo.device import start
 
     path = Path(out or f"{Path(model).stem}-{'threshold' if thresholds else 'fit'}.pt")
     check_out(path, model)
@@ -267,8 +267,8 @@ def export(
     Example: mod-vision export model=best.pt format=openvino capacity=0.5 data=mine.yaml
     """
     from mod_vision.eval.export_check import check_export
+    from mod_vision.yolo.device import start
     from mod_vision.yolo.export import check_batches, export_model
-    from mod_vision.yolo.images import start
 
     run = start(_opened(model, run)[1])
     args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}

@@ -16,8 +16,8 @@ from mod_vision.resources import PHOTOS, resource_dir
 from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.viz.heatmap import heatmap
 from mod_vision.yolo.capacity import load_at
+from mod_vision.yolo.device import start
 from mod_vision.yolo.export import export_model, input_tensors
-from mod_vision.yolo.images import start
 from mod_vision.yolo.trust import restricted
 
 MODEL = "yolo26n-mod-seg.pt"

@@ -15,7 +15,7 @@ import yaml
 
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.twins.stage import StageRow
 
 ModelYaml = dict[str, Any]

@@ -24,7 +24,7 @@ from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.capacity import load_at, set_capacity
 from mod_vision.yolo.convert import save
 from mod_vision.yolo.fit import fit_routing
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.validate import validate
 from mod_vision.yolo.variants import ALL, Candidate, routed_variant

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mod_vision.cli import main
 from mod_vision.viz.explore import Explorer, ViewSettings
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 httpx = pytest.importorskip("httpx")
 gradio_client = pytest.importorskip("gradio_client")

@@ -10,7 +10,7 @@ from mod_vision.cli import main
 from mod_vision.commands import VERBS
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.keys import parse
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 
 def error(capsys, *words: str) -> str:

@@ -27,7 +27,7 @@ from mod_vision.eval.matching import check_engine
 from mod_vision.eval.records import Records
 from mod_vision.resources import find_shipped
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.validate import Validation, _CollectMasks, validate
 
 NAMES = {0: "cat", 1: "dog", 2: "unicorn"}  # the ground truth has no unicorn

@@ -21,7 +21,7 @@ from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.pareto import draw_sweep
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import save
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 WORDS = ["imgsz=96", "batch=4", "threads=1"]
 

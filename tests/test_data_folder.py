@@ -27,7 +27,8 @@ from ultralytics.utils.patches import imread
 
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.trust import restricted, untrusted_data
 
 SHIPPED = "yolo26n-mod-seg.pt"

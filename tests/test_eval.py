@@ -17,7 +17,7 @@ from mod_vision.eval.flops import executed_gflops
 from mod_vision.nn import MoDStage
 from mod_vision.routing.truth import RoutingTruth, majority_cells
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.validate import validate
 
 

@@ -23,7 +23,8 @@ from ultralytics import YOLO
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.export import _replace
-from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.predict import predict_images
 from mod_vision.yolo.run_folder import take
 

@@ -17,7 +17,7 @@ import mod_vision
 from mod_vision.cli import main
 from mod_vision.nn import MoDStage
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.validate import validate
 
 

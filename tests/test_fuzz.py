@@ -19,7 +19,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from mod_vision.cli import main
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.settings import ModSettings
 
 TIMES = int(os.environ.get("FUZZ", "1"))

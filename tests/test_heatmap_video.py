@@ -26,7 +26,9 @@ from mod_vision.viz.heatmap import heatmap
 from mod_vision.viz.routes import route_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import WINDOW, Figures, Recording
 from mod_vision.viz.views import draw_view
-from mod_vision.yolo.images import letterbox, load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.letterbox import letterbox
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.sources import Clip, find_sources
 
 IMGSZ, FRAMES, FPS = 96, 8, 12.5

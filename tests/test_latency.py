@@ -19,7 +19,7 @@ from mod_vision.eval.layer_benchmark import LayerRow, layer_table
 from mod_vision.eval.step_benchmark import StepRow, step_table
 from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 STEADY, DOUBTFUL = Latency(100, 90, 110), Latency(100, 89, 110)
 SAID = "not to be trusted, quartiles more than 20 % apart: "

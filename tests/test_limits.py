@@ -13,7 +13,8 @@ from ultralytics.utils import YAML
 from mod_vision.cli import main
 from mod_vision.limits import check_nodes
 from mod_vision.nn.vit import read_blocks
-from mod_vision.yolo.images import load_model, some_images
+from mod_vision.yolo.images import some_images
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.parse import check_model_yaml
 from mod_vision.yolo.trust import check_data, restricted
 

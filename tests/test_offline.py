@@ -24,7 +24,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.archive import constructed
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.offline import offline
 from mod_vision.yolo.resume import _read
 from mod_vision.yolo.trust import restricted

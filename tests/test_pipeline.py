@@ -10,7 +10,7 @@ from mod_vision.eval.export_check import check_export
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 
 def yolo(run_cli, cwd: Path, *words: str) -> str:

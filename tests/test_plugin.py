@@ -19,7 +19,7 @@ from ultralytics.nn.tasks import DetectionModel
 import mod_vision
 from mod_vision.nn import MoDStage
 from mod_vision.routing import num_routed
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.register import register
 from mod_vision.yolo.removed import REMOVED
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA

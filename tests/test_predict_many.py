@@ -18,7 +18,7 @@ import torch
 from conftest import OPEN
 
 from mod_vision.cli import main
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 ray = pytest.importorskip("ray")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -23,7 +23,8 @@ from mod_vision.viz.report.charts import Row, dot_chart
 from mod_vision.viz.report.data import ReportSettings, collect
 from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth, total_depth
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.predict import predict_images
 from mod_vision.yolo.validate import validate
 

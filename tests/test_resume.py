@@ -15,7 +15,7 @@ from helpers import files_in, read_csv
 from ultralytics import YOLO
 
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.run_folder import forget_from, rows_before
 
 KILLED = """

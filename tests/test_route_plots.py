@@ -14,7 +14,8 @@ from ultralytics import YOLO
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.routes import route_maps
 from mod_vision.viz.training_pictures import TILE, draw_mosaic
-from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.loading import load_model
 
 FIGURES = ("routed", "entropy", "variance", "never")
 

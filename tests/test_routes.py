@@ -25,7 +25,9 @@ from mod_vision.viz.routes import crop_maps, route_maps, skipped_depth
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.export import export_yolo
 from mod_vision.yolo.export_notes import read_notes
-from mod_vision.yolo.images import forward_letterboxed, load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.letterbox import forward_letterboxed
+from mod_vision.yolo.loading import load_model
 
 IMGSZ = 160
 PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
@@ -254,7 +256,9 @@ def test_an_export_at_capacity_1_says_nothing(tmp_path):
 HUGE = """
 import resource, sys
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.yolo.images import forward_letterboxed, load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.letterbox import forward_letterboxed
+from mod_vision.yolo.loading import load_model
 
 model, (small, huge, out) = load_model("yolo26n-mod-seg.pt"), sys.argv[1:]
 heatmap(model, small, 160, out, view="overlay", boxes=True, conf=0.1)

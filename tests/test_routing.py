@@ -24,9 +24,9 @@ from mod_vision.routing import (
     num_routed,
     routed_layers,
     scatter_tokens,
-    set_capacity,
 )
 from mod_vision.routing.plan import gate
+from mod_vision.yolo.capacity import set_capacity
 
 REPEATABLE = sorted(set(ROUTERS) - {"random"})
 LEARNED = sorted(name for name, kind in ROUTERS.items() if kind.learned)

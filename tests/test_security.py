@@ -20,7 +20,7 @@ from ultralytics.data.utils import check_det_dataset
 import mod_vision
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.trust import restricted
 
 SHIPPED = "yolo26n-mod-seg.pt"

@@ -14,7 +14,7 @@ from ultralytics import YOLO
 from mod_vision.cli import main
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.validate import validate
 
 NAME = "yolo26n-mod-seg.pt"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from studies.report import read_lines, table, write_report
 from studies.rows import ROWS, gflops, iso_flop, mod, read_model
 from studies.run import Schedule, study

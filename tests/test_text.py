@@ -20,7 +20,8 @@ from mod_vision.resources import find_shipped
 from mod_vision.text import in_csv, in_plot, printable, short_stem
 from mod_vision.viz.results import draw_results
 from mod_vision.viz.text import put_text, text_width
-from mod_vision.yolo.images import load_model, some_images
+from mod_vision.yolo.images import some_images
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.sources import Source, find_sources, open_clip
 
 SHIPPED = "yolo26n-mod-seg.pt"

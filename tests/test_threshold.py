@@ -23,7 +23,7 @@ from mod_vision.nn import MixtureOfDepthsBlock, MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
 from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
 from mod_vision.yolo.validate import validate
 

@@ -22,7 +22,7 @@ from mod_vision.resources import resource_dir
 from mod_vision.routing import routed_layers
 from mod_vision.tune.space import candidate_of, candidates, check_choices
 from mod_vision.tune.study import open_study
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.variants import DENSE, Candidate, routed_variant
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)) | st.tuples(st.floats(0, 9), st.floats(0, 1)))

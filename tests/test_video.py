@@ -18,7 +18,8 @@ from conftest import OPEN
 from mod_vision.cli import main
 from mod_vision.viz.encode import video_file
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.yolo.images import load_model, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.loading import load_model
 
 av = pytest.importorskip("av")
 PHOTO = OPEN / "images" / "val" / sorted(path.name for path in (OPEN / "images" / "val").glob("*.jpg"))[7]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.resources import resource_dir
-from mod_vision.routing import set_capacity
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.loading import load_model
 
 
 def summary(file: Path, scale: str) -> str:

@@ -15,10 +15,13 @@ from mod_vision.eval.flops import executed_gflops
 from mod_vision.eval.latency import Latency, doubts, paired_latency
 from mod_vision.eval.memory import peak_megabytes
 from mod_vision.files import writable_dir, write_text
-from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing import routed_layers
 from mod_vision.run_settings import BenchSettings
 from mod_vision.yolo.backbone import Backbone
-from mod_vision.yolo.images import check_routes, load_model, start
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.device import start
+from mod_vision.yolo.letterbox import check_routes
+from mod_vision.yolo.loading import load_model
 
 
 class Row(NamedTuple):

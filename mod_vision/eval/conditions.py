@@ -15,7 +15,7 @@ import torch
 from mod_vision.eval.backends import RUNTIMES, check_backend
 from mod_vision.eval.latency import keep_memory
 from mod_vision.run_settings import BenchSettings
-from mod_vision.yolo.images import start
+from mod_vision.yolo.device import start
 
 
 def conditions(bench: BenchSettings) -> dict[str, Any]:

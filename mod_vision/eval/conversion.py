@@ -16,8 +16,10 @@ from mod_vision.eval.sensitivity import REPEATS, Trial, table, try_layers
 from mod_vision.resources import resource_dir
 from mod_vision.routing import check_capacity
 from mod_vision.yolo.convert import attention_rows, copy_model, put_routed, routed_layer, yaml_row
+from mod_vision.yolo.device import round_imgsz
 from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.images import load_model, round_imgsz, some_images
+from mod_vision.yolo.images import some_images
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.settings import check_options
 
 IMAGES = 8

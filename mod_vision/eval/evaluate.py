@@ -20,13 +20,16 @@ from mod_vision.eval.image_cost import ImageCosts
 from mod_vision.eval.latency import Latency, as_deployed, doubts, paired_latency
 from mod_vision.eval.matching import check_engine
 from mod_vision.files import write_text
-from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing import routed_layers
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
+from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.data_yaml import check_split
+from mod_vision.yolo.device import round_imgsz, start, torch_device
 from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.images import load_model, round_imgsz, some_images, start, torch_device
+from mod_vision.yolo.images import some_images
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.trust import check_data
 from mod_vision.yolo.validate import check_task, validate
 

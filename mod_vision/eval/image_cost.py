@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mod_vision.eval.flops import executed_gflops, executed_gflops_by_layer
-from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.capacity import set_capacity
 
 Size: TypeAlias = tuple[int, ...]
 Key: TypeAlias = tuple[Size, str, int]  # input size, routed layer, tokens

@@ -10,10 +10,12 @@ import torch
 
 from mod_vision.eval.flops import executed_gflops_by_layer
 from mod_vision.eval.latency import Latency, as_deployed, doubts, paired_part_latency
-from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing import routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.run_settings import BenchSettings
-from mod_vision.yolo.images import load_model, start
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.device import start
+from mod_vision.yolo.loading import load_model
 
 
 class LayerRow(NamedTuple):

@@ -12,9 +12,10 @@ from torch.profiler import record_function
 
 from mod_vision.eval.layer_benchmark import deployed
 from mod_vision.eval.profiler import quiet_profile
-from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing import routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.run_settings import BenchSettings
+from mod_vision.yolo.capacity import set_capacity
 
 STEPS = ("routing", "gather", "block", "scatter")
 OPERATIONS = {  # of those outside of the router

@@ -12,7 +12,7 @@ from mod_vision.eval.benchmark import load_models
 from mod_vision.eval.latency import Latency, doubts, paired_latency
 from mod_vision.run_settings import BenchSettings
 from mod_vision.yolo.batch import training_batch, training_loss
-from mod_vision.yolo.images import start
+from mod_vision.yolo.device import start
 
 
 class StepRow(NamedTuple):

@@ -18,7 +18,7 @@ from mod_vision.routing import check_capacity
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.images import load_model
+from mod_vision.yolo.loading import load_model
 
 Sweep = Mapping[float, Evaluation]
 

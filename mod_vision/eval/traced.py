@@ -12,10 +12,13 @@ import torch
 from mod_vision.eval.exported import onnx_session
 from mod_vision.eval.flops import executed_gflops
 from mod_vision.nn.windows import window_slots
-from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers, set_capacity
+from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
 from mod_vision.routing.capacity import ceil_div
+from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.device import input_size
 from mod_vision.yolo.export_notes import LayerNote, read_notes
-from mod_vision.yolo.images import Forward, forward_letterboxed, input_size, letterbox, load_export, load_model
+from mod_vision.yolo.letterbox import Forward, forward_letterboxed, letterbox
+from mod_vision.yolo.loading import load_export, load_model
 from mod_vision.yolo.predict import Postprocess
 
 CHECKPOINTS = (".pt", ".yaml", ".yml")

@@ -4,7 +4,7 @@ import torch
 
 from mod_vision.routing.capacity import capacity_per_depth, check_capacity, num_routed
 from mod_vision.routing.gather import gather_tokens, scatter_tokens, tokens_to_map
-from mod_vision.routing.layer import RoutedLayer, routed_layers, set_capacity
+from mod_vision.routing.layer import RoutedLayer, routed_layers
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routed import Routed
 from mod_vision.routing.routers import ROUTERS, build_router
@@ -23,7 +23,6 @@ __all__ = (
     "num_routed",
     "routed_layers",
     "scatter_tokens",
-    "set_capacity",
     "tokens_to_map",
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,6 @@ from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
 
 PASSING = ("plan", "_of_thread", "_copied")  # what is not saved; older checkpoints hold a plan
-
 
 
 class RoutedLayer(nn.Module):
@@ -175,31 +174,3 @@ def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, RoutedLayer):
             yield name, module
-
-
-def set_capacity(model: nn.Module, capacity: Any) -> None:
-    """Set the capacity of every routed layer, or of those that a mapping names: one checkpoint, any budget.
-
-    Args:
-        model: A model with routed layers.
-        capacity: Share of tokens in (0, 1], or a list of them over the depth of a stage, or a mapping of such by the
-            name of a routed layer or of a module that holds some, as `routed_layers` gives them. The last key that
-            fits a layer wins.
-
-    Raises:
-        ValueError: If a capacity is not valid, a layer does not exist, or the model routes nothing. Nothing is changed.
-    """
-    layers = dict(routed_layers(model))
-    if not layers:
-        raise ValueError("this model has no routed layer, so there is no capacity to set.")
-    by_layer = capacity if isinstance(capacity, Mapping) else {"": capacity}
-    wanted: dict[str, Any] = {}
-    for key, value in by_layer.items():
-        named = [name for name in layers if key in ("", name) or name.startswith(f"{key}.")]
-        if not named:
-            raise ValueError(f"there is no routed layer {key!r}, there are {', '.join(layers)}.")
-        for name in named:
-            layers[name].check_capacity(value, f"{name} ({type(layers[name]).__name__})")
-            wanted[name] = value
-    for name, value in wanted.items():
-        layers[name].set_capacity(value)

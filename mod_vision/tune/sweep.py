@@ -21,7 +21,8 @@ from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.tune.space import Choices, candidate_of, candidates, check_choices
 from mod_vision.tune.study import in_state, open_study
 from mod_vision.yolo.convert import save
-from mod_vision.yolo.images import load_model, start
+from mod_vision.yolo.device import start
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.trust import check_data, restricted
 from mod_vision.yolo.variants import DENSE, Candidate, read_train_args, routed_variant
 

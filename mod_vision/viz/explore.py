@@ -15,12 +15,14 @@ import torch
 
 from mod_vision.eval.latency import Latency, as_deployed, paired_latency
 from mod_vision.eval.traced import Trace, open_traced
-from mod_vision.routing import routed_layers, set_capacity
+from mod_vision.routing import routed_layers
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import View, draw_view
+from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.images import load_model, torch_device
+from mod_vision.yolo.device import torch_device
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.predict import Postprocess
 from mod_vision.yolo.sources import Source, open_clip
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mod_vision.eval.traced import Trace, TracedLayer, open_traced
-from mod_vision.yolo.images import Letterboxed, read_image
+from mod_vision.yolo.images import read_image
+from mod_vision.yolo.letterbox import Letterboxed
 
 
 class RouteMap(NamedTuple):

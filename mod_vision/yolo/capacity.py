@@ -9,8 +9,8 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.engine.model import Model
 
-from mod_vision import routing
-from mod_vision.yolo.images import load_model
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.parse import write_options
 from mod_vision.yolo.twins import KINDS
 
@@ -34,7 +34,8 @@ def set_capacity(model: Any, capacity: Any) -> None:
     Args:
         model: A `YOLO` object or a torch model with routed layers.
         capacity: Share of tokens in (0, 1], or a list of them over the depth of the stages, or a mapping of such by
-            layer: `{"model.6": 0.3, 8: 0.5}`, where a number is a row of the model YAML.
+            layer: `{"model.6": 0.3, 8: 0.5}`, where a number is a row of the model YAML. The name of a module that holds
+            routed layers stands for all of them.
 
     Raises:
         ValueError: If a capacity is not valid, a layer does not exist, or the model routes nothing. Nothing is changed.
@@ -44,14 +45,31 @@ def set_capacity(model: Any, capacity: Any) -> None:
         raise ValueError(f"model {inner} is an exported one, its capacity is fixed; set it before the export.")
     if isinstance(capacity, Mapping):
         capacity = {f"model.{key}" if str(key).isdigit() else str(key): value for key, value in capacity.items()}
-    routing.set_capacity(inner, capacity)
-    if isinstance(model, Model):
-        if model.ckpt == {}:  # built from a YAML file, which Ultralytics would read again to train
-            model.ckpt = {"model": inner}
+    _set_layers(inner, capacity)
+    if isinstance(model, Model) and model.ckpt == {}:  # built from a YAML, which Ultralytics would read again to train
+        model.ckpt = {"model": inner}
     if isinstance(getattr(inner, "yaml", None), dict):
         if not isinstance(capacity, Mapping):
             inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": _plain(capacity)}
         _write_rows(inner)
+
+
+def _set_layers(net: nn.Module, capacity: Any) -> None:
+    """Set the capacity of every routed layer, or of those that a mapping names; the last key that fits a layer wins."""
+    layers = dict(routed_layers(net))
+    if not layers:
+        raise ValueError("this model has no routed layer, so there is no capacity to set.")
+    by_layer = capacity if isinstance(capacity, Mapping) else {"": capacity}
+    wanted: dict[str, Any] = {}
+    for key, value in by_layer.items():
+        named = [name for name in layers if key in ("", name) or name.startswith(f"{key}.")]
+        if not named:
+            raise ValueError(f"there is no routed layer {key!r}, there are {', '.join(layers)}.")
+        for name in named:
+            layers[name].check_capacity(value, f"{name} ({type(layers[name]).__name__})")
+            wanted[name] = value
+    for name, value in wanted.items():
+        layers[name].set_capacity(value)
 
 
 def _write_rows(net: Any) -> None:
@@ -60,7 +78,7 @@ def _write_rows(net: Any) -> None:
     Rows of several routed layers with different capacities are left as they are: a row has one.
     """
     for i, row in enumerate(net.yaml["backbone"] + net.yaml["head"]):
-        found = {layer.capacities for _, layer in routing.routed_layers(net.model[i])}
+        found = {layer.capacities for _, layer in routed_layers(net.model[i])}
         if row[2] not in KINDS or len(found) != 1:
             continue
         write_options(row, {"capacity": _plain(found.pop())})

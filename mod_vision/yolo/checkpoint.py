@@ -12,11 +12,12 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
+from mod_vision.env import TRUST
 from mod_vision.errors import one_line
 from mod_vision.yolo.archive import constructed, damage
 from mod_vision.yolo.offline import offline
 from mod_vision.yolo.safe_classes import allow_vit_classes
-from mod_vision.yolo.trust import TRUST, restricted, trusted
+from mod_vision.yolo.trust import restricted, trusted
 
 VIT_MODULES = ("timm.", "mod_vision.nn.vit.", "mod_vision.nn.pyramid.")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-from mod_vision._autoload import CLOSED
+from mod_vision.env import CLOSED
 from mod_vision.yolo.data_folder import check_files
 
 WRAPPED = {  # functions by module of Ultralytics

@@ -18,7 +18,9 @@ from mod_vision.leftovers import OLD, temporary_folder
 from mod_vision.resources import PHOTOS
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.capacity import load_at
-from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images, round_imgsz, some_images
+from mod_vision.yolo.device import MIN_STRIDE, round_imgsz
+from mod_vision.yolo.images import read_images, some_images
+from mod_vision.yolo.letterbox import check_routes, letterbox
 from mod_vision.yolo.log import replaced_in_log
 from mod_vision.yolo.trust import check_data, untrusted_data
 from mod_vision.yolo.twins import KINDS

@@ -19,8 +19,10 @@ from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import catch_inputs
 from mod_vision.yolo.data_yaml import naming_split
-from mod_vision.yolo.images import load_model, round_imgsz
-from mod_vision.yolo.loss import guided_layers, object_tokens
+from mod_vision.yolo.device import round_imgsz
+from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.loss import guided_layers
+from mod_vision.yolo.objects import object_tokens
 from mod_vision.yolo.settings import ModSettings
 from mod_vision.yolo.trust import check_data, restricted
 

@@ -1,126 +1,22 @@
-"""One image through an Ultralytics model, with the geometry that maps the token grids back onto it."""
+"""Reading images as `yolo predict` does, and choosing some of a source."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
-from ultralytics import YOLO
-from ultralytics.data.augment import LetterBox
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
-from ultralytics.engine.model import Model
-from ultralytics.nn import tasks
-from ultralytics.utils.checks import check_imgsz
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
-from ultralytics.utils.torch_utils import select_device
 
 from mod_vision.errors import one_line
-from mod_vision.resources import find_file
-from mod_vision.routing.finite import check_finite
-from mod_vision.run_settings import RunSettings
-from mod_vision.yolo.checkpoint import open_checkpoint
 from mod_vision.yolo.data_yaml import split_images
-from mod_vision.yolo.model_limits import check_parameters
-from mod_vision.yolo.parse import check_model_yaml, forget_pretrained
 from mod_vision.yolo.sources import literal
-from mod_vision.yolo.trust import YAMLS, check_data, restricted
-
-MIN_STRIDE = 32
-Settings = TypeVar("Settings", bound=RunSettings)
-
-
-class Letterboxed(NamedTuple):
-    """Geometry of an image in the model's input.
-
-    Attributes:
-        size: (height, width) of the padded input.
-        valid: (top, left, height, width) of the image in it, in input pixels.
-    """
-
-    size: tuple[int, int]
-    valid: tuple[int, int, int, int]
-
-
-class Forward(NamedTuple):
-    """One image through a model.
-
-    Attributes:
-        boxed: Where the image lies in the input.
-        batch: (1, 3, H, W), the input, RGB in [0, 1].
-        outputs: What the model gave, as it gave it.
-    """
-
-    boxed: Letterboxed
-    batch: torch.Tensor
-    outputs: Any
-
-
-def load_model(path_or_model: str | Path | Model) -> YOLO:
-    """Load a checkpoint or build an untrained model from a YAML; never downloads, a `YOLO` object passes through.
-
-    Args:
-        path_or_model: A .pt file or a YAML file, or the bare name of one that ships with this package, such as
-            'yolo26n-mod.yaml' and 'yolo26n-mod-seg.pt', or a `YOLO`.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is neither .pt nor YAML, or no whole checkpoint of weights alone, see `open_checkpoint`.
-    """
-    if isinstance(path_or_model, Model):
-        return path_or_model
-    path = Path(path_or_model)
-    if path.suffix.lower() not in (".pt", *YAMLS):
-        raise ValueError(f"model {path} is neither a checkpoint (.pt) nor a model YAML.")
-    if path.suffix.lower() != ".pt":
-        return _build(path)
-    file = find_file(path)
-    if file is None:  # Ultralytics would try to download it
-        hint = f" Download it first: yolo predict model={path.name}" if path.name in GITHUB_ASSETS_NAMES else ""
-        raise FileNotFoundError(f"checkpoint {path} does not exist.{hint}")
-    return open_checkpoint(file)
-
-
-class Trained(NamedTuple):
-    """What a checkpoint remembers of its training: the image size in pixels, 640 if it does not, and the data set."""
-
-    imgsz: int
-    data: str | None
-
-
-def trained_with(model: YOLO) -> Trained:
-    """Return what a model was trained with, as Ultralytics takes it up again for `val` and `predict`."""
-    imgsz, data = model.overrides.get("imgsz"), model.overrides.get("data")
-    sizes = [size for size in (imgsz if isinstance(imgsz, (list, tuple)) else [imgsz]) if isinstance(size, int)]
-    return Trained(max(sizes, default=0) or 640, str(data) if data else None)
-
-
-def _build(path: Path) -> YOLO:
-    """Build an untrained model; errors of ours name the row, others at least the file."""
-    try:
-        d = tasks.yaml_model_load(path)
-        check_model_yaml(d)
-        forget_pretrained(d)
-        with restricted():
-            check_parameters(d)  # before it takes the memory
-            return YOLO(str(path))
-    except (ValueError, OSError, ImportError):
-        raise
-    except Exception as error:
-        raise ValueError(f"model {path} cannot be built: {one_line(error)}") from error
-
-
-def load_export(path: Path) -> YOLO:
-    """Return a `YOLO` object of an exported model; it is opened when it predicts."""
-    return YOLO(str(path))
+from mod_vision.yolo.trust import YAMLS, check_data
 
 
 def some_images(source: Any, count: int, split: str = "train") -> list[Path]:
@@ -158,32 +54,6 @@ def image_names(files: Iterable[str | Path]) -> tuple[Path, list[str]]:
 def evenly_spaced(files: list[Any], count: int) -> list[Any]:
     """Return `count` of the files, evenly spaced, or all if there are no more."""
     return [files[i * len(files) // count] for i in range(count)] if len(files) > count else files
-
-
-def torch_device(device: str) -> torch.device:
-    """Return the device that Ultralytics means by `device`: cpu, 0, 0,1, mps, ...; by default a GPU if there is one.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    return torch.device("cpu") if device == "cpu" else select_device(device, verbose=False)
-
-
-def start(run: Settings) -> Settings:
-    """Set torch's CPU threads, and return the settings as they count: size rounded, device by its name in torch.
-
-    Raises:
-        ValueError: If there is no such device, or the size is not positive.
-    """
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    device = str(torch_device(run.device))
-    return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=torch.get_num_threads())
-
-
-def round_imgsz(imgsz: int) -> int:
-    """Round an image size up to a multiple of the stride, as Ultralytics does."""
-    return int(check_imgsz(imgsz, MIN_STRIDE))
 
 
 def read_image(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
@@ -245,98 +115,3 @@ def _is_heif(path: Path) -> bool:
     """Return whether a file is AVIF or HEIF: Pillow would decode others too, and run Ghostscript for some."""
     with path.open("rb") as start:
         return start.read(8)[4:] == b"ftyp"
-
-
-def letterbox(
-    image_bgr: np.ndarray, size: Any, stride: int, auto: bool, stretch: bool = False
-) -> tuple[torch.Tensor, Letterboxed]:
-    """Scale and pad an image as Ultralytics does for a prediction.
-
-    Args:
-        image_bgr: (H, W, 3) uint8, or (H, W, 1) for models of gray images.
-        size: (height, width) that it is fitted into.
-        stride: Stride of the model.
-        auto: Pad to the smallest rectangle of the stride instead of the whole size.
-        stretch: Stretch it to the whole size instead of padding, as RT-DETR wants it.
-
-    Returns:
-        The input (1, 3 or 1, height, width), RGB in [0, 1], float32, and where the image lies in it.
-    """
-    boxer = LetterBox(size, auto=auto and not stretch, scale_fill=stretch, stride=stride)
-    placed = boxer.get_params({"img": image_bgr})
-    padded = boxer(image=image_bgr)
-    rgb = padded[..., ::-1].transpose(2, 0, 1).copy()
-    width, height = placed["new_unpad"]
-    boxed = Letterboxed((padded.shape[0], padded.shape[1]), (placed["top"], placed["left"], height, width))
-    return torch.from_numpy(rgb)[None].float() / 255, boxed
-
-
-def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
-    """Run one image through the model as Ultralytics predicts it: padded to the smallest rectangle of its stride.
-
-    For RT-DETR it is stretched to a square instead, and for models of gray images made gray.
-
-    The routed layers then hold the plan of this image. The model is left in the mode it was in.
-
-    Args:
-        net: The network of a `YOLO` object.
-        image_bgr: (H, W, 3) uint8.
-        imgsz: Longer side of the input, rounded up to a multiple of the stride.
-
-    Raises:
-        ValueError: If the model is an exported one or has neither 1 nor 3 channels, `imgsz` is not positive, or a
-            router gives NaN.
-    """
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"model {net} is an exported one, its routing cannot be read; use the .pt file.")
-    stride = max(int(net.stride.max()), MIN_STRIDE)
-    channels = int(net.yaml.get("channels", 3))
-    if channels not in (1, 3):
-        raise ValueError(f"images are read with 1 or 3 channels, and the model takes {channels}.")
-    image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)[..., None] if channels == 1 else image_bgr
-    stretch = isinstance(net, tasks.RTDETRDetectionModel)
-    batch, boxed = letterbox(image, input_size(imgsz, stride), stride, auto=True, stretch=stretch)
-    like = next(net.parameters())
-    batch = batch.to(like.device, like.dtype)
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            forward = Forward(boxed, batch, net(batch))
-        check_finite(net)
-        return forward
-    finally:
-        net.train(training)
-
-
-def check_routes(net: Any, imgsz: int) -> None:
-    """Run a model on an image of noise, which routers that are broken show in; none of it is kept.
-
-    Args:
-        net: The network of a `YOLO` object, on any device.
-        imgsz: Side of the image in pixels, the one it is to run at: layers can refuse smaller maps.
-
-    Raises:
-        ValueError: If a router gives NaN; the message names the layer. Or if a layer cannot compute this size.
-    """
-    like, training = next(net.parameters()), net.training
-    size = input_size(imgsz, max(int(net.stride.max()), MIN_STRIDE))
-    image = torch.rand(1, int(net.yaml.get("channels", 3)), *size)
-    net.eval()
-    try:
-        with torch.no_grad():
-            net(image.to(like.device, like.dtype))
-        check_finite(net)
-    finally:
-        net.train(training)
-
-
-def input_size(imgsz: int, stride: int) -> list[int]:
-    """Return height and width of an input of `imgsz` pixels, rounded up to a multiple of the stride.
-
-    Raises:
-        ValueError: If `imgsz` is not positive.
-    """
-    if imgsz < 1:
-        raise ValueError(f"imgsz must be a positive number of pixels, got {imgsz}.")
-    return check_imgsz(imgsz, stride, min_dim=2)

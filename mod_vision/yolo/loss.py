@@ -10,31 +10,12 @@ import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
-from mod_vision.routing.losses import budget_loss, guide_anneal, guide_loss, tokens_in_boxes, tokens_in_masks, z_loss
+from mod_vision.routing.losses import budget_loss, guide_anneal, guide_loss, z_loss
+from mod_vision.yolo.objects import object_tokens
 from mod_vision.yolo.parse import forget_pretrained
 from mod_vision.yolo.settings import LossWeights, ModSettings
 
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
-
-
-def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = True) -> torch.Tensor:
-    """Weigh the tokens (B, H, W) that touch an object of an Ultralytics batch: its masks, else its boxes.
-
-    The labels are those after augmentation, so they fit the image that the router saw.
-
-    Args:
-        batch: Training or validation batch.
-        size: (H, W) of the token grid.
-        overlap: Whether masks are one index map per image (Ultralytics' `overlap_mask`).
-
-    Returns:
-        How much each token counts in the guide loss, 0 where no object is.
-    """
-    images = len(batch["img"])
-    idx = batch["batch_idx"].to(batch["img"].device)
-    if "masks" in batch:
-        return tokens_in_masks(batch["masks"].to(batch["img"].device), size, images, idx, overlap)
-    return tokens_in_boxes(batch["bboxes"][:, :4].to(batch["img"].device), idx, images, size)
 
 
 def guided_layers(model: nn.Module) -> list[RoutedLayer]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-TRUST = "MOD_VISION_TRUST"
+from mod_vision.env import TRUST
+
 REFUSED = (  # events of Python's audit that reach a host, or start a program that could
     "socket.connect",
     "socket.getaddrinfo",

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from ultralytics.utils.plotting import colors
 
 from mod_vision.routing.finite import check_finite
-from mod_vision.yolo.images import Forward
+from mod_vision.yolo.letterbox import Forward
 
 
 class Detections(NamedTuple):

@@ -13,7 +13,9 @@ from mod_vision.routing import RoutedLayer, check_capacity, routed_layers
 from mod_vision.routing.padding import without_padding
 from mod_vision.routing.threshold import budget_threshold
 from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import forward_letterboxed, load_model, read_images, some_images
+from mod_vision.yolo.images import read_images, some_images
+from mod_vision.yolo.letterbox import forward_letterboxed
+from mod_vision.yolo.loading import load_model
 
 PASSES = 3  # what a layer sees depends on the thresholds before it
 

@@ -14,10 +14,10 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn import tasks
 from ultralytics.utils import YAML, checks
 
+from mod_vision.env import TRUST
 from mod_vision.yolo.data_caches import closed_caches
 from mod_vision.yolo.data_folder import check_folders
 from mod_vision.yolo.data_yaml import check_size
-from mod_vision.yolo.offline import TRUST as TRUST
 from mod_vision.yolo.offline import builds_offline
 
 YAMLS = (".yaml", ".yml")

@@ -22,7 +22,7 @@ from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth, majority_cells
 from mod_vision.yolo.data_yaml import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.images import image_names
-from mod_vision.yolo.loss import object_tokens
+from mod_vision.yolo.objects import object_tokens
 from mod_vision.yolo.trust import check_data, restricted
 
 

@@ -19,7 +19,9 @@ from mod_vision.viz.report.ranking import Ranking, rank
 from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.capacity import set_capacity
 from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.images import evenly_spaced, image_names, load_model, read_image, some_images, torch_device
+from mod_vision.yolo.device import torch_device
+from mod_vision.yolo.images import evenly_spaced, image_names, read_image, some_images
+from mod_vision.yolo.loading import load_model
 from mod_vision.yolo.predict import Detections, predict_images
 
 

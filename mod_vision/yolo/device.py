@@ -1,0 +1,52 @@
+"""Where and at which size a model runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.torch_utils import select_device
+
+from mod_vision.run_settings import RunSettings
+
+MIN_STRIDE = 32
+Settings = TypeVar("Settings", bound=RunSettings)
+
+
+def torch_device(device: str) -> torch.device:
+    """Return the device that Ultralytics means by `device`: cpu, 0, 0,1, mps, ...; by default a GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    return torch.device("cpu") if device == "cpu" else select_device(device, verbose=False)
+
+
+def start(run: Settings) -> Settings:
+    """Set torch's CPU threads, and return the settings as they count: size rounded, device by its name in torch.
+
+    Raises:
+        ValueError: If there is no such device, or the size is not positive.
+    """
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    device = str(torch_device(run.device))
+    return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=torch.get_num_threads())
+
+
+def round_imgsz(imgsz: int) -> int:
+    """Round an image size up to a multiple of the stride, as Ultralytics does."""
+    return int(check_imgsz(imgsz, MIN_STRIDE))
+
+
+def input_size(imgsz: int, stride: int) -> list[int]:
+    """Return height and width of an input of `imgsz` pixels, rounded up to a multiple of the stride.
+
+    Raises:
+        ValueError: If `imgsz` is not positive.
+    """
+    if imgsz < 1:
+        raise ValueError(f"imgsz must be a positive number of pixels, got {imgsz}.")
+    return check_imgsz(imgsz, stride, min_dim=2)
