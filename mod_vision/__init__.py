@@ -10,30 +10,30 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from mod_vision import _autoload
 from mod_vision.env import AUTOLOAD
+from mod_vision.plugin import autoload as _autoload
 
 if TYPE_CHECKING:
-    from mod_vision.eval.conversion import convert as convert
+    from mod_vision.conversion.convert import convert as convert
     from mod_vision.nn import MixtureOfDepthsBlock as MixtureOfDepthsBlock
     from mod_vision.nn import MoDStage as MoDStage
     from mod_vision.routing import Routed as Routed
     from mod_vision.viz.routes import route_maps as route_maps
-    from mod_vision.yolo.capacity import set_capacity as set_capacity
-    from mod_vision.yolo.fit import fit_routing as fit_routing
-    from mod_vision.yolo.threshold import calibrate_thresholds as calibrate_thresholds
+    from mod_vision.yolo.model.capacity import set_capacity as set_capacity
+    from mod_vision.yolo.train.fit import fit_routing as fit_routing
+    from mod_vision.yolo.train.threshold import calibrate_thresholds as calibrate_thresholds
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "calibrate_thresholds": "mod_vision.yolo.threshold",
+    "calibrate_thresholds": "mod_vision.yolo.train.threshold",
     "MixtureOfDepthsBlock": "mod_vision.nn",
     "MoDStage": "mod_vision.nn",
-    "fit_routing": "mod_vision.yolo.fit",
-    "convert": "mod_vision.eval.conversion",
+    "fit_routing": "mod_vision.yolo.train.fit",
+    "convert": "mod_vision.conversion.convert",
     "Routed": "mod_vision.routing",
     "route_maps": "mod_vision.viz.routes",
-    "set_capacity": "mod_vision.yolo.capacity",
+    "set_capacity": "mod_vision.yolo.model.capacity",
 }
 __all__ = ("__version__", *_PUBLIC)
 

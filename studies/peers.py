@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import Row, as_figures, save_figures, table
-from mod_vision.eval.conditions import conditions
-from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.latency import paired_latency
-from mod_vision.eval.memory import peak_megabytes
+from mod_vision.cli.main import run_tool
+from mod_vision.eval.cost.benchmark import Row, as_figures, save_figures, table
+from mod_vision.eval.cost.conditions import conditions
+from mod_vision.eval.cost.flops import executed_gflops
+from mod_vision.eval.cost.latency import paired_latency
+from mod_vision.eval.cost.memory import peak_megabytes
 from mod_vision.files import writable_dir
 from mod_vision.routing import Routed, gather_tokens, num_routed, scatter_tokens
 from mod_vision.run_settings import BenchSettings

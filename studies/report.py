@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mod_vision.files import write_figure, write_text
-from mod_vision.routing.truth import OBJECTS
+from mod_vision.routing.recall import OBJECTS
 
 SKIPPED_STUFF = ("sky", "road")
 COLOURS, MARKERS = 10, "osD^"  # of matplotlib's cycle; a second round has other marks

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.twins.stage import StageRow
+from mod_vision.yolo.blocks.stage import StageRow
+from mod_vision.yolo.model.loading import load_model
 
 ModelYaml = dict[str, Any]
 CLOSE = 0.03  # relative gap in GFLOPs

@@ -18,16 +18,16 @@ from typing import Any
 import torch
 import yaml
 
-from mod_vision.eval.coco import Scorer
-from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.accuracy.coco import Scorer
+from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.files import writable_dir, write_text
-from mod_vision.yolo.capacity import load_at, set_capacity
-from mod_vision.yolo.convert import save
-from mod_vision.yolo.fit import fit_routing
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.settings import ModSettings
-from mod_vision.yolo.validate import validate
-from mod_vision.yolo.variants import ALL, Candidate, routed_variant
+from mod_vision.yolo.model.capacity import load_at, set_capacity
+from mod_vision.yolo.model.convert import save
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.settings import ModSettings
+from mod_vision.yolo.model.variants import ALL, Candidate, routed_variant
+from mod_vision.yolo.run.validate import validate
+from mod_vision.yolo.train.fit import fit_routing
 from studies.rows import ROWS, Row, read_model
 
 FIXED = {"val": False, "plots": False, "pretrained": False, "exist_ok": True, "workers": 1, "amp": False}
@@ -241,7 +241,7 @@ class Run:
             RuntimeError: If it fails; the message names the file.
         """
         log = writable_dir(self.work) / f"{name}.log"
-        command = [sys.executable, "-m", "mod_vision.yolo.cpu_training"] if self.device == "cpu" else ["yolo"]
+        command = [sys.executable, "-m", "mod_vision.yolo.train.cpu"] if self.device == "cpu" else ["yolo"]
         env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         with log.open("a") as file:
             code = subprocess.call([*command, "train", *words], stdout=file, stderr=subprocess.STDOUT, env=env)

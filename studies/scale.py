@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import Row, benchmark
-from mod_vision.eval.conditions import conditions
+from mod_vision.cli.keys import as_list
+from mod_vision.cli.main import run_tool
+from mod_vision.eval.cost.benchmark import Row, benchmark
+from mod_vision.eval.cost.conditions import conditions
 from mod_vision.files import writable_dir, write_text
-from mod_vision.keys import as_list
 from mod_vision.run_settings import BenchSettings
 
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from mod_vision.cli import main
-from mod_vision.eval.annotation_checks import check_polygons, check_runs
-from mod_vision.eval.coco import Scorer
-from mod_vision.eval.ground_truth import from_json, from_labels
-from mod_vision.yolo.validate import Validation
+from mod_vision.cli.main import main
+from mod_vision.eval.accuracy.annotation_checks import check_polygons, check_runs
+from mod_vision.eval.accuracy.coco import Scorer
+from mod_vision.eval.accuracy.ground_truth import from_json, from_labels
+from mod_vision.yolo.run.validate import Validation
 
 HEIGHT, WIDTH = 80, 100
 TOTAL = HEIGHT * WIDTH

@@ -9,13 +9,13 @@ from conftest import FEW, OPEN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mod_vision.eval.traced import open_traced
 from mod_vision.viz.annotators import SHADE, SKIPPED, WHITE, ConfidenceAnnotator, DepthAnnotator, SkipAnnotator
 from mod_vision.viz.layout import gradient, swatches, with_blocks
 from mod_vision.viz.results import draw_results
 from mod_vision.viz.routes import RouteMap, crop_maps, total_depth
+from mod_vision.viz.traced import open_traced
 from mod_vision.viz.views import VIEWS, draw_heatmap, draw_view
-from mod_vision.yolo.images import read_image
+from mod_vision.yolo.run.images import read_image
 
 PHOTO = sorted((OPEN / "images" / "val").glob("*.jpg"))[0]
 EYE = np.eye(4, dtype=int)

@@ -12,9 +12,9 @@ import pytest
 from browser import fits, unnamed_controls
 from PIL import Image
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.viz.explore import Explorer, ViewSettings
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.loading import load_model
 
 httpx = pytest.importorskip("httpx")
 gradio_client = pytest.importorskip("gradio_client")

@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.loading import load_model
 
 
 def capacities(model) -> dict[str, tuple[float, ...]]:

@@ -6,11 +6,11 @@ import shutil
 import pytest
 import yaml
 
-from mod_vision.cli import main
-from mod_vision.commands import VERBS
-from mod_vision.eval.flops import executed_gflops
-from mod_vision.keys import parse
-from mod_vision.yolo.loading import load_model
+from mod_vision.cli.keys import parse
+from mod_vision.cli.main import main
+from mod_vision.cli.verbs import VERBS
+from mod_vision.eval.cost.flops import executed_gflops
+from mod_vision.yolo.model.loading import load_model
 
 
 def error(capsys, *words: str) -> str:

@@ -19,16 +19,16 @@ from pycocotools.cocoeval import COCOeval
 from ultralytics.models.yolo.segment import SegmentationValidator
 from ultralytics.utils.ops import scale_masks
 
-from mod_vision.eval.class_table import class_csv, class_rows, class_table
-from mod_vision.eval.coco import STATS, Scorer
+from mod_vision.eval.accuracy.class_table import class_csv, class_rows, class_table
+from mod_vision.eval.accuracy.coco import STATS, Scorer
+from mod_vision.eval.accuracy.ground_truth import from_json, from_labels
+from mod_vision.eval.accuracy.matching import check_engine
+from mod_vision.eval.accuracy.records import Records
 from mod_vision.eval.evaluate import evaluate_model
-from mod_vision.eval.ground_truth import from_json, from_labels
-from mod_vision.eval.matching import check_engine
-from mod_vision.eval.records import Records
 from mod_vision.resources import find_shipped
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.validate import Validation, _CollectMasks, validate
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.validate import Validation, _CollectMasks, validate
 
 NAMES = {0: "cat", 1: "dog", 2: "unicorn"}  # the ground truth has no unicorn
 CATEGORIES = {0: 3, 1: 90}

@@ -10,18 +10,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_coco import CATEGORIES, GAPPY, random_split, score
 
-from mod_vision.cli import main
-from mod_vision.eval.bootstrap import difference, draw_resamples, resampled_ap
+from mod_vision.cli.main import main
+from mod_vision.eval.accuracy.bootstrap import difference, draw_resamples, resampled_ap
 from mod_vision.eval.compare import Comparison
+from mod_vision.eval.cost.latency import Latency
 from mod_vision.eval.evaluate import Cost, Evaluation
-from mod_vision.eval.latency import Latency
 from mod_vision.eval.sweep import evaluate_capacities, on_front, save_sweep, sweep_table
-from mod_vision.routing.truth import RoutingTruth
+from mod_vision.routing.recall import RoutingTruth
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.pareto import draw_sweep
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.convert import save
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.convert import save
+from mod_vision.yolo.model.loading import load_model
 
 WORDS = ["imgsz=96", "batch=4", "threads=1"]
 

@@ -14,10 +14,10 @@ from ultralytics import RTDETR, YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
-from mod_vision.eval.sensitivity import MAX_SHIFT, MIN_SAVING, Trial, table
+from mod_vision.conversion.sensitivity import MAX_SHIFT, MIN_SAVING, Trial, table
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import some_images
-from mod_vision.yolo.twins import MoDA2C2f, MoDC2PSA
+from mod_vision.yolo.blocks import MoDA2C2f, MoDC2PSA
+from mod_vision.yolo.run.images import some_images
 
 MODELS = {
     "yolo11n-pose.yaml": {"MoDC2PSA"},
@@ -240,7 +240,7 @@ def test_images_of_any_source(photos, tiny_data, tmp_path):
     ],
 )
 def test_command_errors(words, message, capsys, tmp_path, monkeypatch):
-    from mod_vision.cli import main
+    from mod_vision.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["convert", *words]) == 1

@@ -25,11 +25,11 @@ from ultralytics.models.yolo.world.train import WorldTrainer
 from ultralytics.utils import checks
 from ultralytics.utils.patches import imread
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.trust import restricted, untrusted_data
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.trust import restricted, untrusted_data
+from mod_vision.yolo.run.images import read_image
 
 SHIPPED = "yolo26n-mod-seg.pt"
 EMBEDDINGS = "text_embeddings_clip_ViT-B_32.pt"

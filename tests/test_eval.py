@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
+from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.eval.evaluate import evaluate_model
-from mod_vision.eval.flops import executed_gflops
 from mod_vision.nn import MoDStage
-from mod_vision.routing.truth import RoutingTruth, majority_cells
+from mod_vision.routing.recall import RoutingTruth, majority_cells
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.validate import validate
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.validate import validate
 
 
 @settings(max_examples=10, deadline=None)

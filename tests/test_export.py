@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 
-from mod_vision.eval.export_check import check_export
-from mod_vision.eval.exported import onnx_session
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.export import export_model, input_tensors
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import export_model, input_tensors
+from mod_vision.yolo.export.graphs import onnx_session
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
 
 SIZE = 96
 MODELS = ["yolo26n-mod", "yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod"]

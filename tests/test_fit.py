@@ -14,11 +14,11 @@ from conftest import randomise
 from torch import nn
 
 import mod_vision
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.nn import MoDStage
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.validate import validate
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.validate import validate
 
 
 def test_a_calibrated_stage_comes_closer_to_the_dense_one():

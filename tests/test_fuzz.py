@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ultralytics.nn.tasks import DetectionModel
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.settings import ModSettings
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.settings import ModSettings
+from mod_vision.yolo.run.images import read_image
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 SMALL = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -10,10 +10,10 @@ from mod_vision.routing import num_routed, routed_layers
 from mod_vision.viz.heatmap import heatmap
 from mod_vision.viz.routes import RouteMap, route_maps, skipped_share
 from mod_vision.viz.views import draw_heatmap
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.letterbox import forward_letterboxed
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.letterbox import forward_letterboxed
 
 IMGSZ = 160
 MODEL = "yolo26n-mod.yaml"

@@ -19,17 +19,17 @@ import pytest
 from conftest import OPEN
 from ultralytics.data.loaders import LoadImagesAndVideos
 
-from mod_vision.cli import main
-from mod_vision.eval.flops import executed_gflops
+from mod_vision.cli.main import main
+from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.files import renamed_at_end
 from mod_vision.viz.heatmap import heatmap
 from mod_vision.viz.routes import route_maps, skipped_depth, skipped_share
 from mod_vision.viz.video import WINDOW, Figures, Recording
 from mod_vision.viz.views import draw_view
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.letterbox import letterbox
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.sources import Clip, find_sources
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.letterbox import letterbox
+from mod_vision.yolo.run.sources import Clip, find_sources
 
 IMGSZ, FRAMES, FPS = 96, 8, 12.5
 PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
@@ -198,7 +198,7 @@ def test_streams_side_by_side_get_a_video_each(model, camera, tmp_path):
 
 COMMAND = """
 import signal, sys
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 sys.exit(main(sys.argv[1:]))

@@ -10,16 +10,16 @@ import pytest
 import torch
 from helpers import build
 
-from mod_vision.demo import score
-from mod_vision.demo import table as demo_table
-from mod_vision.eval.benchmark import Row, table
+from mod_vision.cli.demo import score
+from mod_vision.cli.demo import table as demo_table
+from mod_vision.eval.cost.benchmark import Row, table
+from mod_vision.eval.cost.latency import Latency, doubts, paired_latency, paired_part_latency
+from mod_vision.eval.cost.layer_benchmark import LayerRow, layer_table
+from mod_vision.eval.cost.step_benchmark import StepRow, step_table
 from mod_vision.eval.evaluate import evaluate_model
-from mod_vision.eval.latency import Latency, doubts, paired_latency, paired_part_latency
-from mod_vision.eval.layer_benchmark import LayerRow, layer_table
-from mod_vision.eval.step_benchmark import StepRow, step_table
 from mod_vision.run_settings import RunSettings, ScoreSettings
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
 
 STEADY, DOUBTFUL = Latency(100, 90, 110), Latency(100, 89, 110)
 SAID = "not to be trusted, quartiles more than 20 % apart: "

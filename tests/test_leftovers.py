@@ -14,7 +14,7 @@ import pytest
 from helpers import files_in
 from ultralytics import YOLO
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.leftovers import OLD
 from mod_vision.resources import find_shipped
 
@@ -36,8 +36,8 @@ yolo.add_callback("on_fit_epoch_end", lambda _: setattr(os, "replace", killed)) 
 yolo.train(**words)
 """
 KILLED_EXPORT = f"""{KILLED}
-from mod_vision.cli import main
-from mod_vision.yolo import export
+from mod_vision.cli.main import main
+from mod_vision.yolo.export.exporter import exporter as export
 
 replace, seen = os.replace, []
 

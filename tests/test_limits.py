@@ -10,13 +10,13 @@ import pytest
 import yaml
 from ultralytics.utils import YAML
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.limits import check_nodes
 from mod_vision.nn.vit import read_blocks
-from mod_vision.yolo.images import some_images
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.parse import check_model_yaml
-from mod_vision.yolo.trust import check_data, restricted
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.rows import check_model_yaml
+from mod_vision.yolo.model.trust import check_data, restricted
+from mod_vision.yolo.run.images import some_images
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)

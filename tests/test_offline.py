@@ -23,11 +23,11 @@ from ultralytics.nn.modules.block import TorchVision
 from ultralytics.nn.tasks import DetectionModel
 
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.archive import constructed
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.offline import offline
-from mod_vision.yolo.resume import _read
-from mod_vision.yolo.trust import restricted
+from mod_vision.yolo.model.archive import constructed
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.offline import offline
+from mod_vision.yolo.model.trust import restricted
+from mod_vision.yolo.train.resume import _read
 
 SHIPPED = "yolo26n-mod-seg.pt"
 VISION = [-1, 1, "TorchVision", [512, "resnet18", "DEFAULT", True, 2]]

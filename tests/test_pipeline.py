@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from ultralytics.nn.autobackend import AutoBackend
 
-from mod_vision.eval.export_check import check_export
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import input_tensors
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
 
 
 def yolo(run_cli, cwd: Path, *words: str) -> str:

@@ -18,11 +18,11 @@ from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.nn import MoDStage
+from mod_vision.plugin.register import register
 from mod_vision.routing import num_routed
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.register import register
-from mod_vision.yolo.removed import REMOVED
-from mod_vision.yolo.twins import MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.blocks import MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.blocks.old_names import REMOVED
+from mod_vision.yolo.model.loading import load_model
 
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
 
@@ -75,10 +75,10 @@ def test_scale_sets_width_and_depth():
 def test_registration_is_idempotent():
     before = (tasks.parse_model, tasks.check_yaml, tasks.BaseModel.loss, tasks.RTDETRDetectionModel.loss)
     register()
-    mod_vision._autoload.install()
+    mod_vision.plugin.autoload.install()
     assert (tasks.parse_model, tasks.check_yaml, tasks.BaseModel.loss, tasks.RTDETRDetectionModel.loss) == before
     assert not hasattr(tasks.BaseModel.loss.__wrapped__, "__wrapped__"), "the loss is wrapped once"
-    assert not any(isinstance(finder, mod_vision._autoload._Finder) for finder in sys.meta_path)
+    assert not any(isinstance(finder, mod_vision.plugin.autoload._Finder) for finder in sys.meta_path)
 
 
 def test_dense_models_stay_dense():
@@ -111,7 +111,7 @@ model.save("routed.pt")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("MoDStage")
     reload = """
-import mod_vision.yolo.parse  # which registration needs itself
+import mod_vision.yolo.model.rows  # which registration needs itself
 import torch
 from ultralytics import YOLO
 model = YOLO("routed.pt").model.eval()
@@ -162,7 +162,7 @@ try:
     tasks.DetectionModel("yolo26n-x.yaml", verbose=False)
 except KeyError as error:
     print("unknown module", error)
-from mod_vision.yolo.register import register
+from mod_vision.plugin.register import register
 register()
 print(type(tasks.DetectionModel("yolo26n-x.yaml", verbose=False).model[6]).__name__)
 """
@@ -297,7 +297,7 @@ model.save("old.pt")
         assert done.stderr.strip().splitlines()[-1].startswith(f"ValueError: {told}")
         assert "AutoInstall" not in done.stdout + done.stderr
     for trust in ("0", "1"):
-        code = "from mod_vision.cli import main; main(['val', 'model=old.pt', 'data=mod-open.yaml'])"
+        code = "from mod_vision.cli.main import main; main(['val', 'model=old.pt', 'data=mod-open.yaml'])"
         done = run_python(code, tmp_path, MOD_VISION_TRUST=trust)
         assert done.stderr.startswith(f"error: checkpoint old.pt does not load: {told}")
         assert done.stderr.count("\n") == 1

@@ -17,13 +17,13 @@ import pytest
 import torch
 from conftest import OPEN
 
-from mod_vision.cli import main
-from mod_vision.yolo.loading import load_model
+from mod_vision.cli.main import main
+from mod_vision.yolo.model.loading import load_model
 
 ray = pytest.importorskip("ray")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from mod_vision.predict_many import finished, list_images, predict_many, run_parts  # noqa: E402 after the check for Ray
+from mod_vision.yolo.run.predict_many import finished, list_images, predict_many, run_parts  # noqa: E402 after the check for Ray
 
 SETTINGS = {"imgsz": 96, "conf": 0.02}
 WORDS = [f"{key}={value}" for key, value in SETTINGS.items()]

@@ -14,7 +14,7 @@ import yaml
 from browser import fits, unnamed_controls
 from conftest import OPEN
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.routing import routed_layers
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.heatmap import skipped_share
@@ -22,11 +22,11 @@ from mod_vision.viz.report import write_report
 from mod_vision.viz.report.charts import Row, dot_chart
 from mod_vision.viz.report.data import ReportSettings, collect
 from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth, total_depth
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.predict import predict_images
-from mod_vision.yolo.validate import validate
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.predict import predict_images
+from mod_vision.yolo.run.validate import validate
 
 MODEL, IMGSZ, STOPS = "yolo26n-mod-seg.pt", 160, [1.0, 0.5, 0.25]
 RUN = ScoreSettings(IMGSZ, "cpu", 1)

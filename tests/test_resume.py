@@ -15,14 +15,14 @@ from helpers import files_in, read_csv
 from ultralytics import YOLO
 
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.run_folder import forget_from, rows_before
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.train.run_folder import forget_from, rows_before
 
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from ultralytics import YOLO
-from mod_vision.yolo import run_folder
+from mod_vision.yolo.train import run_folder
 
 data, project, where = sys.argv[1:]
 epoch = 0

@@ -14,8 +14,8 @@ from ultralytics import YOLO
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.routes import route_maps
 from mod_vision.viz.training_pictures import TILE, draw_mosaic
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.images import read_image
 
 FIGURES = ("routed", "entropy", "variance", "never")
 

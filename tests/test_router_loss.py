@@ -13,7 +13,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.routing.losses import budget_loss, guide_loss, tokens_in_boxes, tokens_in_masks, z_loss
-from mod_vision.yolo.objects import object_tokens
+from mod_vision.yolo.run.objects import object_tokens
 
 DETECTORS = ["yolo26n-mod.yaml", "yolo12n-mod.yaml", "yolo11n-mod.yaml"]
 

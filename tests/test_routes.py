@@ -17,17 +17,17 @@ from helpers import routing_order
 from PIL import Image
 from ultralytics import RTDETR, YOLO
 
-from mod_vision.eval.traced import open_traced
-from mod_vision.nn.windows import window_slots
+from mod_vision.nn.attention_windows import window_slots
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
 from mod_vision.viz.routes import crop_maps, route_maps, skipped_depth
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.export import export_yolo
-from mod_vision.yolo.export_notes import read_notes
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.letterbox import forward_letterboxed
-from mod_vision.yolo.loading import load_model
+from mod_vision.viz.traced import open_traced
+from mod_vision.yolo.export.exporter import export_yolo
+from mod_vision.yolo.export.notes import read_notes
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.letterbox import forward_letterboxed
 
 IMGSZ = 160
 PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
@@ -197,7 +197,7 @@ def test_results_are_those_of_yolo_predict(exported, photo, kind):
 
 
 def test_gflops_are_those_of_the_forward_and_its_twin(shipped, photo):
-    from mod_vision.eval.flops import executed_gflops
+    from mod_vision.eval.cost.flops import executed_gflops
 
     model = open_traced(shipped, IMGSZ)
     trace = model.trace(photo)
@@ -256,9 +256,9 @@ def test_an_export_at_capacity_1_says_nothing(tmp_path):
 HUGE = """
 import resource, sys
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.letterbox import forward_letterboxed
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.letterbox import forward_letterboxed
+from mod_vision.yolo.model.loading import load_model
 
 model, (small, huge, out) = load_model("yolo26n-mod-seg.pt"), sys.argv[1:]
 heatmap(model, small, 160, out, view="overlay", boxes=True, conf=0.1)

@@ -26,7 +26,7 @@ from mod_vision.routing import (
     scatter_tokens,
 )
 from mod_vision.routing.plan import gate
-from mod_vision.yolo.capacity import set_capacity
+from mod_vision.yolo.model.capacity import set_capacity
 
 REPEATABLE = sorted(set(ROUTERS) - {"random"})
 LEARNED = sorted(name for name, kind in ROUTERS.items() if kind.learned)

@@ -11,11 +11,11 @@ import torch
 from conftest import OPEN
 from ultralytics import YOLO
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.validate import validate
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.validate import validate
 
 NAME = "yolo26n-mod-seg.pt"
 PHOTO = min((OPEN / "images" / "val").glob("*.jpg"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.loading import load_model
 from studies.report import read_lines, table, write_report
 from studies.rows import ROWS, gflops, iso_flop, mod, read_model
 from studies.run import Schedule, study
@@ -121,7 +121,7 @@ def test_trainings_on_the_cpu_compute_in_bfloat16_and_channels_last(tiny_data, t
     script = """
         import torch
         from ultralytics.utils.callbacks.base import default_callbacks
-        from mod_vision.yolo import cpu_training
+        from mod_vision.yolo.train import cpu as cpu_training
 
         def watch(module, args, output):
             print("saw", output.dtype, output.is_contiguous(memory_format=torch.channels_last))

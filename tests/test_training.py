@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from ultralytics.utils.torch_utils import unwrap_model
 
 from mod_vision.routing.schedule import CapacitySchedule
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.loading import load_model
 
 COLUMNS = ["guide_loss", "budget_loss", "z_loss"]
 ALL_LOSSES = {"guide": 0.5, "budget": 0.1, "z": 0.001}

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from mod_vision.cli import main
+from mod_vision.cli.main import main
 from mod_vision.eval.pareto import dominates, dominators, pareto_front
 from mod_vision.resources import resource_dir
 from mod_vision.routing import routed_layers
 from mod_vision.tune.space import candidate_of, candidates, check_choices
 from mod_vision.tune.study import open_study
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.variants import DENSE, Candidate, routed_variant
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.variants import DENSE, Candidate, routed_variant
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)) | st.tuples(st.floats(0, 9), st.floats(0, 1)))
 MODEL = "yolo26n-mod.yaml"
@@ -52,7 +52,7 @@ def finished(out: Path) -> dict[str, datetime]:
 
 def start_sweep(words: list[str], out: Path, folders: int) -> subprocess.Popen:
     """Start a sweep in a process of its own, and return once it trains in as many folders."""
-    code = "import sys; from mod_vision.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from mod_vision.cli.main import main; sys.exit(main(sys.argv[1:]))"
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     sweep = subprocess.Popen([sys.executable, "-c", code, *words, f"out={out}"], **pipes)
     deadline = time.monotonic() + 100

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.twins import TWINS, MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.blocks import TWINS, MoDA2C2f, MoDAIFI, MoDC2PSA
 
 ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
 SIZE = (6, 4)

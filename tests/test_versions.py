@@ -61,7 +61,7 @@ def test_nothing_is_patched_if_something_is_missing(module, name, tmp_path):
     code = f"""
 import ultralytics.{module} as module, ultralytics.nn.tasks as tasks
 del module.{name}
-from mod_vision.yolo.register import register
+from mod_vision.plugin.register import register
 before = tasks.parse_model, tasks.check_yaml, tasks.BaseModel.loss
 try:
     register()

@@ -15,14 +15,14 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
-from mod_vision.eval.export_check import check_export
+from mod_vision.nn.attention_windows import best_slots, window_slots
 from mod_vision.nn.timm_vit import build_vit
 from mod_vision.nn.vit import BlockGroup, MoDViT, RoutedGroup, make_groups, read_blocks
-from mod_vision.nn.windows import best_slots, window_slots
 from mod_vision.routing import gather_tokens, routed_layers
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.export import export_model, input_tensors
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import export_model, input_tensors
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
 
 ALL = 0.9999999  # below 1, so patches are gathered, and rounded up to all of them
 TINY = "vit_tiny_patch16_224"

@@ -8,9 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-from mod_vision.cli import run_tool
-from mod_vision.eval.benchmark import as_figures, benchmark, efficiency, save_figures, table
-from mod_vision.eval.conditions import conditions
+from mod_vision.cli.main import run_tool
+from mod_vision.eval.cost.benchmark import as_figures, benchmark, efficiency, save_figures, table
+from mod_vision.eval.cost.conditions import conditions
 from mod_vision.files import writable_dir
 from mod_vision.run_settings import BenchSettings
 

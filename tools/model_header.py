@@ -4,10 +4,10 @@ import re
 import sys
 from pathlib import Path
 
-from mod_vision.eval.flops import executed_gflops
+from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.resources import resource_dir
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
 
 
 def summary(file: Path, scale: str) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from mod_vision.eval.bootstrap import Difference, difference, draw_resamples, resampled_ap
-from mod_vision.eval.class_table import percent
+from mod_vision.eval.accuracy.bootstrap import Difference, difference, draw_resamples, resampled_ap
+from mod_vision.eval.accuracy.class_table import percent
+from mod_vision.eval.cost.latency import doubts
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
-from mod_vision.eval.latency import doubts
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
 

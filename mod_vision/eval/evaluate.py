@@ -13,25 +13,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.eval.class_table import class_csv, class_rows, class_table, percent
-from mod_vision.eval.coco import Scorer, Scores
-from mod_vision.eval.flops import executed_gflops
-from mod_vision.eval.image_cost import ImageCosts
-from mod_vision.eval.latency import Latency, as_deployed, doubts, paired_latency
-from mod_vision.eval.matching import check_engine
+from mod_vision.eval.accuracy.class_table import class_csv, class_rows, class_table, percent
+from mod_vision.eval.accuracy.coco import Scorer, Scores
+from mod_vision.eval.accuracy.matching import check_engine
+from mod_vision.eval.cost.flops import executed_gflops
+from mod_vision.eval.cost.image_cost import ImageCosts
+from mod_vision.eval.cost.latency import Latency, as_deployed, doubts, paired_latency
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers
-from mod_vision.routing.truth import OBJECTS, REST, RoutingTruth
+from mod_vision.routing.recall import OBJECTS, REST, RoutingTruth
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.data_yaml import check_split
-from mod_vision.yolo.device import round_imgsz, start, torch_device
-from mod_vision.yolo.export import input_tensors
-from mod_vision.yolo.images import some_images
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.trust import check_data
-from mod_vision.yolo.validate import check_task, validate
+from mod_vision.yolo.data.keys import check_split
+from mod_vision.yolo.export.exporter import input_tensors
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.trust import check_data
+from mod_vision.yolo.run.device import round_imgsz, start, torch_device
+from mod_vision.yolo.run.images import some_images
+from mod_vision.yolo.run.validate import check_task, validate
 
 MAX_CLASSES_SHOWN = 12
 COST_IMAGES = 8  # where the cost depends on the image

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mod_vision.eval.class_table import percent
+from mod_vision.eval.accuracy.class_table import percent
+from mod_vision.eval.cost.latency import doubts
 from mod_vision.eval.evaluate import Evaluation, evaluate_models
-from mod_vision.eval.latency import doubts
 from mod_vision.eval.pareto import pareto_front
 from mod_vision.files import write_text
 from mod_vision.routing import check_capacity
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.loading import load_model
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.loading import load_model
 
 Sweep = Mapping[float, Evaluation]
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
+from mod_vision.nn.attention_windows import best_slots, window_slots
 from mod_vision.nn.pyramid import SimplePyramid
 from mod_vision.nn.timm_vit import build_vit
-from mod_vision.nn.windows import best_slots, window_slots
 from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens, tokens_to_map
 from mod_vision.routing.padding import tokens_inside
 from mod_vision.routing.plan import RoutingPlan, apply_gates, gate

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from mod_vision.routing import ROUTERS, check_capacity
-from mod_vision.yolo.variants import ALL, DENSE, Candidate, routed_rows
+from mod_vision.yolo.model.variants import ALL, DENSE, Candidate, routed_rows
 
 Choices = Mapping[str, list[Any]]  # capacities from 1 down, routers, stages: by a candidate's attributes
 

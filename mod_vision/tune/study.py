@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mod_vision.errors import one_line
 from mod_vision.tune.space import Choices, candidate_of, candidates
-from mod_vision.yolo.variants import DENSE, Candidate
+from mod_vision.yolo.model.variants import DENSE, Candidate
 
 STORAGE = "OPTUNA_STORAGE"  # Optuna's own name for the URL of a database
 BEAT, GRACE = 15, 60  # seconds: how often a worker says that it is alive, and the silence after which it is dead

@@ -14,17 +14,17 @@ import optuna
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from mod_vision.eval.cost.latency import Latency
 from mod_vision.eval.evaluate import evaluate_model, save_evaluation
-from mod_vision.eval.latency import Latency
 from mod_vision.files import writable_dir, write_text
 from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.tune.space import Choices, candidate_of, candidates, check_choices
 from mod_vision.tune.study import in_state, open_study
-from mod_vision.yolo.convert import save
-from mod_vision.yolo.device import start
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.trust import check_data, restricted
-from mod_vision.yolo.variants import DENSE, Candidate, read_train_args, routed_variant
+from mod_vision.yolo.model.convert import save
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.trust import check_data, restricted
+from mod_vision.yolo.model.variants import DENSE, Candidate, read_train_args, routed_variant
+from mod_vision.yolo.run.device import start
 
 
 @dataclass(frozen=True)

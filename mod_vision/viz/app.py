@@ -15,7 +15,7 @@ from mod_vision.resources import PHOTOS
 from mod_vision.viz.explore import Explored, Explorer, ViewSettings
 from mod_vision.viz.video import Figures
 from mod_vision.viz.views import VIEWS
-from mod_vision.yolo.images import read_image, some_images
+from mod_vision.yolo.run.images import read_image, some_images
 
 try:
     import gradio as gr

@@ -13,18 +13,18 @@ import cv2
 import numpy as np
 import torch
 
-from mod_vision.eval.latency import Latency, as_deployed, paired_latency
-from mod_vision.eval.traced import Trace, open_traced
+from mod_vision.eval.cost.latency import Latency, as_deployed, paired_latency
 from mod_vision.routing import routed_layers
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
+from mod_vision.viz.traced import Trace, open_traced
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import View, draw_view
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.device import torch_device
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.predict import Postprocess
-from mod_vision.yolo.sources import Source, open_clip
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.device import torch_device
+from mod_vision.yolo.run.predict import Postprocess
+from mod_vision.yolo.run.sources import Source, open_clip
 
 NO_FRAME = "this video has no frame that can be read."
 MAX_FRAME = 4096 * 2160  # pixels of a video: a small file can hold huge frames, each of which is drawn

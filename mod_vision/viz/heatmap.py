@@ -13,17 +13,17 @@ import cv2
 import numpy as np
 
 from mod_vision.errors import one_line
-from mod_vision.eval.traced import Trace, open_traced
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.text import printable, short_stem
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.encode import import_av
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
+from mod_vision.viz.traced import Trace, open_traced
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import check_view, draw_view
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.log import progress_bar
-from mod_vision.yolo.sources import Source, find_sources, open_clip
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.log import progress_bar
+from mod_vision.yolo.run.sources import Source, find_sources, open_clip
 
 
 def heatmap(

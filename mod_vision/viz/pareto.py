@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mod_vision.eval.sweep import Sweep, cost_of, on_front
 from mod_vision.files import write_figure
 from mod_vision.text import in_plot
-from mod_vision.yolo.variants import Candidate
+from mod_vision.yolo.model.variants import Candidate
 
 SHAPES = "osD^vP<X>*"
 COLOURS = 10  # of matplotlib's cycle

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mod_vision.eval.traced import Trace, TracedLayer, open_traced
-from mod_vision.yolo.images import read_image
-from mod_vision.yolo.letterbox import Letterboxed
+from mod_vision.viz.traced import Trace, TracedLayer, open_traced
+from mod_vision.yolo.run.images import read_image
+from mod_vision.yolo.run.letterbox import Letterboxed
 
 
 class RouteMap(NamedTuple):

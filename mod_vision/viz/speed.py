@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mod_vision.eval.benchmark import Row
+from mod_vision.eval.cost.benchmark import Row
 from mod_vision.files import write_figure
 from mod_vision.text import in_plot
 

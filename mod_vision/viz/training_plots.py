@@ -16,8 +16,8 @@ import numpy as np
 from ultralytics.utils import LOGGER, RANK
 
 from mod_vision.errors import one_line
-from mod_vision.yolo.run_folder import rows_before
-from mod_vision.yolo.training import ROUTES_CSV, student
+from mod_vision.yolo.train.callbacks import ROUTES_CSV, student
+from mod_vision.yolo.train.run_folder import rows_before
 
 PICTURES = 10  # of a training
 IMAGES = 8  # of a picture
@@ -55,7 +55,7 @@ def show_routes(trainer: Any) -> None:
 def _draw(trainer: Any, table: list[dict[str, str]], epoch: int) -> None:
     """Draw mosaic and curves, the latter of the lines of `routing.csv`."""
     from mod_vision.viz import training_pictures as pictures  # all of Ultralytics, which is being imported here
-    from mod_vision.yolo.images import evenly_spaced  # too
+    from mod_vision.yolo.run.images import evenly_spaced  # too
 
     net = student(trainer.ema.ema)
     some = [Path(file) for file in evenly_spaced(trainer.test_loader.dataset.im_files, IMAGES)]

@@ -19,7 +19,7 @@ from mod_vision.viz.curves import curve
 from mod_vision.viz.encode import video_file
 from mod_vision.viz.layout import WHITE, with_blocks
 from mod_vision.viz.views import View
-from mod_vision.yolo.sources import Clip
+from mod_vision.yolo.run.sources import Clip
 
 WINDOW = 300  # frames that the curves show
 FIGURE_SPACE = "\u2007"  # as wide as a digit, so that all frames are of one size

@@ -17,12 +17,12 @@ from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.report.ranking import Ranking, rank
 from mod_vision.viz.routes import RouteMap, route_maps
-from mod_vision.yolo.capacity import set_capacity
-from mod_vision.yolo.convert import copy_model
-from mod_vision.yolo.device import torch_device
-from mod_vision.yolo.images import evenly_spaced, image_names, read_image, some_images
-from mod_vision.yolo.loading import load_model
-from mod_vision.yolo.predict import Detections, predict_images
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.device import torch_device
+from mod_vision.yolo.run.images import evenly_spaced, image_names, read_image, some_images
+from mod_vision.yolo.run.predict import Detections, predict_images
 
 
 class Stop(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mod_vision.eval.evaluate import Evaluation
-from mod_vision.routing.truth import OBJECTS, REST
+from mod_vision.routing.recall import OBJECTS, REST
 from mod_vision.viz.report.charts import Point, Row, curves, dot_chart, histograms, swatch
 from mod_vision.viz.report.data import Content, Stage, Stop, describe
 from mod_vision.viz.report.gallery import depth_of, palette

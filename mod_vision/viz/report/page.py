@@ -21,7 +21,7 @@ from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.report.data import Content, ReportSettings, collect, describe, telling_stop
 from mod_vision.viz.report.figures import draw_figures, percent
 from mod_vision.viz.report.gallery import encode, photo
-from mod_vision.yolo.device import start
+from mod_vision.yolo.run.device import start
 
 PACKAGES = ("ultralytics", "torch", "torchvision")
 

@@ -1,0 +1,1 @@
+"""Which blocks of a trained dense model to route, measured."""

@@ -1,0 +1,1 @@
+"""How accurate a model is: COCO metrics."""

@@ -1,0 +1,1 @@
+"""What a model costs: executed FLOPs, latency, memory."""

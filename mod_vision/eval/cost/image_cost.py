@@ -1,0 +1,63 @@
+"""What each image costs, where compute follows the image."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from mod_vision.eval.cost.flops import executed_gflops, executed_gflops_by_layer
+from mod_vision.routing import routed_layers
+from mod_vision.yolo.model.capacity import set_capacity
+
+Size: TypeAlias = tuple[int, ...]
+Key: TypeAlias = tuple[Size, str, int]  # input size, routed layer, tokens
+
+
+class ImageCosts:
+    """Executed GFLOPs of images as they are validated, each as if it were alone: a batch takes as long as its fullest.
+
+    Those of a routed layer are counted once for each input size and number of tokens, those of all else once for each
+    size: nothing else changes them.
+
+    Attributes:
+        executed: GFLOPs of each image.
+        dense: Those of the dense twin, the same weights at capacity 1, at the same input size.
+    """
+
+    def __init__(self) -> None:
+        self.executed: list[float] = []
+        self.dense: list[float] = []
+        self._layers: dict[Key, float] = {}
+        self._rest: dict[Size, float] = {}
+        self._twin: dict[Size, float] = {}
+
+    def add(self, model: nn.Module, images: torch.Tensor) -> None:
+        """Count the images (B, 3, H, W) of the batch that a model ran last."""
+        size = tuple(images.shape[2:])
+        if size not in self._twin:
+            twin = copy.deepcopy(model)
+            set_capacity(twin, 1.0)
+            self._twin[size] = executed_gflops(twin, image=images[:1])
+        for keys, image in zip(_keys(model, size), images.split(1), strict=True):
+            known = keys if all(key in self._layers for key in keys) else self._count(model, image)
+            self.executed.append(self._rest[size] + sum(self._layers[key] for key in known))
+            self.dense.append(self._twin[size])
+
+    def _count(self, model: nn.Module, image: torch.Tensor) -> list[Key]:
+        """Count an image alone, and return what it routed."""
+        size = tuple(image.shape[2:])
+        counts = executed_gflops_by_layer(model, image=image)
+        (keys,) = _keys(model, size)
+        self._layers.update({key: counts[key[1]] for key in keys})
+        self._rest[size] = counts["Global"] - sum(self._layers[key] for key in keys)
+        return keys
+
+
+def _keys(model: nn.Module, size: Size) -> list[list[Key]]:
+    """Return what each image of the last batch routed."""
+    plans = [(name, layer.plan) for name, layer in routed_layers(model) if layer.plan is not None]
+    counts = [[(size, name, k) for k in plan.counts().tolist()] for name, plan in plans]
+    return [list(keys) for keys in zip(*counts, strict=True)]

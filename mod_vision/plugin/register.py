@@ -1,0 +1,87 @@
+"""Registration: the few places of Ultralytics that have to know about routed models."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from mod_vision.resources import find_shipped
+from mod_vision.viz.training_plots import CALLBACKS as PLOTS
+from mod_vision.yolo.blocks.old_names import refuse_checkpoints
+from mod_vision.yolo.export.float_router import with_float_router_in_onnx, with_float_router_in_openvino
+from mod_vision.yolo.export.notes import note_routing
+from mod_vision.yolo.model.padding import with_padding
+from mod_vision.yolo.model.rows import routed_parse_model
+from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
+from mod_vision.yolo.run.watch import follow_capacities, warn_of_broken_routes
+from mod_vision.yolo.train.callbacks import CALLBACKS
+from mod_vision.yolo.train.loss import with_router_losses
+
+PATCHED = {  # everything of Ultralytics that is wrapped or added to
+    "ultralytics.nn.tasks": ("parse_model", "check_yaml", "BaseModel", "RTDETRDetectionModel"),
+    "ultralytics.utils.checks": ("check_file",),
+    "ultralytics.utils.downloads": ("attempt_download_asset",),
+    "ultralytics.utils.callbacks.base": ("default_callbacks",),
+    "ultralytics.utils.export.onnx": ("onnx_int8_quantize",),
+    "ultralytics.utils.export.openvino": ("torch2openvino",),
+}
+OTHERS = (
+    ("on_predict_start", follow_capacities),
+    ("on_predict_postprocess_end", warn_of_broken_routes),
+    ("on_export_start", note_routing),
+)
+
+
+def register() -> None:
+    """Make Ultralytics parse, find, train and safely load routed models. Idempotent.
+
+    Raises:
+        ImportError: If the installed Ultralytics lacks something that registration needs. Nothing is changed then.
+    """
+    tasks, checks, downloads, callbacks, onnx, openvino = _modules()
+    if getattr(tasks, "mod_vision_registered", False):
+        return
+    tasks.parse_model = routed_parse_model(tasks.parse_model)
+    tasks.check_yaml = _finding_ours(tasks.check_yaml)
+    checks.check_file = _finding_ours(checks.check_file)
+    downloads.attempt_download_asset = _finding_ours(downloads.attempt_download_asset)  # read anew for each checkpoint
+    data_utils = sys.modules.get("ultralytics.data.utils")
+    if hasattr(data_utils, "check_file"):  # else it is still to be imported, or about to take it from `checks`
+        data_utils.check_file = checks.check_file
+    for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
+        model_type.loss = with_router_losses(model_type.loss)
+    tasks.BaseModel._predict_once = with_padding(tasks.BaseModel._predict_once)
+    for event, callback in (*CALLBACKS.items(), *PLOTS.items(), *OTHERS):
+        callbacks.default_callbacks[event].append(callback)
+    onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
+    openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
+    allow_classes()
+    refuse_checkpoints()
+    if getattr(tasks, "SAFE_LOAD", False):
+        allow_vit_classes()
+    tasks.mod_vision_registered = True
+
+
+def _modules() -> list[Any]:
+    """Import what is patched, in the order of `PATCHED`.
+
+    Raises:
+        ImportError: If something is missing.
+    """
+    modules = [importlib.import_module(name) for name in PATCHED]
+    for module, names in zip(modules, PATCHED.values(), strict=True):
+        if missing := [name for name in names if not hasattr(module, name)]:
+            raise ImportError(f"Ultralytics has no {', '.join(missing)} in {module.__name__}; install another version.")
+    return modules
+
+
+def _finding_ours(check: Any) -> Any:
+    """Wrap a file check so that bare names of our files resolve; the user's own files come first."""
+
+    def check_ours(file: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = None if Path(str(file)).exists() else find_shipped(str(file))
+        return str(ours) if ours else check(file, *args, **kwargs)
+
+    return check_ours

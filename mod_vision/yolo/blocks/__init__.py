@@ -1,0 +1,10 @@
+"""The kinds of routed rows, by the name they have in a model YAML; importing this package registers them."""
+
+from mod_vision.yolo.blocks import stage, vit  # noqa: F401  # each registers its row
+from mod_vision.yolo.blocks.attention import MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.blocks.base import DenseTwin
+from mod_vision.yolo.blocks.rows import KINDS
+
+__all__ = ("KINDS", "TWINS", "DenseTwin", "MoDA2C2f", "MoDAIFI", "MoDC2PSA")
+
+TWINS: dict[str, type[DenseTwin]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, DenseTwin)}

@@ -1,0 +1,68 @@
+"""What all routed twins of Ultralytics' blocks share: same parameters, same names as the dense block.
+
+A twin is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mod_vision.routing import RoutedLayer, RoutingPlan
+from mod_vision.yolo.blocks.rows import RoutedRow, RowKind
+
+
+def to_tokens(x: torch.Tensor) -> torch.Tensor:
+    """View a map (B, C, H, W) as tokens (B, H * W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+class DenseTwin(RowKind, RoutedLayer):
+    """Base of layers made from a dense Ultralytics block; their rows have the arguments of the dense block's."""
+
+    dense_type: ClassVar[type[nn.Module]]
+
+    @classmethod
+    def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str) -> Any:
+        """Return the routed twin of `block`, which shares its parameters.
+
+        Args:
+            block: The dense block.
+            capacity: Share of tokens in (0, 1].
+            router: Name of a router.
+            where: The place it is made for, named in errors.
+
+        Raises:
+            ValueError: If the block has nothing to route, or capacity or router is not valid.
+        """
+        twin = cls.__new__(cls)
+        for key, value in block.__dict__.items():  # dicts of modules, parameters and hooks are not shared
+            twin.__dict__[key] = copy(value) if isinstance(value, dict) else value
+        twin.__dict__.pop("forward", None)  # that of the dense block, set by Ultralytics' fuse()
+        dim, depth = twin.check_block(where)
+        twin.init_routing(dim, depth, capacity, router, where)
+        return twin
+
+    @classmethod
+    def stand_in(cls, args: list[Any]) -> list[Any]:
+        """Return the dense block's row."""
+        return [cls.dense_type.__name__, args]
+
+    @classmethod
+    def build(cls, dense: nn.Module, row: RoutedRow) -> nn.Module:
+        """Return the routed block, or a sequence of them where Ultralytics repeats the block from the outside."""
+        if isinstance(dense, nn.Sequential):
+            return nn.Sequential(*(cls.from_dense(block, where=row.where, **row.options) for block in dense))
+        return cls.from_dense(dense, where=row.where, **row.options)
+
+    def check_block(self, where: str) -> tuple[int, int]:
+        """Return channels and number of the blocks that are routed."""
+        raise NotImplementedError
+
+    def route_map(self, x: torch.Tensor) -> tuple[torch.Tensor, RoutingPlan]:
+        """Return the tokens (B, N, C) of a map (B, C, H, W) and their routing."""
+        tokens = to_tokens(x)
+        return tokens, self.route(tokens, (x.shape[2], x.shape[3]))

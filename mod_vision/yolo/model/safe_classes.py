@@ -1,0 +1,26 @@
+"""The classes of ours, and of timm, that checkpoints hold: loading with `weights_only` must be told of them."""
+
+from __future__ import annotations
+
+import torch
+
+from mod_vision.nn import MoDStage
+from mod_vision.nn.attention import SelfAttention, TransformerBlock
+from mod_vision.nn.skip import LinearSkip
+from mod_vision.routing import ROUTERS
+from mod_vision.yolo.blocks import TWINS
+
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, LinearSkip, *ROUTERS.values(), *TWINS.values())
+
+
+def allow_classes() -> None:
+    """Let checkpoints of routed models be loaded safely."""
+    torch.serialization.add_safe_globals(list(SAFE_CLASSES))
+
+
+def allow_vit_classes() -> None:
+    """Let checkpoints of ViT backbones be loaded safely; apart from the others, since timm is slow to import."""
+    from mod_vision.nn import pyramid, timm_vit, vit
+
+    own = (vit.MoDViT, vit.BlockGroup, vit.RoutedGroup, vit.Group, pyramid.SimplePyramid)
+    torch.serialization.add_safe_globals([*own, *timm_vit.timm_classes()])

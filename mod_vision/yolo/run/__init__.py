@@ -1,0 +1,1 @@
+"""Running a model: images and sources, prediction, validation."""

@@ -1,0 +1,1 @@
+"""Training a model: callbacks, router losses, resume, fitting routers."""

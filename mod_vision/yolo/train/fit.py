@@ -1,0 +1,142 @@
+"""Routing for a model that was trained dense: what routing adds is fitted, and all other weights stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.data import build_dataloader, build_yolo_dataset
+
+from mod_vision.nn import MoDStage
+from mod_vision.routing import check_capacity, routed_layers
+from mod_vision.routing.losses import guide_loss
+from mod_vision.yolo.data.keys import naming_split
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.convert import catch_inputs
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.settings import ModSettings
+from mod_vision.yolo.model.trust import check_data, restricted
+from mod_vision.yolo.run.device import round_imgsz
+from mod_vision.yolo.run.objects import object_tokens
+from mod_vision.yolo.train.loss import guided_layers
+
+BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
+REPEATS = 4  # steps on a batch: a forward of the model costs far more than a step of the routers
+CALIBRATION_BATCHES = 4
+
+
+def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgsz: int = 640) -> YOLO:
+    """Fit the ways around routed layers to the dense layers, and the routers to the labels.
+
+    A linear map explains most of what a trained stage does to a token of the background, so it is fitted in closed form
+    and stands in for the stage where that is skipped. Then each router learns from the labels of the training split
+    which tokens touch an object, by the guide loss on features that stay as they are.
+
+    Args:
+        model: A `YOLO` object or checkpoint with routed layers, trained at capacity 1 or converted; changed in place.
+        data: Data YAML of a labelled data set.
+        capacity: Share of tokens, in (0, 1), at which the routers are fitted and the model is left.
+        imgsz: Image size in pixels.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the model routes nothing or is neither for detection nor for segmentation, the capacity is out of
+            range, or nothing is labelled.
+        FileNotFoundError: If model or data are missing.
+    """
+    if check_capacity(capacity) == 1:
+        raise ValueError("capacity 1 routes nothing; fit at the capacity that the model shall run at.")
+    yolo = load_model(model)
+    if yolo.task not in ("detect", "segment"):
+        raise ValueError(f"fit takes models for detection and segmentation, this one is for {yolo.task!r}.")
+    batches = labelled_batches(yolo, data, round_imgsz(imgsz))
+    set_capacity(yolo, capacity)
+    fit_net(yolo.model, batches)
+    return yolo
+
+
+def fit_net(net: Any, batches: Iterator[dict[str, Any]]) -> None:
+    """Fit what routing adds to a torch model that was trained dense, at the capacities it has.
+
+    Routers without parameters need no fit, and without a guide loss (`loss: {guide: 0}`) none is made.
+
+    Args:
+        net: Torch model of Ultralytics; it is as before afterwards but for ways around and routers.
+        batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
+    """
+    layers = [layer for _, layer in routed_layers(net)]
+    capacities, training = [layer.capacities for layer in layers], net.training
+    net.eval()
+    for layer in layers:
+        layer.set_capacity(1.0)
+    images = torch.cat([next(batches)["img"] for _ in range(CALIBRATION_BATCHES)])
+    rows = [i for i, layer in enumerate(net.model) if isinstance(layer, MoDStage)]
+    for row, x in catch_inputs(net, rows, images).items():
+        net.model[row].calibrate(x)
+    for layer, capacity in zip(layers, capacities, strict=True):
+        layer.set_capacity(capacity)
+    if guided_layers(net) and ModSettings.from_yaml(net.yaml.get("mod")).loss.guide:
+        fit_routers(net, batches)
+    net.train(training)
+
+
+def endless(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a loader again and again."""
+    while True:
+        yield from loader
+
+
+def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, Any]]:
+    """Return batches of the training split without augmentation, without end, with images in [0, 1].
+
+    Raises:
+        FileNotFoundError: If data is missing, or has no image that can be read.
+        ValueError: If no image has a labelled object.
+    """
+    described = check_data(data, "train")
+    args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
+    with restricted(), naming_split(data, "train"):
+        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
+    if not any(len(label["cls"]) for label in dataset.labels):
+        raise ValueError(
+            f"{data}: none of the {len(dataset.labels)} images of `train` has a labelled object, so the routers would "
+            "be fitted to nothing; labels are .txt files in a folder `labels` beside `images`."
+        )
+    loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)
+    device = next(yolo.model.parameters()).device
+    return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in endless(loader))
+
+
+def fit_routers(net: nn.Module, batches: Iterator[dict[str, Any]]) -> None:
+    """Train the routers alone by the guide loss; the features that they read get no gradient."""
+    layers = guided_layers(net)
+    read: dict[nn.Module, Any] = {}
+    hooks = [layer.router.register_forward_pre_hook(read.__setitem__) for layer in layers]
+    weights = [p.requires_grad_() for layer in layers for p in layer.router.parameters()]  # loaded ones are frozen
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    steps = BATCHES * REPEATS
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / steps)))
+    try:
+        for _ in range(BATCHES):
+            batch = next(batches)
+            with torch.no_grad():
+                net(batch["img"])
+            objects = {layer: object_tokens(batch, layer.plan.size).flatten(1) for layer in layers}
+            for _ in range(REPEATS):
+                losses = [guide_loss(layer.router(*read[layer.router]), objects[layer]) for layer in layers]
+                optimiser.zero_grad()
+                torch.stack(losses).mean().backward()
+                optimiser.step()
+                schedule.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        optimiser.zero_grad()
