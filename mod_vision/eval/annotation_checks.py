@@ -105,7 +105,7 @@ def check_runs(mask: dict[str, Any], size: Size, where: str) -> dict[str, Any]:
     own, counts = mask.get("size"), mask.get("counts")
     if not isinstance(own, list) or len(own) != 2:
         refuse(where, f"has a mask of the size {own!r:.200}; it must be [height, width].")
-    height, width = check_size(*own, f"{where}: its mask")
+    height, width = check_size(own[0], own[1], f"{where}: its mask")
     if (height, width) != size:
         refuse(where, f"has a mask of {width}x{height}, and its image has {size[1]}x{size[0]}.")
     runs = _decode(counts) if isinstance(counts, str) else _numbers(counts)

@@ -63,7 +63,7 @@ def _unless_closed(opened: Callable[..., Any], closed: Callable[..., Any]) -> Ca
     def call(*args: Any, **kwargs: Any) -> Any:
         return closed(opened, *args, **kwargs) if os.environ.get(CLOSED) == "1" else opened(*args, **kwargs)
 
-    call.closed = closed  # type: ignore[attr-defined]
+    call.closed = closed
     return call
 
 
