@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint as run_checkpointed
 from mod_vision.nn.attention_windows import best_slots, window_slots
 from mod_vision.nn.pyramid import SimplePyramid
 from mod_vision.nn.timm_vit import build_vit
+from mod_vision.nn.vit_blocks import pick_ropes, read_blocks, rope_of
 from mod_vision.routing import RoutedLayer, gather_tokens, num_routed, scatter_tokens, tokens_to_map
 from mod_vision.routing.padding import tokens_inside
 from mod_vision.routing.plan import RoutingPlan, apply_gates, gate
@@ -85,7 +86,7 @@ class BlockGroup(nn.Module):
         windows = torch.cat((first, indices + prefix), dim=2)  # (B, windows, prefix + k)
         before = gather_tokens(full, windows.flatten(1)).view(-1, windows.shape[2], x.shape[2])
         after = before
-        for block, rope in zip(blocks, _pick(ropes, indices), strict=True):
+        for block, rope in zip(blocks, pick_ropes(ropes, indices), strict=True):
             after = block(after, rope, mask)
         if gates is not None:
             after = apply_gates(before, after, F.pad(gates.flatten(0, 1), (prefix, 0), value=1.0).unsqueeze(-1))
@@ -151,46 +152,6 @@ class RoutedGroup(BlockGroup, RoutedLayer):
         if self.window is not None:
             raise ValueError("thresholds need global attention: with `window`, all windows are equally long.")
         return int(self._count(logits, inside))
-
-
-def _pick(ropes: Sequence[torch.Tensor | None], indices: torch.Tensor) -> list[torch.Tensor | None]:
-    """Return the rotary embedding of the selected tokens for each block, (B * windows, 1 or heads, k, D)."""
-
-    def pick(rope: torch.Tensor | None) -> torch.Tensor | None:
-        if rope is None:
-            return None
-        table = F.pad(rope if rope.ndim == 3 else rope[None], (0, 0, 0, 1))  # (1 or heads, N + 1, D)
-        return table.index_select(1, indices.flatten()).unflatten(1, (-1, indices.shape[2])).transpose(0, 1)
-
-    if all(rope is ropes[0] for rope in ropes):
-        return [pick(ropes[0])] * len(ropes)
-    return [pick(rope) for rope in ropes]
-
-
-def read_blocks(blocks: Any, depth: int, where: str) -> list[tuple[int, int]]:
-    """Return the routed ranges of blocks, first and last, in order.
-
-    Raises:
-        ValueError: If `blocks` is not valid for a ViT of `depth` blocks.
-    """
-    if isinstance(blocks, str) and blocks == "alternate":
-        return [(i, i) for i in range(1, depth, 2)]
-    problem = ValueError(
-        f"{where}: blocks must be alternate, or a list of block numbers from 0 to {depth - 1} and of [first, last] "
-        f"ranges that do not overlap, got {blocks!r}."
-    )
-    if not isinstance(blocks, (list, tuple)) or not blocks:
-        raise problem
-    ranges = [list(item) if isinstance(item, (list, tuple)) else [item, item] for item in blocks]
-    if not all(len(r) == 2 and all(isinstance(i, int) and not isinstance(i, bool) for i in r) for r in ranges):
-        raise problem
-    ranges.sort()
-    if any(first > last for first, last in ranges) or ranges[0][0] < 0 or max(last for _, last in ranges) >= depth:
-        raise problem
-    flat = [i for r in ranges for i in range(r[0], r[1] + 1)]
-    if len(set(flat)) < len(flat):
-        raise problem
-    return [(first, last) for first, last in ranges]
 
 
 def make_groups(routed: Sequence[tuple[int, int]], depth: int, windowed: bool) -> list[Group]:
@@ -284,7 +245,7 @@ class MoDViT(nn.Module):
         x = self.vit.norm_pre(x)
         for layer in cast("Iterable[BlockGroup]", self.groups):
             blocks = range(layer.group.first, layer.group.last + 1)
-            x = layer(x, [self._block(i) for i in blocks], [_rope_of(rope, i) for i in blocks], size)
+            x = layer(x, [self._block(i) for i in blocks], [rope_of(rope, i) for i in blocks], size)
         x = self.vit.norm(x)
         return tokens_to_map(x[:, prefix:], size)
 
@@ -323,8 +284,3 @@ class MoDViT(nn.Module):
         """Let timm add its positions to patches of zeros."""
         embedded = self.vit._pos_embed(torch.zeros_like(patches[:1]))
         return embedded if isinstance(embedded, tuple) else (embedded, None)
-
-
-def _rope_of(rope: torch.Tensor | None, block: int) -> torch.Tensor | None:
-    """Return the rotary embedding of a block: some ViTs have one for each."""
-    return rope[block] if rope is not None and rope.ndim == 4 else rope

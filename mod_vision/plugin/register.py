@@ -9,7 +9,7 @@ from typing import Any
 
 from mod_vision.resources import find_shipped
 from mod_vision.viz.training_plots import CALLBACKS as PLOTS
-from mod_vision.yolo.blocks.old_names import refuse_checkpoints
+from mod_vision.yolo.blocks.old_names import know_old_names
 from mod_vision.yolo.export.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.export.notes import note_routing
 from mod_vision.yolo.model.padding import with_padding
@@ -58,7 +58,7 @@ def register() -> None:
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
     openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
     allow_classes()
-    refuse_checkpoints()
+    know_old_names()
     if getattr(tasks, "SAFE_LOAD", False):
         allow_vit_classes()
     tasks.mod_vision_registered = True

@@ -1,4 +1,4 @@
-"""Rows that mod_vision had once: a model YAML or a checkpoint that names one is told what to use instead."""
+"""Names that older checkpoints hold: classes that have moved load, rows that are gone say what to use instead."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
+
+from mod_vision.yolo.blocks import attention
 
 REMOVED = (
     "MoDConv",
@@ -18,7 +20,8 @@ REMOVED = (
     "MoDRepC3",
     "MoDHGBlock",
 )
-MODULE = "mod_vision.yolo.twins.conv"  # where checkpoints look for them
+MOVED = {"mod_vision.yolo.twins.attention": attention}
+MODULE = "mod_vision.yolo.twins.conv"  # where checkpoints look for removed rows
 BYPASS = "mod_vision.nn.skip.CoarseSkip"  # a part of theirs
 
 
@@ -37,11 +40,18 @@ class _Removed:
         raise ValueError(f"{advice(cls.__name__)}.")
 
 
-def refuse_checkpoints() -> None:
-    """Have a checkpoint that holds a removed row fail with the advice, whether it is loaded `weights_only` or not.
+def know_old_names() -> None:
+    """Have classes found under the names that older checkpoints hold, whether loaded `weights_only` or not.
 
-    Without the module, Ultralytics would try to install a package of that name.
+    A checkpoint with a removed row fails with the advice. Without the modules, Ultralytics would try to install a
+    package of that name.
     """
+    sys.modules["mod_vision.yolo.twins"] = ModuleType("mod_vision.yolo.twins", __doc__)
+    for name, moved in MOVED.items():
+        sys.modules[name] = moved
+        own = [value for value in vars(moved).values() if getattr(value, "__module__", "") == moved.__name__]
+        classes = [value for value in own if isinstance(value, type)]
+        torch.serialization.add_safe_globals([(value, f"{name}.{value.__name__}") for value in classes])
     module = ModuleType(MODULE, __doc__)
     rows = [type(name, (_Removed,), {"__module__": MODULE}) for name in REMOVED]
     vars(module).update({row.__name__: row for row in rows})

@@ -1,0 +1,36 @@
+"""What arguments of verbs mean: a model with what it remembers of its training, capacities joined by commas."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from mod_vision.cli.keys import as_list, as_value
+from mod_vision.run_settings import RunSettings
+
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)  # Ultralytics would take one
+Settings = TypeVar("Settings", bound=RunSettings)
+
+
+def opened(model: str, run: Settings) -> tuple[Any, Settings]:
+    """Return the model, and the settings with the size that it was trained at where none is given."""
+    from mod_vision.yolo.model.loading import load_model, trained_with
+
+    yolo = load_model(model)
+    return yolo, replace(run, imgsz=run.imgsz or trained_with(yolo).imgsz)
+
+
+def data_of(yolo: Any, data: str, verb: str, model: str) -> str:
+    """Return the data set that is given, or else the one that the model was trained on."""
+    from mod_vision.yolo.model.loading import trained_with
+
+    found = data or trained_with(yolo).data
+    if not found:
+        raise ValueError(f"mod-vision {verb} needs data=: {model} does not tell what it was trained on.")
+    return found
+
+
+def shares_of(capacity: Any) -> list[Any]:
+    """Return capacities that are joined by commas."""
+    return [as_value(c, "capacity") for c in as_list(capacity)]
