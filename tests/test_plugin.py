@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -423,3 +424,19 @@ def test_image_below_one_patch():
         with pytest.raises(RuntimeError, match=r"Sizes of tensors must match"):  # the neck's Concat, as when dense
             model(x)
         assert all(layer.plan.indices.tolist() == [[0]] for layer in layers(model))
+
+
+@pytest.mark.parametrize("safe", ["0", "1"])
+def test_a_checkpoint_from_before_the_blocks_moved(tmp_path, safe):
+    save = """
+from ultralytics import YOLO
+from mod_vision.yolo.blocks import MoDC2PSA
+MoDC2PSA.__module__ = "mod_vision.yolo.twins.attention"
+YOLO("yolo11n-mod.yaml").save("old.pt")
+"""
+    done = run_python(save, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"mod_vision.yolo.twins.attention" in zipfile.ZipFile(tmp_path / "old.pt").read("old/data.pkl")
+    load = "from ultralytics import YOLO; print(type(YOLO('old.pt').model.model[10]))"
+    done = run_python(load, tmp_path, ULTRALYTICS_SAFE_LOAD=safe)
+    assert done.stdout.strip().endswith("<class 'mod_vision.yolo.blocks.attention.MoDC2PSA'>"), done.stderr
