@@ -193,9 +193,9 @@ def test_bad_budgets(trained, photos, capacity):
 def test_command_saves_and_val_reports_each_image(trained, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trained.save("a.pt")
-    assert main(["threshold", "model=a.pt", f"data={tiny_data}", "imgsz=160"]) == 0, capsys.readouterr().err
+    assert main(["threshold", "model=a.pt", f"data={tiny_data}", "imgsz=192"]) == 0, capsys.readouterr().err
     assert "saved as a-threshold.pt" in capsys.readouterr().out
-    assert main(["val", "model=a-threshold.pt", f"data={tiny_data}", "imgsz=160", "out=o"]) == 0
+    assert main(["val", "model=a-threshold.pt", f"data={tiny_data}", "imgsz=192", "out=o"]) == 0
     said = capsys.readouterr().out
     assert "routed share by image" in said
     found = json.loads((tmp_path / "o" / "evaluation.json").read_text())
