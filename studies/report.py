@@ -67,7 +67,7 @@ def read_lines(folder: Path) -> list[Line]:
 def table(lines: list[Line]) -> str:
     """Return the study as Markdown: mean and deviation over seeds, and what each layer routed and skipped.
 
-    The columns "to dense" have the differences to the dense twin of the same seed, tuned or not as the row is.
+    The columns "to dense" have the differences to the dense baseline of the same seed, tuned or not as the row is.
     """
     by_name = {line.name: line for line in lines}
     kinds = ["box", "mask"] if any(line.mask for line in lines) else ["box"]
@@ -93,7 +93,7 @@ def _twin(name: str) -> str:
 
 
 def _cells(kind: str, line: Line, dense: Line) -> tuple[str, str]:
-    """Return an AP, and its difference to the dense twin of the same seeds."""
+    """Return an AP, and its difference to the dense baseline of the same seeds."""
     values, others = getattr(line, kind), getattr(dense, kind)
     gaps = [value - others[seed] for seed, value in values.items() if seed in others]
     return _spread(list(values.values())), _spread(gaps, "+.1f") if gaps and line is not dense else "-"

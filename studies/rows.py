@@ -127,7 +127,7 @@ def read_model(name: str) -> ModelYaml:
     """Return a model YAML of this package by the name with its scale letter.
 
     Raises:
-        ValueError: If there is none, or it has no stage whose blocks the isoFLOP twin could do without.
+        ValueError: If there is none, or it has no stage whose blocks the isoFLOP baseline could do without.
     """
     file = find_shipped(name) or find_shipped(re.sub(r"^(yolo\d+)[nslmx]", r"\1", name))
     if file is None:
@@ -135,7 +135,7 @@ def read_model(name: str) -> ModelYaml:
     d: ModelYaml = yaml.safe_load(file.read_text())
     if not any(row[2] == StageRow.row_name for row in d["backbone"]):
         raise ValueError(
-            f"{name} has no {StageRow.row_name} row; blocks of these are taken away for its isoFLOP twins."
+            f"{name} has no {StageRow.row_name} row; blocks of these are taken away for its isoFLOP baselines."
         )
     return d
 

@@ -285,7 +285,7 @@ class Run:
 
 @cache
 def _model_yaml(row: Row, schedule: Schedule) -> dict[str, Any]:
-    """Return the model YAML of a row; an isoFLOP twin takes a search."""
+    """Return the model YAML of a row; an isoFLOP baseline takes a search."""
     return row.make(read_model(schedule.model), schedule.model, schedule.imgsz)
 
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import yaml
+from mod_vision.cli.main.keys import parse
+from mod_vision.cli.main.main import main
+from mod_vision.cli.main.verbs import VERBS
 
-from mod_vision.cli.keys import parse
-from mod_vision.cli.main import main
-from mod_vision.cli.verbs import VERBS
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.yolo.model.loading import load_model
 
@@ -213,7 +213,7 @@ def test_bench_by_step(capsys, model):
     words = [f"model={model}", "by=step", "capacity=0.5,0.25", "imgsz=96", "batch=2", "repeats=1", "baselines="]
     assert main(["bench", *words]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(model)]
-    saved = [float(line[-1]) for line in lines]  # relative to the dense twin
+    saved = [float(line[-1]) for line in lines]  # relative to the dense baseline
     assert saved[0] == 1
     assert saved == sorted(saved, reverse=True)
     assert saved[2] < 0.95
@@ -243,7 +243,7 @@ def test_bench_by_profile(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("model.")]
     assert [line[:2] for line in lines] == [[f"model.{i}", c] for i in (6, 8) for c in ("1", "0.5")]
     routing, gather, block, scatter = ([float(line[i]) for line in lines] for i in (2, 4, 6, 8))
-    assert routing[0] == gather[0] == scatter[0] == 0, "the dense twin routes nothing"
+    assert routing[0] == gather[0] == scatter[0] == 0, "the dense baseline routes nothing"
     assert min(routing[1], gather[1], scatter[1]) > 0
     assert min(block) > 0
 

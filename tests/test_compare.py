@@ -6,17 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from mod_vision.cli.main.main import main
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_coco import CATEGORIES, GAPPY, random_split, score
 
-from mod_vision.cli.main import main
 from mod_vision.eval.accuracy.bootstrap import difference, draw_resamples, resampled_ap
 from mod_vision.eval.compare import Comparison
 from mod_vision.eval.cost.latency import Latency
 from mod_vision.eval.evaluate import Cost, Evaluation
 from mod_vision.eval.sweep import evaluate_capacities, on_front, save_sweep, sweep_table
-from mod_vision.routing.recall import RoutingTruth
+from mod_vision.routing.recall import RouterRecall
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.pareto import draw_sweep
 from mod_vision.yolo.model.capacity import set_capacity
@@ -105,7 +105,7 @@ def without_objects(folder):
     scores = score([], folder / "gt.json", "segment")
     assert set(scores["box"].stats.values()) == {-1.0}
     cost = Cost(1.0, 2.0, Latency(3.0, 2.0, 4.0), Latency(6.0, 5.0, 7.0), 1, "cpu")
-    return Evaluation(scores, cost, RoutingTruth(), {}, {}, ["a.jpg", "b.jpg"], {0: "cat", 1: "dog"})
+    return Evaluation(scores, cost, RouterRecall(), {}, {}, ["a.jpg", "b.jpg"], {0: "cat", 1: "dog"})
 
 
 def test_no_objects_are_a_dash_an_empty_cell_and_no_point(tmp_path, monkeypatch):

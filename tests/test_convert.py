@@ -114,7 +114,7 @@ def test_trained_dense_saved_loaded_and_trained_on(tiny_data, tmp_path, run_cli)
         "lr0=0", "warmup_bias_lr=0", "optimizer=SGD", cwd=tmp_path,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    assert "guide_loss" in (tmp_path / "routed" / "results.csv").read_text()
+    assert "guide" in (tmp_path / "routed" / "results.csv").read_text()
     best = YOLO(tmp_path / "routed" / "weights" / "last.pt")
     assert [type(layer) for _, layer in routed_layers(best.model)] == [MoDC2PSA]
     start, end = YOLO(tmp_path / "last-mod.pt").model, best.model
@@ -159,7 +159,7 @@ def test_verdicts():
 
 @pytest.mark.parametrize("blocks", [[0, 99], ["model.4"], [], [9], True, "some", {"a": 1}, [{"a": 1}], [[4]]])
 def test_rows_that_cannot_be_routed(blocks, photos):
-    with pytest.raises(ValueError, match=r"blocks must be auto, all, or rows that have a routed twin, 10 \(C2PSA\)"):
+    with pytest.raises(ValueError, match=r"blocks must be auto, all, or rows that have a routed form, 10 \(C2PSA\)"):
         mod_vision.convert(YOLO("yolo26n.yaml"), blocks=blocks, images=photos[:1], imgsz=64)
 
 
@@ -240,7 +240,7 @@ def test_images_of_any_source(photos, tiny_data, tmp_path):
     ],
 )
 def test_command_errors(words, message, capsys, tmp_path, monkeypatch):
-    from mod_vision.cli.main import main
+    from mod_vision.cli.main.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["convert", *words]) == 1

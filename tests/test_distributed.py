@@ -112,11 +112,11 @@ def test_one_rank_writes_the_figures(trained):
     rows = read_csv(folder / "rank0" / "run" / "routing.csv")
     assert [(row["epoch"], row["layer"]) for row in rows] == [(e, n) for e in "2" for n in ("model.6", "model.8")]
     (first, second) = read_csv(folder / "rank0" / "run" / "results.csv")
-    for name in ("guide_loss", "budget_loss", "z_loss"):
+    for name in ("guide", "budget", "z"):
         assert float(first[f"train/{name}"]) == 0, "dense"
         assert float(second[f"train/{name}"]) > 0
         assert float(second[f"val/{name}"]) > 0
-        assert float(first[f"val/{name}"]) > 0 or name == "budget_loss", "untrained routers are near their budget"
+        assert float(first[f"val/{name}"]) > 0 or name == "budget", "untrained routers are near their budget"
     assert not list(folder.glob("rank1/**/*.csv"))
 
 

@@ -1,4 +1,4 @@
-"""Executed FLOPs against arithmetic, routing truth against a loop, predictions collected once."""
+"""Executed FLOPs against arithmetic, object recall of the router against a loop, predictions collected once."""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mod_vision.cli.main.main import main
 from torch import nn
 
-from mod_vision.cli.main import main
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.eval.evaluate import evaluate_model
 from mod_vision.nn import MoDStage
-from mod_vision.routing.recall import RoutingTruth, majority_cells
+from mod_vision.routing.recall import RouterRecall, majority_cells
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
@@ -26,7 +26,7 @@ from mod_vision.yolo.run.validate import validate
 def test_routing_truth_counts_like_a_loop(height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     kept, objects = (torch.rand(3, height, width, generator=generator) > 0.5 for _ in range(2))
-    truth = RoutingTruth()
+    truth = RouterRecall()
     for i in range(3):
         truth.update("stage", kept[i : i + 1], {"objects": objects[i : i + 1], "rest": ~objects[i : i + 1]})
     cells = list(zip(kept.flatten().tolist(), objects.flatten().tolist(), strict=True))
@@ -50,7 +50,7 @@ def test_the_route_of_another_image_like_a_loop_over_pairs(images, seed, batch):
     inside = torch.ones(images, 3, 4, dtype=torch.bool)
     inside[low, 2] = False
     groups = {"objects": objects & inside, "rest": ~objects & inside, "cat": objects & inside & (low[:, None, None])}
-    truth = RoutingTruth()
+    truth = RouterRecall()
     for i in range(0, images, batch):
         truth.update("stage", kept[i : i + batch], {name: tokens[i : i + batch] for name, tokens in groups.items()})
     found = truth.other_image().get("stage", {})
@@ -71,7 +71,7 @@ def test_a_router_that_knows_only_places_routes_as_much_with_another_image():
     objects = torch.zeros(2, 2, 2, dtype=torch.bool)
     objects[0, 0], objects[1, 1] = True, True
     groups = {"objects": objects, "rest": ~objects}
-    places, content = RoutingTruth(), RoutingTruth()
+    places, content = RouterRecall(), RouterRecall()
     places.update("stage", torch.tensor([[[True, True], [False, False]]]).expand(2, 2, 2), groups)
     content.update("stage", objects, groups)
     assert places.other_image() == places.shares() == {"stage": {"objects": 0.5, "rest": 0.5}}

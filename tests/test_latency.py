@@ -9,9 +9,9 @@ from itertools import cycle
 import pytest
 import torch
 from helpers import build
+from mod_vision.cli.main.demo import score
+from mod_vision.cli.main.demo import table as demo_table
 
-from mod_vision.cli.demo import score
-from mod_vision.cli.demo import table as demo_table
 from mod_vision.eval.cost.benchmark import Row, table
 from mod_vision.eval.cost.latency import Latency, doubts, paired_latency, paired_part_latency
 from mod_vision.eval.cost.layer_benchmark import LayerRow, layer_table
@@ -62,8 +62,8 @@ def test_val_says_which_figure(tiny_data, tmp_path):
     found = evaluate_model("yolo26n-mod.yaml", str(tiny_data), ScoreSettings(64), project=str(tmp_path))
     for own, twin, names in (
         (STEADY, STEADY, []),
-        (STEADY, DOUBTFUL, ["latency of the dense twin (21 %)"]),
-        (DOUBTFUL, DOUBTFUL, ["latency (21 %), latency of the dense twin (21 %)"]),
+        (STEADY, DOUBTFUL, ["latency of the dense baseline (21 %)"]),
+        (DOUBTFUL, DOUBTFUL, ["latency (21 %), latency of the dense baseline (21 %)"]),
     ):
         text = replace(found, cost=replace(found.cost, latency=own, dense_latency=twin)).report()
         said = [line for line in text.splitlines() if line.startswith(SAID)]

@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
+from mod_vision.yolo.export.exporter.check import check_export
+from mod_vision.yolo.export.exporter.exporter import input_tensors
 from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.export.check import check_export
-from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 
@@ -72,7 +72,7 @@ def test_mod_vision_val_and_heatmap(trained, tiny_data, photos, run_cli):
     best, cwd = trained / "weights" / "best.pt", trained.parent
     done = run_cli("mod-vision", "val", f"model={best}", f"data={tiny_data}", "imgsz=96", f"out={cwd / 'mv'}", cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
-    for text in ("box  AP", "executed GFLOPs", "dense twin", "latency", "objects", "rest", "random"):
+    for text in ("box  AP", "executed GFLOPs", "dense baseline", "latency", "objects", "rest", "random"):
         assert text in done.stdout
     assert (cwd / "mv" / "evaluation.json").is_file()
     source = f"source={photos[0]}"

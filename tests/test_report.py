@@ -13,8 +13,8 @@ import pytest
 import yaml
 from browser import fits, unnamed_controls
 from conftest import OPEN
+from mod_vision.cli.main.main import main
 
-from mod_vision.cli.main import main
 from mod_vision.routing import routed_layers
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.heatmap import skipped_share
@@ -222,7 +222,7 @@ def test_figures_are_those_of_the_split(page, model, data):
     found = validate(fresh, data=str(data), imgsz=IMGSZ, batch=8, device="cpu", save_json=False)
     shares, chance, best = found.truth.shares(), found.truth.random(), found.truth.best()
     for layer in shares:
-        row = next(row for row in table(page, "Routing truth") if row[0] == f"{layer}, 0.5")
+        row = next(row for row in table(page, "Object recall of the router") if row[0] == f"{layer}, 0.5")
         objects, rest = shares[layer]["objects"], shares[layer]["rest"]
         wanted = [objects, best[layer]["objects"], 1 - rest, chance[layer], 1 - chance[layer]]
         assert row[1:] == [f"{100 * share:.1f} %" for share in wanted]

@@ -48,11 +48,11 @@ def guide_terms(model: nn.Module, batch: dict) -> list[torch.Tensor]:
 def test_losses_of_a_shipped_detector(name):
     model, batch = build(name).train(), make_box_batch()
     total, items = model.loss(batch)
-    assert items["guide_loss"].item() == pytest.approx(0.5 * mean(guide_terms(model, batch)))
-    assert items["z_loss"].item() == pytest.approx(0.001 * mean([z_loss(la.plan.logits) for la in layers(model)]))
-    assert list(items)[-2:] == ["guide_loss", "z_loss"], "no budget by default"
+    assert items["guide"].item() == pytest.approx(0.5 * mean(guide_terms(model, batch)))
+    assert items["z"].item() == pytest.approx(0.001 * mean([z_loss(la.plan.logits) for la in layers(model)]))
+    assert list(items)[-2:] == ["guide", "z"], "no budget by default"
     assert not any(item.requires_grad for item in items.values())
-    own = 2 * torch.stack((items["guide_loss"], items["z_loss"]))
+    own = 2 * torch.stack((items["guide"], items["z"]))
     torch.testing.assert_close(total[-2:], own, msg="times the batch, like the other losses")
     total[-2].backward()  # the guide loss alone
     assert min(router_gradient(model)) > 0
@@ -71,7 +71,7 @@ def test_guide_loss_in_segmentation(overlap):
         assert torch.equal(object_tokens(batch, layer.plan.size, overlap), targets)
         assert targets.flatten(1).any(dim=1).tolist() == [True, False, True]
         expected.append(guide_loss(layer.plan.logits, targets))
-    assert items["guide_loss"].item() == pytest.approx(0.5 * mean(expected))
+    assert items["guide"].item() == pytest.approx(0.5 * mean(expected))
     total.sum().backward()
     assert min(router_gradient(model)) > 0
 
@@ -80,11 +80,11 @@ def test_each_loss_has_its_weight():
     model, batch = weighted("yolo26n-mod.yaml", guide=2.0, budget=3.0, z=0.25), make_box_batch(3)
     mod_vision.set_capacity(model, 0.25)
     total, items = model.loss(batch)
-    assert list(items)[-3:] == ["guide_loss", "budget_loss", "z_loss"]
+    assert list(items)[-3:] == ["guide", "budget", "z"]
     logits = [layer.plan.logits for layer in layers(model)]
-    assert items["guide_loss"].item() == pytest.approx(2 * mean(guide_terms(model, batch)))
-    assert items["budget_loss"].item() == pytest.approx(3 * mean([budget_loss(x, 0.25) for x in logits]))
-    assert items["z_loss"].item() == pytest.approx(0.25 * mean([z_loss(x) for x in logits]))
+    assert items["guide"].item() == pytest.approx(2 * mean(guide_terms(model, batch)))
+    assert items["budget"].item() == pytest.approx(3 * mean([budget_loss(x, 0.25) for x in logits]))
+    assert items["z"].item() == pytest.approx(0.25 * mean([z_loss(x) for x in logits]))
     torch.testing.assert_close(total[-3:], 3 * torch.stack(list(items.values())[-3:]))
     for term in total[-3:]:
         model.zero_grad()
@@ -108,9 +108,9 @@ def test_guide_weight_follows_the_progress_of_the_training():
     for progress in (0.0, 0.5, 1.0):
         model.mod_progress = progress
         at[progress] = {name: item.item() for name, item in model.loss(batch)[1].items()}
-    assert at[0.5]["guide_loss"] == pytest.approx(0.6 * at[0.0]["guide_loss"])
-    assert at[1.0]["guide_loss"] == pytest.approx(0.2 * at[0.0]["guide_loss"])
-    assert at[1.0]["z_loss"] == pytest.approx(at[0.0]["z_loss"]), "the others stay"
+    assert at[0.5]["guide"] == pytest.approx(0.6 * at[0.0]["guide"])
+    assert at[1.0]["guide"] == pytest.approx(0.2 * at[0.0]["guide"])
+    assert at[1.0]["z"] == pytest.approx(at[0.0]["z"]), "the others stay"
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -139,7 +139,7 @@ def test_losses_without_labels_are_finite():
     batch = make_box_batch()
     batch |= {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
     total, items = model.loss(batch)
-    assert all(items[name].isfinite() for name in ("guide_loss", "budget_loss", "z_loss"))
+    assert all(items[name].isfinite() for name in ("guide", "budget", "z"))
     total.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -158,7 +158,7 @@ def test_training_gradient_is_finite_on_the_smallest_image():
 
 def test_no_losses_where_they_have_no_meaning():
     batch = make_box_batch()
-    names = {"guide_loss", "budget_loss", "z_loss"}
+    names = {"guide", "budget", "z"}
 
     dense = weighted("yolo26n-mod.yaml", guide=1, budget=1, z=1)
     mod_vision.set_capacity(dense, 1.0)
@@ -190,7 +190,7 @@ def test_a_scheduled_step_at_capacity_one_keeps_its_columns(schedule):
     dense_total, dense = model.loss(batch)
     assert list(dense) == list(routed)
     assert dense_total.shape == total.shape
-    assert [dense[name].item() for name in ("guide_loss", "z_loss")] == [0.0, 0.0]
+    assert [dense[name].item() for name in ("guide", "z")] == [0.0, 0.0]
     dense_total.sum().backward()
     assert all(p.grad is None for layer in layers(model) for p in layer.router.parameters())
 
@@ -199,5 +199,5 @@ def test_losses_need_a_forward_of_this_model():
     """Predictions can come from elsewhere, such as a copy; then there is no routing to judge."""
     model, batch = build("yolo26n-mod.yaml").train(), make_box_batch()
     predictions = model(batch["img"])
-    assert "guide_loss" in model.loss(batch, predictions)[1]
-    assert "guide_loss" not in copy.deepcopy(model).loss(batch, predictions)[1]
+    assert "guide" in model.loss(batch, predictions)[1]
+    assert "guide" not in copy.deepcopy(model).loss(batch, predictions)[1]

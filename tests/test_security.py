@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 from helpers import Evil, shipped
+from mod_vision.cli.main.main import main
 from ultralytics.data.utils import check_det_dataset
 
 import mod_vision
-from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import restricted
@@ -66,9 +66,7 @@ def test_our_models_are_known_classes(tmp_path):
     names = ("yolo26n-mod.yaml", "yolo12n-mod-seg.yaml", "yolo11n.yaml", "yolo26-mod-vit-t.yaml")
     for name in names:
         load_model(name).save(tmp_path / f"{name}.pt")
-    code = (
-        "import sys; from mod_vision.yolo.model.loading import load_model; [load_model(f'{n}.pt') for n in sys.argv[1:]]"
-    )
+    code = "import sys; from mod_vision.yolo.model.loading import load_model; [load_model(f'{n}.pt') for n in sys.argv[1:]]"
     done = subprocess.run([sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

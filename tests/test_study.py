@@ -90,7 +90,7 @@ def test_routed_rows_go_on_from_the_dense_training(finished):
     assert [(type(layer.router).__name__, layer.capacities[0]) for _, layer in routed_layers(norm)] == [
         ("NormRouter", 0.5)
     ] * 2
-    assert all(layer.skip.weight.any() for _, layer in routed_layers(norm)), "the way around is fitted for it too"
+    assert all(layer.skip.weight.any() for _, layer in routed_layers(norm)), "the bypass is fitted for it too"
     tuned = load_model(runs / "routed-0.25-seed3" / "tune" / "weights" / "last.pt").model
     assert {layer.capacities[0] for _, layer in routed_layers(tuned)} == {0.25}
     was, now = (net.state_dict()["model.0.conv.weight"] for net in (dense, tuned))

@@ -10,20 +10,20 @@ import torch
 from conftest import FEW, randomise
 from hypothesis import given
 from hypothesis import strategies as st
+from mod_vision.cli.main.main.main.main import main
+from mod_vision.yolo.export.exporter.exporter.exporter.exporter import input_tensors
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.modules.block import C2PSA, A2C2f
 from ultralytics.nn.modules.transformer import AIFI
 
 import mod_vision
-from mod_vision.cli.main import main
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.eval.cost.image_cost import ImageCosts
 from mod_vision.nn import MixtureOfDepthsBlock, MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
 from mod_vision.yolo.blocks import MoDA2C2f, MoDAIFI, MoDC2PSA
-from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
 
@@ -128,7 +128,7 @@ def test_layers_that_take_one_image_at_a_time(layer):
     layer = with_threshold(layer())
     x = uneven_images(64)
     assert layer(x[:1]).shape == (1, 64, 8, 8)
-    if layer.takes_repeats:
+    if layer.takes_ragged:
         assert layer(x).shape == (3, 64, 8, 8)
     else:
         with pytest.raises(ValueError, match=r"use batch=1, or set_capacity"):
@@ -191,11 +191,10 @@ def test_bad_budgets(trained, photos, capacity):
 def test_command_saves_and_val_reports_each_image(trained, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trained.save("a.pt")
-    assert main(["fit", "thresholds=True", "model=a.pt", f"data={tiny_data}", "imgsz=160"]) == 0, (
-        capsys.readouterr().err
-    )
+    words = ["thresholds=True", "model=a.pt", f"data={tiny_data}", "imgsz=192"]
+    assert main(["fit", *words]) == 0, capsys.readouterr().err
     assert "saved as a-threshold.pt" in capsys.readouterr().out
-    assert main(["val", "model=a-threshold.pt", f"data={tiny_data}", "imgsz=160", "out=o"]) == 0
+    assert main(["val", "model=a-threshold.pt", f"data={tiny_data}", "imgsz=192", "out=o"]) == 0
     said = capsys.readouterr().out
     assert "routed share by image" in said
     found = json.loads((tmp_path / "o" / "evaluation.json").read_text())

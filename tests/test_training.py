@@ -15,7 +15,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from mod_vision.routing.schedule import CapacitySchedule
 from mod_vision.yolo.model.loading import load_model
 
-COLUMNS = ["guide_loss", "budget_loss", "z_loss"]
+COLUMNS = ["guide", "budget", "z"]
 ALL_LOSSES = {"guide": 0.5, "budget": 0.1, "z": 0.001}
 ELASTIC = {"elastic": [0.125, 1.0]}
 SCHEDULE = {"warmup": 0.3, **ELASTIC}

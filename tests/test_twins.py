@@ -1,4 +1,4 @@
-"""Routed twins against the dense Ultralytics blocks they stand for."""
+"""Routed forms against the dense Ultralytics blocks they stand for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 import mod_vision
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.blocks import TWINS, MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.blocks import ROUTED_BLOCKS, MoDA2C2f, MoDAIFI, MoDC2PSA
 
 ALL = 0.9999999  # below 1, so tokens are gathered, and rounded up to all of them
 SIZE = (6, 4)
@@ -35,7 +35,7 @@ def make_dense(kind: str) -> nn.Module:
 
 
 def make_twin(dense: nn.Module, capacity: object, router: str = "norm") -> nn.Module:
-    twin = TWINS[f"MoD{type(dense).__name__}"].from_dense(dense, capacity, router, "layer 3")
+    twin = ROUTED_BLOCKS[f"MoD{type(dense).__name__}"].from_dense(dense, capacity, router, "layer 3")
     return twin.to(next(dense.parameters()).dtype).train(dense.training)
 
 

@@ -1,4 +1,4 @@
-"""Time a routed model, its dense twin and rivals in turn.
+"""Time a routed model, its dense baseline and rivals in turn.
 
 `quick=1` measures the efficiency of two capacities and fails if it is a tenth below the committed figures; `quick=1
 write=1` commits new ones.
@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from mod_vision.cli.main import run_tool
+from mod_vision.cli.main.main import run_tool
+
 from mod_vision.eval.cost.benchmark import as_figures, benchmark, efficiency, save_figures, table
 from mod_vision.eval.cost.conditions import conditions
 from mod_vision.files import writable_dir

@@ -1,1 +1,1 @@
-"""The command line, `mod-vision VERB key=value`."""
+"""TODO."""

@@ -15,7 +15,7 @@ from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.eval.cost.latency import as_deployed, paired_latency
 from mod_vision.resources import resource_dir
 from mod_vision.routing import check_capacity
-from mod_vision.yolo.export.exporter import input_tensors
+from mod_vision.yolo.export.exporter.exporter import input_tensors
 from mod_vision.yolo.model.convert import attention_rows, copy_model, put_routed, routed_layer, yaml_row
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import check_options
@@ -93,7 +93,7 @@ def _rows(blocks: Any, net: Any) -> list[int]:
     rows = list(blocks) if isinstance(blocks, Sequence) and not isinstance(blocks, str) else [blocks]
     if not rows or any(isinstance(row, (bool, dict, list)) or row not in known for row in rows):
         names = ", ".join(f"{row} ({yaml_row(net, row)[2]})" for row in known)
-        raise ValueError(f"blocks must be auto, all, or rows that have a routed twin, {names}; got {blocks!r}.")
+        raise ValueError(f"blocks must be auto, all, or rows that have a routed form, {names}; got {blocks!r}.")
     return sorted(set(rows))
 
 

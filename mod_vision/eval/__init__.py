@@ -1,1 +1,1 @@
-"""What one measures: COCO metrics, executed FLOPs, latency, routing truth."""
+"""What one measures: COCO metrics, executed FLOPs, latency, object recall of the router."""

@@ -1,4 +1,4 @@
-"""`mod-vision val`: accuracy, cost and routing truth of one model on one data set."""
+"""`mod-vision val`: accuracy, cost and object recall of the router of one model on one data set."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mod_vision.eval.cost.image_cost import ImageCosts
 from mod_vision.eval.cost.latency import Latency, as_deployed, doubts, paired_latency
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers
-from mod_vision.routing.recall import OBJECTS, REST, RoutingTruth
+from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
 from mod_vision.yolo.data.keys import check_split
-from mod_vision.yolo.export.exporter import input_tensors
+from mod_vision.yolo.export.exporter.exporter import input_tensors
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import check_data
@@ -41,7 +41,7 @@ COST_IMAGES = 8  # where the cost depends on the image
 class Cost:
     """Cost of one image: executed GFLOPs, and latency in milliseconds; `dense_` at capacity 1.
 
-    Where compute follows the image, the mean GFLOPs of all images at their input sizes.
+    Where compute is input-adaptive, the mean GFLOPs of all images at their input sizes.
     """
 
     gflops: float
@@ -54,11 +54,11 @@ class Cost:
 
 @dataclass
 class Evaluation:
-    """Accuracy, cost and routing truth.
+    """Accuracy, cost and object recall of the router.
 
     Attributes:
         scores: COCO's figures for `box`, and for `mask` if the model segments.
-        cost: Executed GFLOPs and latency, beside the dense twin's.
+        cost: Executed GFLOPs and latency, beside the dense baseline's.
         truth: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image, in the order of `files`.
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
@@ -69,7 +69,7 @@ class Evaluation:
 
     scores: dict[str, Scores]
     cost: Cost
-    truth: RoutingTruth
+    truth: RouterRecall
     shares: dict[str, list[float]]
     objects: dict[str, list[tuple[int, int]]]
     files: list[str]
@@ -116,18 +116,18 @@ class Evaluation:
             lines.append(f"  {name:<5}" + "  ".join(f"{key} {percent(value)}" for key, value in part.stats.items()))
         lines += [
             class_table(class_rows(self.scores), MAX_CLASSES_SHOWN),
-            f"executed GFLOPs  {cost.gflops:.2f}, dense twin {cost.dense_gflops:.2f}",
-            f"latency          {cost.latency}, dense twin {cost.dense_latency}, batch 1, {cost.device}, "
+            f"executed GFLOPs  {cost.gflops:.2f}, dense baseline {cost.dense_gflops:.2f}",
+            f"latency          {cost.latency}, dense baseline {cost.dense_latency}, batch 1, {cost.device}, "
             f"{cost.threads} threads",
         ]
         if self.gflops:
             lines[-2] += f": means of all images, {min(self.gflops):.2f} to {max(self.gflops):.2f}"
             lines[-1] += f", mean of {min(COST_IMAGES, len(self.files))} images on squares"
-        lines += doubts({"latency": cost.latency.spread, "latency of the dense twin": cost.dense_latency.spread})
+        lines += doubts({"latency": cost.latency.spread, "latency of the dense baseline": cost.dense_latency.spread})
         if self.truth.total:
             lines.append(self.truth.table(None if len(self.names) <= MAX_CLASSES_SHOWN else (OBJECTS, REST)))
         else:
-            lines.append("routing truth: nothing was routed (capacity 1 or no routed layer).")
+            lines.append("object recall of the router: nothing was routed (capacity 1 or no routed layer).")
         if any(min(shares) < max(shares) for shares in self.shares.values()):
             lines += ["routed share by image", *(f"  {layer:<10}{spread(s)}" for layer, s in self.shares.items())]
         return "\n".join(lines)
@@ -175,7 +175,7 @@ def evaluate_models(
     for yolo in yolos.values():
         check_task(yolo)
     images = None
-    following = {name for name, yolo in yolos.items() if _follows_image(yolo.model)}
+    following = {name for name, yolo in yolos.items() if _input_adaptive(yolo.model)}
     if following:
         images = input_tensors(some_images(check_data(data, run.split)[run.split], COST_IMAGES), run.imgsz)
     costs = measure_costs([yolo.model for yolo in yolos.values()], run.imgsz, run.device, images=images)
@@ -200,7 +200,7 @@ def evaluate_models(
     return evaluations
 
 
-def _follows_image(model: nn.Module) -> bool:
+def _input_adaptive(model: nn.Module) -> bool:
     """Return whether a layer of a model has a threshold."""
     return any(layer.threshold is not None for _, layer in routed_layers(model))
 
@@ -212,7 +212,7 @@ def measure_costs(
     repeats: int = 11,
     images: Sequence[torch.Tensor] | None = None,
 ) -> list[Cost]:
-    """Measure models against their dense twins, the same weights at capacity 1, all in turn.
+    """Measure models against their dense baselines, the same weights at capacity 1, all in turn.
 
     Args:
         models: Torch models.

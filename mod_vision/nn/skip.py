@@ -1,4 +1,4 @@
-"""The way around a heavy block: what a skipped token gets instead."""
+"""The bypass a heavy block: what a skipped token gets instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LinearSkip(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # no random numbers are drawn, so that a seed gives the weights of the dense twin
+        # no random numbers are drawn, so that a seed gives the weights of the dense baseline
         self.weight = nn.Parameter(torch.zeros(dim, dim))
         self.bias = nn.Parameter(torch.zeros(dim))
 

@@ -42,7 +42,7 @@ class MoDStage(RoutedLayer):
         ValueError: If capacity or router is not valid, or the channels do not divide into heads.
     """
 
-    takes_repeats = True
+    takes_ragged = True
 
     def __init__(
         self,

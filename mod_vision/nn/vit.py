@@ -147,7 +147,7 @@ class RoutedGroup(BlockGroup, RoutedLayer):
         Raises:
             ValueError: If the attention is windowed and the number of tokens shall follow the image.
         """
-        if not self.follows_image:
+        if not self.input_adaptive:
             return num_routed(slots, self.capacities[0])
         if self.window is not None:
             raise ValueError("thresholds need global attention: with `window`, all windows are equally long.")

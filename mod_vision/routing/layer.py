@@ -30,7 +30,7 @@ class RoutedLayer(nn.Module):
         plan: The routing of the last forward in this thread, None before the first and at capacity 1.
         raster: Whether the routed tokens are in order of position instead of descending score.
         threshold: Score above which tokens are routed at inference, None for a fixed number of them.
-        takes_repeats: Whether images of a batch can need different numbers of tokens.
+        takes_ragged: Whether images of a batch can need different numbers of tokens.
     """
 
     capacities: tuple[float, ...]
@@ -38,7 +38,7 @@ class RoutedLayer(nn.Module):
     router: nn.Module
     raster: ClassVar[bool] = False
     threshold: float | None = None
-    takes_repeats: ClassVar[bool] = False
+    takes_ragged: ClassVar[bool] = False
     __jit_unused_properties__: ClassVar[list[str]] = ["plan"]  # TorchScript compiles properties
 
     _copied: tuple[tuple[weakref.ref[RoutedLayer], ...], Any] = (), None
@@ -75,14 +75,14 @@ class RoutedLayer(nn.Module):
 
     @property
     def dense(self) -> bool:
-        """True at capacity 1 in every block: nothing is scored, gathered or gated, the layer is its dense twin."""
+        """True at capacity 1 in every block: nothing is scored, gathered or gated, the layer is its dense baseline."""
         return self.capacities[-1] >= 1.0
 
     def route(self, tokens: torch.Tensor, size: tuple[int, int]) -> RoutingPlan:
         """Score the tokens (B, N, C) of a map of `size` (H, W), select the routed ones and remember the plan."""
         logits, inside = self.router(tokens, size), tokens_inside(size)
         n = tokens.shape[1]
-        counts = self._count(logits, inside) if self.follows_image else None
+        counts = self._count(logits, inside) if self.input_adaptive else None
         k = self.fit_selected(num_routed(n, self.capacities[0]) if counts is None else int(counts.max()), n)
         self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, counts, inside)
         return self.plan
@@ -92,7 +92,7 @@ class RoutedLayer(nn.Module):
         return k
 
     @property
-    def follows_image(self) -> bool:
+    def input_adaptive(self) -> bool:
         """True if the number of routed tokens is the image's own: in threshold mode, at inference."""
         return self.threshold is not None and not self.training
 
@@ -103,7 +103,7 @@ class RoutedLayer(nn.Module):
             ValueError: If the layer cannot take a batch, or the model is exported.
         """
         assert self.threshold is not None
-        if len(logits) > 1 and not self.takes_repeats:
+        if len(logits) > 1 and not self.takes_ragged:
             raise ValueError(
                 f"{type(self).__name__} cannot compute images that need different numbers of tokens in one batch; use "
                 "batch=1, or set_capacity(model, ...) for a fixed number."

@@ -1,4 +1,4 @@
-"""The control of routing truth for position: what the route of another image would have routed."""
+"""The control of object recall of the router for position: what the route of another image would have routed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing truth: does the router send the objects through the heavy blocks, and the sky past them?"""
+"""Object recall of the router: does the router send the objects through the heavy blocks, and the sky past them?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mod_vision.text import printable
 OBJECTS, REST = "objects", "rest"
 
 
-class RoutingTruth:
+class RouterRecall:
     """Counts, per routed layer and group of tokens, how many were routed.
 
     The groups can be anything that labels tell apart: objects and the rest, single classes, sky and road.

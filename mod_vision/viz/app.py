@@ -237,8 +237,8 @@ def _costs(figures: Figures) -> list[tuple[str, str, str, str]]:
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    """Return rows of this model against its dense twin."""
-    lines = ["| | routed | dense twin | gain |", "| --- | --- | --- | --- |"]
+    """Return rows of this model against its dense baseline."""
+    lines = ["| | routed | dense baseline | gain |", "| --- | --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 

@@ -1,4 +1,4 @@
-"""One model at any capacity, its dense twin beside it: which patches of an image are skipped, and what it costs."""
+"""One model at any capacity, its dense baseline beside it: which patches of an image are skipped, and what it costs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Explored(NamedTuple):
         picture: (H, W, 3) uint8 in BGR.
         figures: Skipped shares and executed GFLOPs.
         latency: Milliseconds of the network.
-        dense: Those of its dense twin.
+        dense: Those of its dense baseline.
     """
 
     picture: np.ndarray
@@ -64,7 +64,7 @@ class Explored(NamedTuple):
 
 
 class Explorer:
-    """A routed model and its dense twin, as they are deployed.
+    """A routed model and its dense baseline, as they are deployed.
 
     Args:
         model: A `YOLO` object, a .pt file, or a model YAML.

@@ -14,10 +14,10 @@ from mod_vision.text import in_plot
 
 
 def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
-    """Draw the latency of each row with its quartiles, and what a capacity's FLOPs allow at the dense twin's pace.
+    """Draw the latency of each row with its quartiles, and what a capacity's FLOPs allow at the dense baseline's pace.
 
     Args:
-        rows: Lines of the benchmark, the dense twin first.
+        rows: Lines of the benchmark, the dense baseline first.
         conditions: What the latency holds for.
         path: The PNG, written under a temporary name and renamed.
 
@@ -35,7 +35,7 @@ def draw_speed(rows: Sequence[Row], conditions: str, path: Path) -> None:
     axes.barh(range(len(rows)), medians, xerr=spread, color="C0", height=0.6, label="measured, with quartiles")
     own = [i for i, row in enumerate(rows) if row.name.split()[0] == dense.name.split()[0]]
     limits = [dense.latency.median * rows[i].gflops / dense.gflops for i in own]
-    axes.scatter(limits, own, marker="|", s=260, color="C1", label="limit: FLOPs at the dense twin's pace")
+    axes.scatter(limits, own, marker="|", s=260, color="C1", label="limit: FLOPs at the dense baseline's pace")
     axes.set_yticks(range(len(rows)), [in_plot(row.name) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"ms per batch\n{textwrap.fill(conditions, 90)}", fontsize=9)

@@ -31,7 +31,7 @@ class Figures(NamedTuple):
     Attributes:
         skipped: Share of the blocks of all layers that its patches did not pass.
         by_layer: Share of the patches that each layer did not compute.
-        gflops: Executed GFLOPs, and those of the dense twin; None where they cannot be counted.
+        gflops: Executed GFLOPs, and those of the dense baseline; None where they cannot be counted.
     """
 
     skipped: float

@@ -27,7 +27,7 @@ class Step(nn.Module):
     def forward(self, batch: dict) -> torch.Tensor:
         outputs = self.model(batch["img"])
         total, items = self.model.loss({**batch, "img": batch["img"].float()}, single(outputs))
-        assert list(items)[-2:] == ["guide_loss", "z_loss"]
+        assert list(items)[-2:] == ["guide", "z"]
         return total[-2:].sum() / len(batch["img"]) + sum(x.square().mean() for x in tensors(outputs))
 
 

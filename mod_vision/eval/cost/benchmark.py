@@ -1,4 +1,4 @@
-"""Speed of a routed model against its dense twin and others, measured in turn in one process."""
+"""Speed of a routed model against its dense baseline and others, measured in turn in one process."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str],
     """
     models: dict[str, Any] = {}
     for c in (1.0, *capacity):
-        name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense twin"
+        name = f"{model} capacity {c:g}" if c < 1 else f"{model} dense baseline"
         models[name] = load_model(model)
         if not any(routed_layers(models[name])):
             raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
@@ -101,7 +101,7 @@ def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str],
 
 
 def efficiency(row: Row, dense: Row) -> float:
-    """Return the share of the FLOP ratio to the dense twin that the speed-up reaches."""
+    """Return the share of the FLOP ratio to the dense baseline that the speed-up reaches."""
     return (dense.latency.median / row.latency.median) / (dense.gflops / row.gflops)
 
 

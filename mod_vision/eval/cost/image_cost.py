@@ -1,4 +1,4 @@
-"""What each image costs, where compute follows the image."""
+"""What each image costs, where compute is input-adaptive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ImageCosts:
 
     Attributes:
         executed: GFLOPs of each image.
-        dense: Those of the dense twin, the same weights at capacity 1, at the same input size.
+        dense: Those of the dense baseline, the same weights at capacity 1, at the same input size.
     """
 
     def __init__(self) -> None:

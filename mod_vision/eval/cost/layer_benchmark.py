@@ -1,4 +1,4 @@
-"""Speed and FLOPs of each routed layer against its dense twin, within the network."""
+"""Speed and FLOPs of each routed layer against its dense baseline, within the network."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class LayerRow(NamedTuple):
         layer: Name of the layer.
         kind: Its class.
         capacity: Share of tokens that it routes.
-        dense_ms: Milliseconds of its dense twin.
+        dense_ms: Milliseconds of its dense baseline.
         ms: Milliseconds of the routed layer.
-        flop_ratio: FLOPs of the dense twin over executed FLOPs: the limit of the speed-up.
-        spread: Distance of the quartiles over the median, of the dense twin's time or the routed layer's: the larger.
+        flop_ratio: FLOPs of the dense baseline over executed FLOPs: the limit of the speed-up.
+        spread: Distance of the quartiles over the median, of the dense baseline's time or the routed layer's: the larger.
     """
 
     layer: str
@@ -41,7 +41,7 @@ class LayerRow(NamedTuple):
 
     @property
     def speed_up(self) -> float:
-        """Time of the dense twin over time of the routed layer."""
+        """Time of the dense baseline over time of the routed layer."""
         return self.dense_ms / self.ms
 
     @property
@@ -106,5 +106,5 @@ def layer_table(rows: Sequence[LayerRow]) -> str:
             f"{row.layer:<18}{row.kind:<18}{row.capacity:>8g}{row.dense_ms:>8.1f} ms{row.ms:>8.1f} ms"
             f"{row.speed_up:>10.2f}{row.flop_ratio:>7.2f}{row.efficiency:>6.2f}"
         )
-    lines.append("FLOPs: ratio to the dense twin, the limit of the speed-up; eff.: speed-up / FLOPs")
+    lines.append("FLOPs: ratio to the dense baseline, the limit of the speed-up; eff.: speed-up / FLOPs")
     return "\n".join(lines + doubts({f"{row.layer} at {row.capacity:g}": row.spread for row in rows}))

@@ -31,7 +31,7 @@ class ProfileRow(NamedTuple):
 
     Attributes:
         layer: Name of the layer.
-        capacity: Share of tokens that it routes, 1 for its dense twin.
+        capacity: Share of tokens that it routes, 1 for its dense baseline.
         ms: Milliseconds per forward by step; the block's are all that is no other step.
     """
 

@@ -100,7 +100,7 @@ def truth_figure(content: Content) -> Figure:
             objects, rest, best = shares.get(OBJECTS), shares.get(REST), truth.best()[stage.name].get(OBJECTS)
             chart.append(Row(name, [objects, rest], chance))
             rows.append([name, *map(percent, (objects, best, skipped(rest), chance, skipped(chance)))])
-    title = "Routing truth"
+    title = "Object recall of the router"
     return Figure(
         title,
         "Share of tokens that a stage computed, in all images of the split: those of labelled objects, and the rest. A "

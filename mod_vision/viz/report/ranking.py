@@ -1,4 +1,4 @@
-"""Which images to look at: where compute follows the image, those that cost most and least, else where objects go."""
+"""Which images to look at: where compute is input-adaptive, those that cost most and least, else where objects go."""
 
 from __future__ import annotations
 

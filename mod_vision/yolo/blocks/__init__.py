@@ -2,9 +2,11 @@
 
 from mod_vision.yolo.blocks import stage, vit  # noqa: F401  # each registers its row
 from mod_vision.yolo.blocks.attention import MoDA2C2f, MoDAIFI, MoDC2PSA
-from mod_vision.yolo.blocks.base import DenseTwin
+from mod_vision.yolo.blocks.base import RoutedBlock
 from mod_vision.yolo.blocks.rows import KINDS
 
-__all__ = ("KINDS", "TWINS", "DenseTwin", "MoDA2C2f", "MoDAIFI", "MoDC2PSA")
+__all__ = ("KINDS", "ROUTED_BLOCKS", "MoDA2C2f", "MoDAIFI", "MoDC2PSA", "RoutedBlock")
 
-TWINS: dict[str, type[DenseTwin]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, DenseTwin)}
+ROUTED_BLOCKS: dict[str, type[RoutedBlock]] = {
+    name: kind for name, kind in KINDS.items() if issubclass(kind, RoutedBlock)
+}

@@ -1,4 +1,4 @@
-"""Routed twins of Ultralytics' attention blocks: fewer tokens pass attention and MLP.
+"""Routed forms of Ultralytics' attention blocks: fewer tokens pass attention and MLP.
 
 The 1x1 convolutions around them stay dense. The depthwise position term inside the
 attention reads a map, so the values of the routed tokens are put back on the grid for it, with zeros elsewhere, as
@@ -15,7 +15,7 @@ from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 
 from mod_vision.routing import RoutingPlan, scatter_tokens, tokens_to_map
 from mod_vision.routing.capacity import ceil_div
-from mod_vision.yolo.blocks.base import DenseTwin, to_tokens
+from mod_vision.yolo.blocks.base import RoutedBlock, to_tokens
 from mod_vision.yolo.blocks.rows import routed_row
 
 
@@ -61,11 +61,11 @@ def psa_block(block: PSABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tens
 
 
 @routed_row
-class MoDC2PSA(DenseTwin, C2PSA):
+class MoDC2PSA(RoutedBlock, C2PSA):
     """C2PSA whose attention blocks see the routed tokens only."""
 
     dense_type = C2PSA
-    takes_repeats = True
+    takes_ragged = True
 
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels and number of attention blocks."""
@@ -106,7 +106,7 @@ def area_block(block: ABlock, x: torch.Tensor, plan: RoutingPlan) -> torch.Tenso
 
 
 @routed_row
-class MoDA2C2f(DenseTwin, A2C2f):
+class MoDA2C2f(RoutedBlock, A2C2f):
     """A2C2f whose area-attention blocks see the routed tokens only.
 
     The number of routed tokens is rounded up to a multiple of the areas.
@@ -160,11 +160,11 @@ class MoDA2C2f(DenseTwin, A2C2f):
 
 
 @routed_row
-class MoDAIFI(DenseTwin, AIFI):
+class MoDAIFI(RoutedBlock, AIFI):
     """AIFI (RT-DETR's encoder layer) on the routed tokens only."""
 
     dense_type = AIFI
-    takes_repeats = True
+    takes_ragged = True
 
     def check_block(self, where: str) -> tuple[int, int]:
         """Return channels, and one block."""

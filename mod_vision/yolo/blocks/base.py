@@ -1,4 +1,4 @@
-"""What all routed twins of Ultralytics' blocks share: same parameters, same names as the dense block.
+"""What all routed forms of Ultralytics' blocks share: same parameters, same names as the dense block.
 
 A twin is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block.
 """
@@ -20,14 +20,14 @@ def to_tokens(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-class DenseTwin(RowKind, RoutedLayer):
+class RoutedBlock(RowKind, RoutedLayer):
     """Base of layers made from a dense Ultralytics block; their rows have the arguments of the dense block's."""
 
     dense_type: ClassVar[type[nn.Module]]
 
     @classmethod
     def from_dense(cls, block: nn.Module, capacity: Any, router: str, where: str) -> Any:
-        """Return the routed twin of `block`, which shares its parameters.
+        """Return the routed form of `block`, which shares its parameters.
 
         Args:
             block: The dense block.

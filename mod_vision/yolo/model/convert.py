@@ -1,6 +1,6 @@
 """Turning a trained dense model into a routed one that keeps every weight.
 
-A layer is replaced by its routed twin, which shares its parameters, and its row in the model's YAML by the row of the
+A layer is replaced by its routed form, which shares its parameters, and its row in the model's YAML by the row of the
 twin. So the result is what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
 """
 
@@ -17,15 +17,15 @@ from torch import nn
 from ultralytics import YOLO
 
 from mod_vision.files import writable_dir, write_bytes
-from mod_vision.yolo.blocks import TWINS
+from mod_vision.yolo.blocks import ROUTED_BLOCKS
 from mod_vision.yolo.blocks.rows import RoutedRow
 from mod_vision.yolo.model.rows import take_place
 
-HAVE_TWIN = {twin.dense_type for twin in TWINS.values()}
+HAVE_TWIN = {twin.dense_type for twin in ROUTED_BLOCKS.values()}
 
 
 def attention_rows(net: Any) -> list[int]:
-    """Return the rows of a model whose layer has a routed twin: a block, or one that is repeated from the outside."""
+    """Return the rows of a model whose layer has a routed form: a block, or one that is repeated from the outside."""
     return [i for i, layer in enumerate(net.model) if _kinds(layer) and _kinds(layer) <= HAVE_TWIN]
 
 
@@ -41,7 +41,7 @@ def yaml_row(net: Any, i: int) -> list[Any]:
 
 
 def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
-    """Return the routed twin of layer i, which shares its parameters; the model is not changed.
+    """Return the routed form of layer i, which shares its parameters; the model is not changed.
 
     Args:
         net: Torch model of Ultralytics.
@@ -52,7 +52,7 @@ def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
         ValueError: If the layer cannot be routed; the message says why.
     """
     dense, row = net.model[i], yaml_row(net, i)
-    routed = RoutedRow(TWINS[f"MoD{row[2]}"], list(row[3]), options, f"layer {i}, {row[2]}")
+    routed = RoutedRow(ROUTED_BLOCKS[f"MoD{row[2]}"], list(row[3]), options, f"layer {i}, {row[2]}")
     new = take_place(dense, routed.kind.build(dense, routed))
     like = next(dense.parameters())
     return new.to(like.device, like.dtype).train(dense.training)

@@ -8,9 +8,9 @@ from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
 from mod_vision.nn.skip import LinearSkip
 from mod_vision.routing import ROUTERS
-from mod_vision.yolo.blocks import TWINS
+from mod_vision.yolo.blocks import ROUTED_BLOCKS
 
-SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, LinearSkip, *ROUTERS.values(), *TWINS.values())
+SAFE_CLASSES = (MoDStage, TransformerBlock, SelfAttention, LinearSkip, *ROUTERS.values(), *ROUTED_BLOCKS.values())
 
 
 def allow_classes() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import ultralytics
@@ -22,7 +22,32 @@ from mod_vision.yolo.model.offline import builds_offline
 
 YAMLS = (".yaml", ".yml")
 
-_lock = RLock()  # the switch is Ultralytics' own and counts for the process
+_here = threading.local()  # how many blocks of `restricted` this thread is in
+
+
+class Switch:
+    """A switch of Ultralytics, which counts for the process, as each thread shall see it.
+
+    Args:
+        usual: What it is outside of `restricted`.
+        within: What it is within.
+    """
+
+    def __init__(self, usual: Any, within: bool) -> None:
+        self.usual, self.within = usual, within
+
+    def __bool__(self) -> bool:
+        return self.within if is_restricted() else bool(self.usual)
+
+
+def is_restricted() -> bool:
+    """Return whether this thread is within `restricted`, and files are not trusted."""
+    return getattr(_here, "depth", 0) > 0
+
+
+def _per_thread(value: Any, within: bool) -> Switch:
+    """Return a switch as each thread shall see it; set anew by others, it is wrapped anew."""
+    return value if isinstance(value, Switch) else Switch(value, within)
 
 
 def trusted() -> bool:
@@ -36,18 +61,19 @@ def restricted() -> Iterator[None]:
 
     Checkpoints load `weights_only`, models are built without `eval` and without the network, neither the `download:`
     of a data YAML nor a package that a checkpoint wants is followed, and labels are scanned anew, as in
-    `untrusted_data`.
+    `untrusted_data`. But for the latter, it holds for the thread that enters it.
     """
-    with _lock, untrusted_data():
-        before = tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__
-        if not trusted():
-            tasks.SAFE_LOAD, checks.AUTOINSTALL = True, False
-            check_det_dataset.__defaults__ = (False, "")  # of autodownload and split, for whoever imported it
-        try:
-            with builds_offline(not trusted()):
-                yield
-        finally:
-            tasks.SAFE_LOAD, checks.AUTOINSTALL, check_det_dataset.__defaults__ = before
+    tasks.SAFE_LOAD = _per_thread(tasks.SAFE_LOAD, True)
+    checks.AUTOINSTALL = _per_thread(checks.AUTOINSTALL, False)
+    download, *others = check_det_dataset.__defaults__
+    check_det_dataset.__defaults__ = (_per_thread(download, False), *others)  # for whoever imported it
+    depth = getattr(_here, "depth", 0)
+    _here.depth = depth if trusted() else depth + 1
+    try:
+        with untrusted_data(), builds_offline(not trusted()):
+            yield
+    finally:
+        _here.depth = depth
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -13,6 +17,8 @@ from ultralytics.nn import tasks
 
 from mod_vision.routing.finite import check_finite
 from mod_vision.yolo.run.device import MIN_STRIDE, input_size
+
+_turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 class Letterboxed(NamedTuple):
@@ -92,15 +98,25 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     batch, boxed = letterbox(image, input_size(imgsz, stride), stride, auto=True, stretch=stretch)
     like = next(net.parameters())
     batch = batch.to(like.device, like.dtype)
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            forward = Forward(boxed, batch, net(batch))
+    with _evaluating(net), torch.inference_mode():
+        forward = Forward(boxed, batch, net(batch))
         check_finite(net)
         return forward
-    finally:
-        net.train(training)
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while, which is one thread's at a time.
+
+    Ultralytics' heads keep the anchors of the last image, which another thread would replace.
+    """
+    with _turns.setdefault(net, threading.RLock()):
+        training = net.training
+        net.eval()
+        try:
+            yield
+        finally:
+            net.train(training)
 
 
 def check_routes(net: Any, imgsz: int) -> None:
@@ -113,13 +129,9 @@ def check_routes(net: Any, imgsz: int) -> None:
     Raises:
         ValueError: If a router gives NaN; the message names the layer. Or if a layer cannot compute this size.
     """
-    like, training = next(net.parameters()), net.training
+    like = next(net.parameters())
     size = input_size(imgsz, max(int(net.stride.max()), MIN_STRIDE))
     image = torch.rand(1, int(net.yaml.get("channels", 3)), *size)
-    net.eval()
-    try:
-        with torch.no_grad():
-            net(image.to(like.device, like.dtype))
+    with _evaluating(net), torch.no_grad():
+        net(image.to(like.device, like.dtype))
         check_finite(net)
-    finally:
-        net.train(training)

@@ -1,4 +1,4 @@
-"""Ultralytics' validation, with what COCO metrics and routing truth need collected on the way."""
+"""Ultralytics' validation, with what COCO metrics and object recall of the router need collected on the way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ultralytics.utils.ops import process_mask_native, scale_masks, xywh2ltwh
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
-from mod_vision.routing.recall import OBJECTS, REST, RoutingTruth
+from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
 from mod_vision.yolo.data.keys import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.run.images import image_names
@@ -44,7 +44,7 @@ class Validation:
     labels: Sequence[dict[str, Any]] = ()
     annotations: Path | None = None
     names: dict[int, str] = field(default_factory=dict)
-    truth: RoutingTruth = field(default_factory=RoutingTruth)
+    truth: RouterRecall = field(default_factory=RouterRecall)
     shares: dict[str, list[float]] = field(default_factory=dict)
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 

@@ -99,7 +99,7 @@ class RoutedTraining:
             layer.set_capacity(capacities)
 
     def _fit(self, trainer: Any) -> None:
-        """Fit routers and ways around to what the warm-up has trained, alike on all ranks and in the moving average."""
+        """Fit routers and bypasses to what the warm-up has trained, alike on all ranks and in the moving average."""
         from mod_vision.yolo.train.fit import endless, fit_net  # need all of Ultralytics, which is being imported here
 
         self._set(self.nominal)

@@ -32,7 +32,7 @@ CALIBRATION_BATCHES = 4
 
 
 def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgsz: int = 640) -> YOLO:
-    """Fit the ways around routed layers to the dense layers, and the routers to the labels.
+    """Fit the bypasses routed layers to the dense layers, and the routers to the labels.
 
     A linear map explains most of what a trained stage does to a token of the background, so it is fitted in closed form
     and stands in for the stage where that is skipped. Then each router learns from the labels of the training split
@@ -69,7 +69,7 @@ def fit_net(net: Any, batches: Iterator[dict[str, Any]]) -> None:
     Routers without parameters need no fit, and without a guide loss (`loss: {guide: 0}`) none is made.
 
     Args:
-        net: Torch model of Ultralytics; it is as before afterwards but for ways around and routers.
+        net: Torch model of Ultralytics; it is as before afterwards but for bypasses and routers.
         batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
     """
     layers = [layer for _, layer in routed_layers(net)]

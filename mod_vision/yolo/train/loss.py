@@ -38,12 +38,12 @@ def router_losses(
     columns = {}
     if weights.guide:
         guide = weights.guide * guide_anneal(progress)
-        columns["guide_loss"] = guide * _mean([guide_loss(p.logits, objects(p)) for p in plans])
+        columns["guide"] = guide * _mean([guide_loss(p.logits, objects(p)) for p in plans])
     if weights.budget:
         gaps = [budget_loss(layer.plan.logits, layer.capacities[0]) for layer in layers]
-        columns["budget_loss"] = weights.budget * _mean(gaps)
+        columns["budget"] = weights.budget * _mean(gaps)
     if weights.z:
-        columns["z_loss"] = weights.z * _mean([z_loss(p.logits) for p in plans])
+        columns["z"] = weights.z * _mean([z_loss(p.logits) for p in plans])
     return columns
 
 

@@ -1,0 +1,1 @@
+"""Exporting a model, and checking the export, routes included."""
