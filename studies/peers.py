@@ -13,9 +13,9 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from mod_vision.cli.main.main import run_tool
 from torch import nn
 
+from mod_vision.cli.main import run_tool
 from mod_vision.eval.cost.benchmark import Row, as_figures, save_figures, table
 from mod_vision.eval.cost.conditions import conditions
 from mod_vision.eval.cost.flops import executed_gflops

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mod_vision.cli.main.keys import as_list
-from mod_vision.cli.main.main import run_tool
 
+from mod_vision.cli.keys import as_list
+from mod_vision.cli.main import run_tool
 from mod_vision.eval.cost.benchmark import Row, benchmark
 from mod_vision.eval.cost.conditions import conditions
 from mod_vision.files import writable_dir, write_text

@@ -11,9 +11,9 @@ import pytest
 from conftest import FEW, SEEDS, normal
 from hypothesis import given
 from hypothesis import strategies as st
-from mod_vision.cli.main.main import main
 from pycocotools import mask as mask_utils
 
+from mod_vision.cli.main import main
 from mod_vision.eval.accuracy.annotation_checks import check_polygons, check_runs
 from mod_vision.eval.accuracy.coco import Scorer
 from mod_vision.eval.accuracy.ground_truth import from_json, from_labels

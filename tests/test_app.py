@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 from browser import fits, unnamed_controls
-from mod_vision.cli.main.main import main
 from PIL import Image
 
+from mod_vision.cli.main import main
 from mod_vision.viz.explore import Explorer, ViewSettings
 from mod_vision.yolo.model.loading import load_model
 

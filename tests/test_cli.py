@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import yaml
-from mod_vision.cli.main.keys import parse
-from mod_vision.cli.main.main import main
-from mod_vision.cli.main.verbs import VERBS
 
+from mod_vision.cli.keys import parse
+from mod_vision.cli.main import main
+from mod_vision.cli.verbs import VERBS
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.yolo.model.loading import load_model
 

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from mod_vision.cli.main.main import main
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_coco import CATEGORIES, GAPPY, random_split, score
 
+from mod_vision.cli.main import main
 from mod_vision.eval.accuracy.bootstrap import difference, draw_resamples, resampled_ap
 from mod_vision.eval.compare import Comparison
 from mod_vision.eval.cost.latency import Latency

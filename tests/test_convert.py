@@ -240,7 +240,7 @@ def test_images_of_any_source(photos, tiny_data, tmp_path):
     ],
 )
 def test_command_errors(words, message, capsys, tmp_path, monkeypatch):
-    from mod_vision.cli.main.main import main
+    from mod_vision.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["convert", *words]) == 1

@@ -17,7 +17,6 @@ import pytest
 import torch
 import yaml
 from helpers import Evil
-from mod_vision.cli.main.main import main
 from PIL import EpsImagePlugin, Image
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
@@ -26,6 +25,7 @@ from ultralytics.models.yolo.world.train import WorldTrainer
 from ultralytics.utils import checks
 from ultralytics.utils.patches import imread
 
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import restricted, untrusted_data

@@ -9,9 +9,9 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mod_vision.cli.main.main import main
 from torch import nn
 
+from mod_vision.cli.main import main
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.eval.evaluate import evaluate_model
 from mod_vision.nn import MoDStage

@@ -6,12 +6,12 @@ import onnx
 import pytest
 import torch
 import yaml
-from mod_vision.yolo.export.exporter.check import check_export
-from mod_vision.yolo.export.exporter.exporter import export_model, input_tensors
-from mod_vision.yolo.export.exporter.graphs import onnx_session
 
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import export_model, input_tensors
+from mod_vision.yolo.export.graphs import onnx_session
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 

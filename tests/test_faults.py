@@ -18,11 +18,11 @@ import pytest
 import torch
 import yaml
 from helpers import attempt, files_in, layers, read_csv
-from mod_vision.cli.main.main import main
-from mod_vision.yolo.export.exporter.exporter import _replace
 from ultralytics import YOLO
 
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
+from mod_vision.yolo.export.exporter import _replace
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.predict import predict_images
@@ -286,7 +286,7 @@ def test_the_output_folder_vanishes(tiny_data, photos, tmp_path, capsys, verb):
 FORMATS = {"onnx": "model.onnx", "openvino": "model_openvino_model", "torchscript": "model.torchscript"}
 ON_A_FULL_DISK = """
 import resource, signal, sys
-from mod_vision.cli.main.main import main
+from mod_vision.cli.main import main
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))

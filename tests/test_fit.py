@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 from conftest import randomise
-from mod_vision.cli.main.main import main
 from torch import nn
 
 import mod_vision
+from mod_vision.cli.main import main
 from mod_vision.nn import MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.loading import load_model

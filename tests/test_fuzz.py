@@ -15,9 +15,9 @@ import yaml
 from helpers import attempt
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from mod_vision.cli.main.main import main
 from ultralytics.nn.tasks import DetectionModel
 
+from mod_vision.cli.main import main
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import ModSettings

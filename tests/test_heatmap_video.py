@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import pytest
 from conftest import OPEN
-from mod_vision.cli.main.main import main
 from ultralytics.data.loaders import LoadImagesAndVideos
 
+from mod_vision.cli.main import main
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.files import renamed_at_end
 from mod_vision.viz.heatmap import heatmap
@@ -198,7 +198,7 @@ def test_streams_side_by_side_get_a_video_each(model, camera, tmp_path):
 
 COMMAND = """
 import signal, sys
-from mod_vision.cli.main.main import main
+from mod_vision.cli.main import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 sys.exit(main(sys.argv[1:]))

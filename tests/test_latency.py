@@ -9,9 +9,9 @@ from itertools import cycle
 import pytest
 import torch
 from helpers import build
-from mod_vision.cli.main.demo import score
-from mod_vision.cli.main.demo import table as demo_table
 
+from mod_vision.cli.demo import score
+from mod_vision.cli.demo import table as demo_table
 from mod_vision.eval.cost.benchmark import Row, table
 from mod_vision.eval.cost.latency import Latency, doubts, paired_latency, paired_part_latency
 from mod_vision.eval.cost.layer_benchmark import LayerRow, layer_table

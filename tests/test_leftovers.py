@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from helpers import files_in
-from mod_vision.cli.main.main import main
 from ultralytics import YOLO
 
+from mod_vision.cli.main import main
 from mod_vision.leftovers import OLD
 from mod_vision.resources import find_shipped
 
@@ -36,8 +36,8 @@ yolo.add_callback("on_fit_epoch_end", lambda _: setattr(os, "replace", killed)) 
 yolo.train(**words)
 """
 KILLED_EXPORT = f"""{KILLED}
-from mod_vision.cli.main.main import main
-from mod_vision.yolo.export.exporter.exporter import exporter as export
+from mod_vision.cli.main import main
+from mod_vision.yolo.export.exporter import exporter as export
 
 replace, seen = os.replace, []
 

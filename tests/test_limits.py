@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from mod_vision.cli.main.main import main
 from ultralytics.utils import YAML
 
+from mod_vision.cli.main import main
 from mod_vision.limits import check_nodes
 from mod_vision.nn.vit import read_blocks
 from mod_vision.yolo.model.loading import load_model

@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
-from mod_vision.yolo.export.exporter.check import check_export
-from mod_vision.yolo.export.exporter.exporter import input_tensors
 from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.routing import routed_layers
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 

@@ -298,7 +298,7 @@ model.save("old.pt")
         assert done.stderr.strip().splitlines()[-1].startswith(f"ValueError: {told}")
         assert "AutoInstall" not in done.stdout + done.stderr
     for trust in ("0", "1"):
-        code = "from mod_vision.cli.main.main import main; main(['val', 'model=old.pt', 'data=mod-open.yaml'])"
+        code = "from mod_vision.cli.main import main; main(['val', 'model=old.pt', 'data=mod-open.yaml'])"
         done = run_python(code, tmp_path, MOD_VISION_TRUST=trust)
         assert done.stderr.startswith(f"error: checkpoint old.pt does not load: {told}")
         assert done.stderr.count("\n") == 1

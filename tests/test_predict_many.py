@@ -16,8 +16,8 @@ import psutil
 import pytest
 import torch
 from conftest import OPEN
-from mod_vision.cli.main.main import main
 
+from mod_vision.cli.main import main
 from mod_vision.yolo.model.loading import load_model
 
 ray = pytest.importorskip("ray")

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from browser import fits, unnamed_controls
 from conftest import OPEN
-from mod_vision.cli.main.main import main
 
+from mod_vision.cli.main import main
 from mod_vision.routing import routed_layers
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.heatmap import skipped_share

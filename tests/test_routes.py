@@ -14,8 +14,6 @@ import torch
 import yaml
 from conftest import OPEN
 from helpers import routing_order
-from mod_vision.yolo.export.exporter.exporter import export_yolo
-from mod_vision.yolo.export.exporter.notes import read_notes
 from PIL import Image
 from ultralytics import RTDETR, YOLO
 
@@ -24,6 +22,8 @@ from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
 from mod_vision.viz.routes import crop_maps, route_maps, skipped_depth
 from mod_vision.viz.traced import open_traced
+from mod_vision.yolo.export.exporter import export_yolo
+from mod_vision.yolo.export.notes import read_notes
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import read_image

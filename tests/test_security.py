@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 from helpers import Evil, shipped
-from mod_vision.cli.main.main import main
 from ultralytics.data.utils import check_det_dataset
 
 import mod_vision
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import restricted

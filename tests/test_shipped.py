@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 from conftest import OPEN
-from mod_vision.cli.main.main import main
 from ultralytics import YOLO
 
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.loading import load_model

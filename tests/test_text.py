@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.figure import Figure
-from mod_vision.cli.main.main import main
 from torch import nn
 
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.text import in_csv, in_plot, printable, short_stem
 from mod_vision.viz.results import draw_results

@@ -10,8 +10,8 @@ import torch
 from conftest import FEW, randomise
 from hypothesis import given
 from hypothesis import strategies as st
-from mod_vision.cli.main.main.main.main import main
-from mod_vision.yolo.export.exporter.exporter.exporter.exporter import input_tensors
+from mod_vision.cli.main.main.main import main
+from mod_vision.yolo.export.exporter.exporter.exporter import input_tensors
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.modules.block import C2PSA, A2C2f

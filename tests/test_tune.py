@@ -14,9 +14,9 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mod_vision.cli.main.main import main
 from optuna.trial import TrialState
 
+from mod_vision.cli.main import main
 from mod_vision.eval.pareto import dominates, dominators, pareto_front
 from mod_vision.resources import resource_dir
 from mod_vision.routing import routed_layers
@@ -52,7 +52,7 @@ def finished(out: Path) -> dict[str, datetime]:
 
 def start_sweep(words: list[str], out: Path, folders: int) -> subprocess.Popen:
     """Start a sweep in a process of its own, and return once it trains in as many folders."""
-    code = "import sys; from mod_vision.cli.main.main import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from mod_vision.cli.main import main; sys.exit(main(sys.argv[1:]))"
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     sweep = subprocess.Popen([sys.executable, "-c", code, *words, f"out={out}"], **pipes)
     deadline = time.monotonic() + 100

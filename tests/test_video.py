@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import OPEN
-from mod_vision.cli.main.main import main
 
+from mod_vision.cli.main import main
 from mod_vision.viz.encode import video_file
 from mod_vision.viz.heatmap import heatmap
 from mod_vision.yolo.model.loading import load_model
@@ -149,7 +149,7 @@ def test_without_pyav_photos_are_drawn_and_videos_are_one_line(tmp_path, monkeyp
 
 ON_A_FULL_DISK = """
 import resource, signal, sys
-from mod_vision.cli.main.main import main
+from mod_vision.cli.main import main
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))

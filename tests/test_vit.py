@@ -10,8 +10,6 @@ import sys
 import pytest
 import timm
 import torch
-from mod_vision.yolo.export.exporter.check import check_export
-from mod_vision.yolo.export.exporter.exporter import export_model, input_tensors
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
@@ -21,6 +19,8 @@ from mod_vision.nn.attention_windows import best_slots, window_slots
 from mod_vision.nn.timm_vit import build_vit
 from mod_vision.nn.vit import BlockGroup, MoDViT, RoutedGroup, make_groups, read_blocks
 from mod_vision.routing import gather_tokens, routed_layers
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import export_model, input_tensors
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 

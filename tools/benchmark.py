@@ -8,8 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from mod_vision.cli.main.main import run_tool
-
+from mod_vision.cli.main import run_tool
 from mod_vision.eval.cost.benchmark import as_figures, benchmark, efficiency, save_figures, table
 from mod_vision.eval.cost.conditions import conditions
 from mod_vision.files import writable_dir

@@ -2,7 +2,7 @@
 
 import sys
 
-from mod_vision.cli.main.main import run_tool
+from mod_vision.cli.main import run_tool
 
 if __name__ == "__main__":
     sys.exit(run_tool("heatmap", str(__doc__)))

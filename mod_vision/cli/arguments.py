@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from mod_vision.cli.main.keys import as_list, as_value
+from mod_vision.cli.keys import as_list, as_value
 from mod_vision.run_settings import RunSettings
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)  # Ultralytics would take one

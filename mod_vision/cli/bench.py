@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mod_vision.cli.main.arguments import THREADS, shares_of
-from mod_vision.cli.main.keys import as_list
+from mod_vision.cli.arguments import THREADS, shares_of
+from mod_vision.cli.keys import as_list
 from mod_vision.files import fresh_path, writable_dir
 from mod_vision.run_settings import BenchSettings
 

@@ -14,8 +14,8 @@ from mod_vision.files import writable_dir, write_text
 from mod_vision.resources import PHOTOS, resource_dir
 from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.viz.heatmap import heatmap
-from mod_vision.yolo.export.exporter.check import check_export
-from mod_vision.yolo.export.exporter.exporter import export_model, input_tensors
+from mod_vision.yolo.export.check import check_export
+from mod_vision.yolo.export.exporter import export_model, input_tensors
 from mod_vision.yolo.model.capacity import load_at
 from mod_vision.yolo.model.trust import restricted
 from mod_vision.yolo.run.device import start

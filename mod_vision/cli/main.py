@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mod_vision import __version__
-from mod_vision.cli.main.keys import describe, parse, similar
-from mod_vision.cli.main.verbs import VERBS
+from mod_vision.cli.keys import describe, parse, similar
+from mod_vision.cli.verbs import VERBS
 from mod_vision.env import DEBUG
 from mod_vision.errors import one_line
 from mod_vision.plugin import autoload as _autoload

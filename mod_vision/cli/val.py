@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.main.arguments import THREADS, data_of, opened, shares_of
-from mod_vision.cli.main.keys import as_list
+from mod_vision.cli.arguments import THREADS, data_of, opened, shares_of
+from mod_vision.cli.keys import as_list
 from mod_vision.files import fresh_path, writable_dir, write_text
 from mod_vision.run_settings import ScoreSettings
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.main.arguments import THREADS, data_of, opened, shares_of
-from mod_vision.cli.main.bench import bench
-from mod_vision.cli.main.keys import as_list, as_value
-from mod_vision.cli.main.val import val
+from mod_vision.cli.arguments import THREADS, data_of, opened, shares_of
+from mod_vision.cli.bench import bench
+from mod_vision.cli.keys import as_list, as_value
+from mod_vision.cli.val import val
 from mod_vision.files import fresh_path
 from mod_vision.resources import PHOTOS
 from mod_vision.run_settings import RunSettings, ScoreSettings
@@ -17,7 +17,7 @@ from mod_vision.run_settings import RunSettings, ScoreSettings
 
 def check() -> None:
     """Versions, what is registered, what is missing and what to do."""
-    from mod_vision.cli.main.check import report
+    from mod_vision.cli.check import report
 
     print(report())
 
@@ -171,8 +171,8 @@ def export(
 
     Example: mod-vision export model=best.pt format=openvino capacity=0.5 data=mine.yaml
     """
-    from mod_vision.yolo.export.exporter.check import check_export
-    from mod_vision.yolo.export.exporter.exporter import check_batches, export_model
+    from mod_vision.yolo.export.check import check_export
+    from mod_vision.yolo.export.exporter import check_batches, export_model
     from mod_vision.yolo.run.device import start
 
     run = start(opened(model, run)[1])
@@ -194,7 +194,7 @@ def demo(
 
     Example: mod-vision demo epochs=2
     """
-    from mod_vision.cli.main.demo import demo as show
+    from mod_vision.cli.demo import demo as show
 
     show(epochs, run, fresh_path(out, "summary.txt"))
 

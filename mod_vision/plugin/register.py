@@ -10,8 +10,8 @@ from typing import Any
 from mod_vision.resources import find_shipped
 from mod_vision.viz.training_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.blocks.old_names import know_old_names
-from mod_vision.yolo.export.exporter.float_router import with_float_router_in_onnx, with_float_router_in_openvino
-from mod_vision.yolo.export.exporter.notes import note_routing
+from mod_vision.yolo.export.float_router import with_float_router_in_onnx, with_float_router_in_openvino
+from mod_vision.yolo.export.notes import note_routing
 from mod_vision.yolo.model.padding import with_padding
 from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes

@@ -13,8 +13,8 @@ from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.nn.attention_windows import window_slots
 from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
 from mod_vision.routing.capacity import ceil_div
-from mod_vision.yolo.export.exporter.graphs import onnx_session
-from mod_vision.yolo.export.exporter.notes import LayerNote, read_notes
+from mod_vision.yolo.export.graphs import onnx_session
+from mod_vision.yolo.export.notes import LayerNote, read_notes
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_export, load_model
 from mod_vision.yolo.run.device import input_size

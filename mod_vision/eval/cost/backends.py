@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mod_vision.eval.cost.latency import as_deployed
-from mod_vision.yolo.export.exporter.exporter import export_yolo, tensorrt_runner
-from mod_vision.yolo.export.exporter.graphs import onnx_session, openvino_model
+from mod_vision.yolo.export.exporter import export_yolo, tensorrt_runner
+from mod_vision.yolo.export.graphs import onnx_session, openvino_model
 
 Call = Callable[[], object]
 RUNTIMES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "tensorrt": ("tensorrt",)}

@@ -28,7 +28,7 @@ class LayerRow(NamedTuple):
         dense_ms: Milliseconds of its dense baseline.
         ms: Milliseconds of the routed layer.
         flop_ratio: FLOPs of the dense baseline over executed FLOPs: the limit of the speed-up.
-        spread: Distance of the quartiles over the median, of the dense baseline's time or the routed layer's: the larger.
+        spread: Distance of the quartiles over the median, the larger of the dense baseline's and the routed layer's.
     """
 
     layer: str

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.export.exporter.graphs import open_export, run_and_select, tensors
+from mod_vision.yolo.export.graphs import open_export, run_and_select, tensors
 
 TOLERANCE = 1e-3
 FLOOR = 1e-2  # scores are at most 1: what is smaller than this counts as noise

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from mod_vision.yolo.export.exporter.ranking import ROUTER, onnx_ranking, openvino_ranking
+from mod_vision.yolo.export.ranking import ROUTER, onnx_ranking, openvino_ranking
 
 Quantise = Callable[..., Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mod_vision.yolo.export.exporter.ranking import onnx_ranking
+from mod_vision.yolo.export.ranking import onnx_ranking
 
 Runner = Callable[[torch.Tensor], tuple[list[np.ndarray], list[np.ndarray]]]  # outputs, and what each layer selects
 
