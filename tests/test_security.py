@@ -66,7 +66,7 @@ def test_our_models_are_known_classes(tmp_path):
     names = ("yolo26n-mod.yaml", "yolo12n-mod-seg.yaml", "yolo11n.yaml", "yolo26-mod-vit-t.yaml")
     for name in names:
         load_model(name).save(tmp_path / f"{name}.pt")
-    code = "import sys; from mod_vision.yolo.model.loading import load_model; [load_model(f'{n}.pt') for n in sys.argv[1:]]"
+    code = "import sys; from mod_vision.yolo.model.loading import load_model as f; [f(f'{n}.pt') for n in sys.argv[1:]]"
     done = subprocess.run([sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

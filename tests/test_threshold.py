@@ -10,20 +10,20 @@ import torch
 from conftest import FEW, randomise
 from hypothesis import given
 from hypothesis import strategies as st
-from mod_vision.cli.main.main.main import main
-from mod_vision.yolo.export.exporter.exporter.exporter import input_tensors
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.modules.block import C2PSA, A2C2f
 from ultralytics.nn.modules.transformer import AIFI
 
 import mod_vision
+from mod_vision.cli.main import main
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.eval.cost.image_cost import ImageCosts
 from mod_vision.nn import MixtureOfDepthsBlock, MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.routing.threshold import BUCKETS, budget_threshold, count_above
 from mod_vision.yolo.blocks import MoDA2C2f, MoDAIFI, MoDC2PSA
+from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
 

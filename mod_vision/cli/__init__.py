@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command line, `mod-vision VERB key=value`."""

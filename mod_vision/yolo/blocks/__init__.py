@@ -7,6 +7,4 @@ from mod_vision.yolo.blocks.rows import KINDS
 
 __all__ = ("KINDS", "ROUTED_BLOCKS", "MoDA2C2f", "MoDAIFI", "MoDC2PSA", "RoutedBlock")
 
-ROUTED_BLOCKS: dict[str, type[RoutedBlock]] = {
-    name: kind for name, kind in KINDS.items() if issubclass(kind, RoutedBlock)
-}
+ROUTED_BLOCKS = {name: kind for name, kind in KINDS.items() if issubclass(kind, RoutedBlock)}

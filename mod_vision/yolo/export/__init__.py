@@ -1,1 +1,1 @@
-"""TODO."""
+"""Exporting a model, and checking the export, routes included."""

@@ -1,1 +1,0 @@
-"""The command line, `mod-vision VERB key=value`."""

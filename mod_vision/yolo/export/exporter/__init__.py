@@ -1,1 +1,0 @@
-"""Exporting a model, and checking the export, routes included."""
