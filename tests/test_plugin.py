@@ -282,7 +282,7 @@ from ultralytics import YOLO
 from ultralytics.nn.modules.block import C3k2
 from torch import nn
 import mod_vision.nn.skip
-module = sys.modules["mod_vision.yolo.blocks.conv"] = types.ModuleType("mod_vision.yolo.blocks.conv")
+module = sys.modules["mod_vision.yolo.twins.conv"] = types.ModuleType("mod_vision.yolo.twins.conv")
 module.MoDC3k2 = type("MoDC3k2", (C3k2,), {"__module__": module.__name__})
 mod_vision.nn.skip.CoarseSkip = type("CoarseSkip", (nn.Module,), {"__module__": "mod_vision.nn.skip"})
 model = YOLO("yolo26n.yaml")
@@ -431,12 +431,12 @@ def test_a_checkpoint_from_before_the_blocks_moved(tmp_path, safe):
     save = """
 from ultralytics import YOLO
 from mod_vision.yolo.blocks import MoDC2PSA
-MoDC2PSA.__module__ = "mod_vision.yolo.blocks.attention"
+MoDC2PSA.__module__ = "mod_vision.yolo.twins.attention"
 YOLO("yolo11n-mod.yaml").save("old.pt")
 """
     done = run_python(save, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert b"mod_vision.yolo.blocks.attention" in zipfile.ZipFile(tmp_path / "old.pt").read("old/data.pkl")
+    assert b"mod_vision.yolo.twins.attention" in zipfile.ZipFile(tmp_path / "old.pt").read("old/data.pkl")
     load = "from ultralytics import YOLO; print(type(YOLO('old.pt').model.model[10]))"
     done = run_python(load, tmp_path, ULTRALYTICS_SAFE_LOAD=safe)
     assert done.stdout.strip().endswith("<class 'mod_vision.yolo.blocks.attention.MoDC2PSA'>"), done.stderr

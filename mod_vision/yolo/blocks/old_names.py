@@ -20,8 +20,8 @@ REMOVED = (
     "MoDRepC3",
     "MoDHGBlock",
 )
-MOVED = {"mod_vision.yolo.blocks.attention": attention}
-MODULE = "mod_vision.yolo.blocks.conv"  # where checkpoints look for removed rows
+MOVED = {"mod_vision.yolo.twins.attention": attention}
+MODULE = "mod_vision.yolo.twins.conv"  # where checkpoints look for removed rows
 BYPASS = "mod_vision.nn.skip.CoarseSkip"  # a part of theirs
 
 
@@ -46,7 +46,7 @@ def know_old_names() -> None:
     A checkpoint with a removed row fails with the advice. Without the modules, Ultralytics would try to install a
     package of that name.
     """
-    sys.modules["mod_vision.yolo.blocks"] = ModuleType("mod_vision.yolo.blocks", __doc__)
+    sys.modules["mod_vision.yolo.twins"] = ModuleType("mod_vision.yolo.twins", __doc__)
     for name, moved in MOVED.items():
         sys.modules[name] = moved
         own = [value for value in vars(moved).values() if getattr(value, "__module__", "") == moved.__name__]
