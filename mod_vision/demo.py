@@ -111,7 +111,7 @@ def _train(capacity: float | None, name: str, folder: Path, epochs: int, imgsz: 
 def score(
     models: Mapping[str, Path], data: str, folder: Path, imgsz: int, device: str, threads: int
 ) -> dict[str, Evaluation]:
-    """Score models by their names, and time them in turn with as many threads: training and validation set their own."""
+    """Score models by their names, and time them in turn with as many threads: a training sets its own."""
     torch.set_num_threads(threads)
     return evaluate_models(models, data, imgsz, device=device, project=str(folder), name="val", exist_ok=True)
 

@@ -15,7 +15,7 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.files import writable_dir
 from mod_vision.leftovers import OLD, temporary_folder
-from mod_vision.resources import PHOTOS
+from mod_vision.resources import PHOTOS, is_ours
 from mod_vision.yolo.capacity import load_at
 from mod_vision.yolo.images import MIN_STRIDE, check_routes, letterbox, read_images
 from mod_vision.yolo.log import replaced_in_log
@@ -86,7 +86,7 @@ def export_model(
         args["data"] = check_data(args.get("data") or PHOTOS)["yaml_file"]
     net: Any = load_at(model, capacity).model.float().eval()
     check_routes(net)
-    folder = Path(model).parent if Path(model).is_file() else Path()
+    folder = Path(model).parent if Path(model).is_file() and not is_ours(model) else Path()
     with _moved_when_whole(folder) as part:
         yolo.model.pt_path = str(part / Path(model).name)  # beside which Ultralytics writes
         name = export_yolo(yolo, format=format, imgsz=imgsz, device=device, **args).relative_to(part)
