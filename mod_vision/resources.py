@@ -21,6 +21,12 @@ def resource_dir(name: str) -> Path:
     raise FileNotFoundError(f"the folder {name!r} of mod_vision is missing, reinstall the package.")
 
 
+def is_ours(path: str | Path) -> bool:
+    """Return whether a path lies in the package, or in a folder of a checkout that a wheel puts there."""
+    place = Path(path).resolve()
+    return any(place.is_relative_to(folder) for folder in (_PACKAGE, resource_dir("assets"), resource_dir("cfg")))
+
+
 def find_file(name: str | Path) -> Path | None:
     """Return the user's own file of this name, else the one that ships under it, else None."""
     return Path(name) if Path(name).is_file() else find_shipped(str(name))

@@ -189,3 +189,24 @@ def test_predictions_are_collected_once_in_a_folder_named_coco(tiny_data, tmp_pa
         load_model("yolo26n-mod.yaml"), receive, data=str(tmp_path / "coco.yaml"), imgsz=64, device="cpu", conf=1e-9
     )
     assert set(per_image.values()) == {300}  # max_det, each once
+
+
+def test_val_keeps_several_labels_of_an_anchor_and_predict_one(tiny_data, photos, tmp_path):
+    """As docs/evaluation.md says; boxes equal to the digit are of one anchor, unless they are the whole image."""
+    repeated = Counter()
+
+    def receive(found, files, predictions):
+        boxes = [(p["file_name"], *p["bbox"]) for p in predictions]
+        repeated["val"] += len(boxes) - len(set(boxes))
+
+    validate(load_model("yolo26n-mod-seg.pt"), receive, data=str(tiny_data), imgsz=160, device="cpu")
+    for name, nms in (("predict", None), ("predict without NMS", False)):
+        for photo in photos[:4]:
+            words = {"imgsz": 160, "conf": 0.001, "nms": nms, "device": "cpu", "verbose": False}
+            result = load_model("yolo26n-mod-seg.pt").predict(photo, **words)[0]
+            height, width = result.orig_shape
+            boxes = [tuple(box) for box in result.boxes.xyxy.tolist() if box != [0, 0, width, height]]
+            repeated[name] += len(boxes) - len(set(boxes))
+    assert repeated["val"] > 0
+    assert repeated["predict"] == 0
+    assert repeated["predict without NMS"] > 0

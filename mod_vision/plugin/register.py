@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mod_vision.viz.training_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.blocks.old_names import know_old_names
 from mod_vision.yolo.export.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.export.notes import note_routing
+from mod_vision.yolo.model.package_files import export_elsewhere, keep_photos_clean
 from mod_vision.yolo.model.padding import with_padding
 from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
@@ -30,6 +32,7 @@ PATCHED = {  # everything of Ultralytics that is wrapped or added to
 OTHERS = (
     ("on_predict_start", follow_capacities),
     ("on_predict_postprocess_end", warn_of_broken_routes),
+    ("on_export_start", export_elsewhere),
     ("on_export_start", note_routing),
 )
 
@@ -45,7 +48,7 @@ def register() -> None:
         return
     tasks.parse_model = routed_parse_model(tasks.parse_model)
     tasks.check_yaml = _finding_ours(tasks.check_yaml)
-    checks.check_file = _finding_ours(checks.check_file)
+    checks.check_file = _finding_ours(checks.check_file, keep_photos_clean)
     downloads.attempt_download_asset = _finding_ours(downloads.attempt_download_asset)  # read anew for each checkpoint
     data_utils = sys.modules.get("ultralytics.data.utils")
     if hasattr(data_utils, "check_file"):  # else it is still to be imported, or about to take it from `checks`
@@ -77,10 +80,11 @@ def _modules() -> list[Any]:
     return modules
 
 
-def _finding_ours(check: Any) -> Any:
+def _finding_ours(check: Any, before: Callable[[], None] = lambda: None) -> Any:
     """Wrap a file check so that bare names of our files resolve; the user's own files come first."""
 
     def check_ours(file: Any, *args: Any, **kwargs: Any) -> Any:
+        before()
         ours = None if Path(str(file)).exists() else find_shipped(str(file))
         return str(ours) if ours else check(file, *args, **kwargs)
 

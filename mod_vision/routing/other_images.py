@@ -81,7 +81,7 @@ class OtherImages:
 
 
 def _sums(maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """Sum bool maps (B, H, W) over the images of each shape, counted from 0 by `which` (B,): (shapes, H * W) int32."""
+    """Sum bool maps (B, H, W) over the images of each shape, numbered by `which` (B,): (shapes, H * W) int32."""
     shapes = int(which.max()) + 1
     sums = torch.zeros(shapes, maps[0].numel(), dtype=torch.int32, device=maps.device)
     return sums.index_add_(0, which, maps.flatten(1).int()).cpu()

@@ -15,7 +15,7 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from mod_vision.files import writable_dir
 from mod_vision.leftovers import OLD, temporary_folder
-from mod_vision.resources import PHOTOS
+from mod_vision.resources import PHOTOS, is_ours
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.blocks import KINDS
 from mod_vision.yolo.model.capacity import load_at
@@ -91,7 +91,7 @@ def export_model(
         args["data"] = check_data(args.get("data") or PHOTOS)["yaml_file"]
     net: Any = load_at(model, capacity).model.float().eval()
     check_routes(net, imgsz)
-    folder = Path(model).parent if Path(model).is_file() else Path()
+    folder = Path(model).parent if Path(model).is_file() and not is_ours(model) else Path()
     with _moved_when_whole(folder) as part:
         yolo.model.pt_path = str(part / Path(model).name)  # beside which Ultralytics writes
         name = export_yolo(yolo, format=format, imgsz=imgsz, device=device, **args).relative_to(part)
