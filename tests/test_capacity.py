@@ -88,6 +88,46 @@ def test_the_next_prediction_has_it():
     assert rebuilt(model.model).model[6].capacities[-1] == 0.25
 
 
+def test_the_next_prediction_has_what_the_torch_model_was_given():
+    """Ultralytics predicts with a copy, which it makes once; other copies are left alone."""
+    model = load_model("yolo26n-mod-seg.pt")
+    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+
+    def predict():
+        model.predict(image, imgsz=96, conf=0.0, verbose=False)
+        net = model.predictor.model.model
+        return net, [layer.plan and layer.plan.indices.shape[1] for _, layer in routed_layers(net)]
+
+    net, routed = predict()
+    assert routed == [18, 5]
+    twin = copy.deepcopy(model.model)
+    for capacity, wanted in ((0.25, [9, 3]), ({"model.6": 1.0}, [None, 3]), (1.0, [None, None]), (0.5, [18, 5])):
+        mod_vision.set_capacity(model.model, capacity)
+        assert predict() == (net, wanted), "the same copy"
+    for _, layer in routed_layers(model.model):
+        layer.set_threshold(1e9)
+    assert predict()[1] == [2, 1], "one token in 16 at least"
+    mod_vision.set_capacity(net, 1.0)
+    assert predict()[1] == [None, None], "set by hand, and the model was not changed since"
+    assert capacities(twin) == {"model.6": (0.5,) * 6, "model.8": (0.5,) * 4}
+    mod_vision.set_capacity(twin, 0.3)
+    mod_vision.set_capacity(model.model, 0.5)
+    assert predict()[1] == [18, 5]
+
+
+def test_a_prediction_with_a_copy_of_a_copy_follows_the_one_that_is_left():
+    """Ultralytics copies once more where a model was loaded in inference mode."""
+    with torch.inference_mode():
+        model = load_model("yolo26n-mod.yaml")
+        for parameter in model.model.parameters():
+            parameter.data = parameter.data.clone()
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    model.predict(image, imgsz=64, verbose=False)
+    mod_vision.set_capacity(model.model, 0.25)
+    model.predict(image, imgsz=64, verbose=False)
+    assert [layer.capacities[0] for _, layer in routed_layers(model.predictor.model.model)] == [0.25, 0.25]
+
+
 def test_it_survives_a_checkpoint(tmp_path):
     model = YOLO("yolo12n-mod.yaml")
     mod_vision.set_capacity(model, {6: 0.3, "model.8": 1.0})

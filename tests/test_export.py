@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from mod_vision.eval.cost.benchmark import load_models
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.export.check import check_export
@@ -14,6 +15,7 @@ from mod_vision.yolo.export.exporter import export_model, input_tensors
 from mod_vision.yolo.export.graphs import onnx_session
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.run.letterbox import check_routes
 
 SIZE = 96
 MODELS = ["yolo26n-mod", "yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod"]
@@ -238,6 +240,20 @@ def test_the_check_needs_images_and_all_outputs():
         check_export(Path("some.format"), lambda _: [], Fixed(RAW), [])
     with pytest.raises(ValueError, match="gives outputs of shape"):
         altered(RAW, lambda t: t[:, :4])
+
+
+def test_models_that_need_large_maps_are_probed_at_the_size_that_is_asked_for(tmp_path):
+    """Sixteen areas do not fit the 2x2 map that P5 is at 64 pixels."""
+    d = yaml.safe_load(find_shipped("yolo12-mod.yaml").read_text())
+    rows = [row for row in d["backbone"] if row[2] == "MoDA2C2f"]
+    rows[-1][3][2] = 16
+    (tmp_path / "yolo12n-areas.yaml").write_text(yaml.safe_dump(d))
+    model = load_model(tmp_path / "yolo12n-areas.yaml")
+    model.save(tmp_path / "areas.pt")
+    with pytest.raises(ValueError, match="a 2x2 map cannot be cut into 16 areas"):
+        check_routes(model.model, 64)
+    assert export_model(tmp_path / "areas.pt", "torchscript", 128).path.is_file()
+    assert len(load_models(str(tmp_path / "areas.pt"), [0.5], [], 128)) == 2
 
 
 def test_export_refuses_a_yaml():

@@ -52,6 +52,10 @@ class RoutedLayer(nn.Module):
     def plan(self, plan: RoutingPlan | None) -> None:
         self._of_thread.plan = plan
 
+    def forget_plans(self) -> None:
+        """Start without a plan in every thread."""
+        self._of_thread = threading.local()
+
     def init_routing(
         self, dim: int, depth: int, capacity: Any, router: str, where: str, per_block: bool = False
     ) -> None:
@@ -71,7 +75,7 @@ class RoutedLayer(nn.Module):
         self.capacities = capacity_per_depth(capacity, depth if per_block else 1, where)
         self.depth = depth
         self.router = build_router(router, dim, where)
-        self._of_thread = threading.local()
+        self.forget_plans()
 
     @property
     def dense(self) -> bool:
@@ -126,7 +130,8 @@ class RoutedLayer(nn.Module):
             ValueError: If a capacity is not in (0, 1] or the list increases.
         """
         self.capacities = self.check_capacity(capacity)
-        self.plan = self.threshold = None
+        self.threshold = None
+        self.forget_plans()
 
     def set_threshold(self, threshold: float) -> None:
         """Route the tokens that score above `threshold` at inference; training stays at the capacity.
@@ -138,7 +143,8 @@ class RoutedLayer(nn.Module):
             raise ValueError(f"thresholds need a learned router, {type(self.router).__name__} ranks within an image.")
         if len(set(self.capacities)) > 1 or self.dense:
             raise ValueError(f"thresholds need one capacity below 1 for all blocks, got {self.capacities}.")
-        self.threshold, self.plan = float(threshold), None
+        self.threshold = float(threshold)
+        self.forget_plans()
 
     def check_capacity(self, capacity: Any, where: str | None = None) -> tuple[float, ...]:
         """Return the capacities that `set_capacity` would set; `where` names the layer in errors."""
@@ -151,6 +157,7 @@ class RoutedLayer(nn.Module):
         if source is not None and before != (now := (source.capacities, source.threshold)):
             self.capacities, self.threshold = now
             self._copied = sources, now
+            self.forget_plans()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RoutedLayer:
         """Copy as usual, and remember the source: Ultralytics predicts with a copy of the model."""
@@ -166,7 +173,7 @@ class RoutedLayer(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start without a plan."""
         super().__setstate__({key: value for key, value in state.items() if key not in PASSING})
-        self._of_thread = threading.local()
+        self.forget_plans()
 
 
 def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:

@@ -53,7 +53,7 @@ def _ends(high: torch.Tensor, low: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 def _reached(cells: int, pixels: int, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     """Return which of the cells that divide an axis hold one of its pixels from `first` to `last`, (B, cells)."""
     cell = torch.arange(cells, device=first.device)
-    return ((cell + 1) * pixels > first * cells) & (cell * pixels <= last * cells)
+    return ((cell + 1) * pixels > first * cells) & (cell * pixels < (last + 1) * cells)
 
 
 @contextmanager

@@ -46,8 +46,10 @@ def set_capacity(model: Any, capacity: Any) -> None:
     if isinstance(capacity, Mapping):
         capacity = {f"model.{key}" if str(key).isdigit() else str(key): value for key, value in capacity.items()}
     _set_layers(inner, capacity)
-    if isinstance(model, Model) and model.ckpt == {}:  # built from a YAML file, which training would read again
-        model.ckpt = {"model": inner}
+    if isinstance(model, Model):
+        model.predictor = None  # it keeps a copy of the model, at the old capacity
+        if model.ckpt == {}:  # built from a YAML file, which training would read again
+            model.ckpt = {"model": inner}
     if isinstance(getattr(inner, "yaml", None), dict):
         if not isinstance(capacity, Mapping):
             inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": _plain(capacity)}
