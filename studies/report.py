@@ -27,14 +27,14 @@ class Line:
         gflops: Executed GFLOPs.
         box: Box AP by seed, in percent.
         mask: Mask AP by seed, in percent; empty for detection.
-        truth: Routed share of objects and of stuff of each seed, in percent, by layer and group.
+        recall: Routed share of objects and of stuff of each seed, in percent, by layer and group.
     """
 
     name: str
     gflops: float = 0.0
     box: dict[str, float] = field(default_factory=dict)
     mask: dict[str, float] = field(default_factory=dict)
-    truth: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    recall: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def add(self, seed: str, score: dict[str, Any]) -> None:
         """Add the figures of a seed."""
@@ -44,7 +44,7 @@ class Line:
             self.mask[seed] = 100 * score["mask"]["AP"]
         for layer, shares in score["routed_share"].items():
             for group, share in shares.items():
-                self.truth[layer][group].append(100 * share)
+                self.recall[layer][group].append(100 * share)
 
 
 def read_lines(folder: Path) -> list[Line]:
@@ -144,7 +144,7 @@ def _spread(values: list[float], form: str = ".1f") -> str:
 
 def _by_layer(line: Line, show: Any) -> str:
     """Return a figure for each layer."""
-    return ", ".join(show(groups) for groups in line.truth.values()) or "-"
+    return ", ".join(show(groups) for groups in line.recall.values()) or "-"
 
 
 def _percent(groups: dict[str, list[float]], group: str, routed: bool) -> str:

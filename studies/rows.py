@@ -1,4 +1,4 @@
-"""The opponents of a study, each a model YAML made from the routed one."""
+"""The baselines of a study, each a model YAML made from the routed one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[[ModelYaml, str, int], ModelYaml]
 
 @dataclass(frozen=True)
 class Row:
-    """One opponent: how it is made from the routed model, and the capacities at which its checkpoint is scored.
+    """One baseline: how it is made from the routed model, and the capacities at which its checkpoint is scored.
 
     Attributes:
         name: Name in tables and of files.

@@ -266,18 +266,15 @@ class Run:
             yolo = load_at(weights, capacity)
             torch.manual_seed(self.seed)  # for random routing
             scorer, imgsz = Scorer(str(yolo.task)), self.schedule.imgsz
-            found = validate(yolo, scorer.add, data=self.schedule.data, batch=8, imgsz=imgsz, device=self.device)
-            stats = {kind: part.stats for kind, part in scorer.scores().items()}
+            found = validate(yolo, scorer.update, data=self.schedule.data, batch=8, imgsz=imgsz, device=self.device)
+            stats = {kind: part.stats for kind, part in scorer.result().items()}
             scores.append(
                 {
                     "capacity": capacity,
                     "gflops": executed_gflops(yolo.model.eval().fuse(verbose=False), imgsz),
                     "box": stats["box"],
                     "mask": stats.get("mask"),
-                    "routed_share": found.truth.shares(),
-                    "routed_share_random": found.truth.random(),
-                    "routed_share_other_image": found.truth.other_image(),
-                    "routed_share_best": found.truth.best(),
+                    **found.recall.result().figures(),
                 }
             )
         return scores

@@ -47,8 +47,8 @@ def score(path):
     scorer = Scorer("segment", path)
     mask = {"size": [HEIGHT, WIDTH], "counts": RUNS}
     guess = {"file_name": "a.jpg", "category_id": 0, "score": 0.5, "bbox": [10, 10, 30, 30], "segmentation": mask}
-    scorer.add(Validation(files=["a.jpg"], names={0: "cat"}), ["a.jpg"], [guess])
-    return scorer.scores()["mask"].stats["AP"]
+    scorer.update(Validation(files=["a.jpg"], names={0: "cat"}), ["a.jpg"], [guess])
+    return scorer.result()["mask"].stats["AP"]
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def score(predictions, path, task="detect", files=("a.jpg", "b.jpg"), engine="py
     found = Validation(files=list(files), names=NAMES)
     for start in range(0, len(files), step):
         some = files[start : start + step]
-        scorer.add(found, some, [p for p in predictions if p["file_name"] in some])
-    return scorer.scores()
+        scorer.update(found, some, [p for p in predictions if p["file_name"] in some])
+    return scorer.result()
 
 
 def by_hand(path, predictions, kind, categories=CATEGORIES, only=None):
@@ -404,7 +404,7 @@ def test_yolo_labels_score_as_a_coco_json_written_from_them(coco_folder, tmp_pat
     scorer, predictions = Scorer("segment"), []
 
     def receive(found, files, batch):
-        scorer.add(found, files, batch)
+        scorer.update(found, files, batch)
         predictions.extend(batch)
 
     where = {"imgsz": 160, "batch": 4, "device": "cpu", "project": str(tmp_path)}
@@ -431,7 +431,7 @@ def test_yolo_labels_score_as_a_coco_json_written_from_them(coco_folder, tmp_pat
     categories = {i: i + 1 for i in found.names}
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         wanted = by_hand(tmp_path / "gt.json", predictions, kind, categories)
-        assert list(scorer.scores()[name].stats.values()) == pytest.approx(wanted, abs=1e-4)  # labels are float32
+        assert list(scorer.result()[name].stats.values()) == pytest.approx(wanted, abs=1e-4)  # labels are float32
         assert wanted[0] > 0
 
 
@@ -488,7 +488,7 @@ def test_memory_hardly_grows_with_the_images(tmp_path):
     scorer, held, predictions = Scorer("detect", engine="faster"), [], []
 
     def receive(found, files, batch):
-        scorer.add(found, files, batch)
+        scorer.update(found, files, batch)
         predictions.append(len(batch))
         held.append(psutil.Process().memory_info().rss)
 
@@ -497,7 +497,7 @@ def test_memory_hardly_grows_with_the_images(tmp_path):
     validate(model, receive, data=str(tmp_path / "data.yaml"), **where)
     assert sum(predictions) > 20 * 600
     assert (held[-1] - held[20]) / 400 < 5000
-    assert scorer.scores()["box"].classes[0].objects == 600
+    assert scorer.result()["box"].classes[0].objects == 600
 
 
 def two_classes(folder):

@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mod_vision.cli.main import main
+from mod_vision.eval.accuracy.coco import Scorer
 from mod_vision.eval.cost.flops import executed_gflops
+from mod_vision.eval.cost.image_cost import ImageCosts
 from mod_vision.eval.evaluate import evaluate_model
+from mod_vision.measure import Measure
 from mod_vision.nn import MoDStage
+from mod_vision.routing import make_plan
+from mod_vision.routing.other_images import OtherImages
 from mod_vision.routing.recall import RouterRecall, majority_cells
+from mod_vision.routing.statistics import RouteStatistics
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
@@ -23,21 +29,21 @@ from mod_vision.yolo.run.validate import validate
 
 @settings(max_examples=10, deadline=None)
 @given(height=st.integers(2, 5), width=st.integers(2, 5), seed=st.integers(0, 99))
-def test_routing_truth_counts_like_a_loop(height, width, seed):
+def test_recall_counts_like_a_loop(height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     kept, objects = (torch.rand(3, height, width, generator=generator) > 0.5 for _ in range(2))
-    truth = RouterRecall()
+    recall = RouterRecall()
     for i in range(3):
-        truth.update("stage", kept[i : i + 1], {"objects": objects[i : i + 1], "rest": ~objects[i : i + 1]})
+        recall.update("stage", kept[i : i + 1], {"objects": objects[i : i + 1], "rest": ~objects[i : i + 1]})
     cells = list(zip(kept.flatten().tolist(), objects.flatten().tolist(), strict=True))
     hits = [k for k, o in cells if o]
     if hits:
-        assert truth.shares()["stage"]["objects"] == pytest.approx(sum(hits) / len(hits))
-    assert truth.random()["stage"] == pytest.approx(sum(k for k, _ in cells) / len(cells))
+        assert recall.result().routed["stage"]["objects"] == pytest.approx(sum(hits) / len(hits))
+    assert recall.result().random["stage"] == pytest.approx(sum(k for k, _ in cells) / len(cells))
     fitting = sum(min(int(kept[i].sum()), int(objects[i].sum())) for i in range(3))
     if hits:
-        assert truth.best()["stage"]["objects"] == pytest.approx(fitting / len(hits))
-        assert truth.shares()["stage"]["objects"] <= truth.best()["stage"]["objects"]
+        assert recall.result().best["stage"]["objects"] == pytest.approx(fitting / len(hits))
+        assert recall.result().routed["stage"]["objects"] <= recall.result().best["stage"]["objects"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -50,10 +56,10 @@ def test_the_route_of_another_image_like_a_loop_over_pairs(images, seed, batch):
     inside = torch.ones(images, 3, 4, dtype=torch.bool)
     inside[low, 2] = False
     groups = {"objects": objects & inside, "rest": ~objects & inside, "cat": objects & inside & (low[:, None, None])}
-    truth = RouterRecall()
+    recall = RouterRecall()
     for i in range(0, images, batch):
-        truth.update("stage", kept[i : i + batch], {name: tokens[i : i + batch] for name, tokens in groups.items()})
-    found = truth.other_image().get("stage", {})
+        recall.update("stage", kept[i : i + batch], {name: tokens[i : i + batch] for name, tokens in groups.items()})
+    found = recall.result().other_image.get("stage", {})
     for name, tokens in groups.items():
         routed, total = [], 0
         for i in range(images):
@@ -63,7 +69,7 @@ def test_the_route_of_another_image_like_a_loop_over_pairs(images, seed, batch):
                 total += int(tokens[i].sum())
         assert found.get(name) == (pytest.approx(sum(routed) / total) if total else None)
     repeated = sum(int(part.sum()) for part in (low, ~low) if part.sum() > 1)
-    assert f"which {repeated} of {images} images have" in truth.table()
+    assert f"which {repeated} of {images} images have" in recall.table()
 
 
 def test_a_router_that_knows_only_places_routes_as_much_with_another_image():
@@ -74,9 +80,9 @@ def test_a_router_that_knows_only_places_routes_as_much_with_another_image():
     places, content = RouterRecall(), RouterRecall()
     places.update("stage", torch.tensor([[[True, True], [False, False]]]).expand(2, 2, 2), groups)
     content.update("stage", objects, groups)
-    assert places.other_image() == places.shares() == {"stage": {"objects": 0.5, "rest": 0.5}}
-    assert content.shares() == {"stage": {"objects": 1.0, "rest": 0.0}}
-    assert content.other_image() == {"stage": {"objects": 0.0, "rest": 1.0}}
+    assert places.result().other_image == places.result().routed == {"stage": {"objects": 0.5, "rest": 0.5}}
+    assert content.result().routed == {"stage": {"objects": 1.0, "rest": 0.0}}
+    assert content.result().other_image == {"stage": {"objects": 0.0, "rest": 1.0}}
 
 
 def test_val_prints_and_saves_the_route_of_another_image(tmp_path, capsys):
@@ -210,3 +216,32 @@ def test_val_keeps_several_labels_of_an_anchor_and_predict_one(tiny_data, photos
     assert repeated["val"] > 0
     assert repeated["predict"] == 0
     assert repeated["predict without NMS"] > 0
+
+
+KEPT = torch.tensor([[[True, False]], [[False, True]]])
+GROUPS = {"objects": KEPT, "rest": ~KEPT}
+BATCHES = {
+    RouterRecall: ("stage", KEPT, GROUPS),
+    OtherImages: (KEPT, KEPT | ~KEPT, GROUPS),
+    RouteStatistics: (make_plan(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 1, (1, 2)),),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_reset_starts_a_measure_anew(kind):
+    measure = kind()
+    nothing = measure.result()
+    measure.update(*BATCHES[kind])
+    once = measure.result()
+    assert once != nothing
+    measure.reset()
+    assert measure.result() == nothing
+    measure.update(*BATCHES[kind])
+    assert measure.result() == once
+
+
+@pytest.mark.parametrize("kind", [*BATCHES, ImageCosts, Scorer])
+def test_all_that_is_measured_over_images_has_one_contract(kind):
+    wanted = {name for name in vars(Measure) if not name.startswith("_")}
+    assert wanted == {"update", "reset", "result"}
+    assert wanted <= vars(kind).keys()

@@ -76,8 +76,8 @@ def test_routers_learn_the_objects(squares):
     mod_vision.set_capacity(model, 0.25)
 
     def gaps() -> list[float]:
-        truth = validate(copy.deepcopy(model), data=str(squares), imgsz=160, device="cpu").truth.shares()
-        return [shares["objects"] - shares["rest"] for shares in truth.values()]
+        recall = validate(copy.deepcopy(model), data=str(squares), imgsz=160, device="cpu").recall.result().routed
+        return [shares["objects"] - shares["rest"] for shares in recall.values()]
 
     before = gaps()
     mod_vision.fit_routing(model, str(squares), capacity=0.25, imgsz=160)

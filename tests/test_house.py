@@ -13,7 +13,7 @@ import mod_vision
 
 PACKAGE = Path(mod_vision.__file__).parent
 ORDER = (  # from the ground up; a module imports its own folder and those before it
-    "env versions errors text resources files leftovers limits run_settings",
+    "env versions errors text resources files leftovers limits measure run_settings",
     "routing",
     "nn",
     "yolo",

@@ -220,7 +220,7 @@ def test_figures_are_those_of_the_split(page, model, data):
     fresh = load_model(model)
     set_capacity(fresh, 0.5)
     found = validate(fresh, data=str(data), imgsz=IMGSZ, batch=8, device="cpu", save_json=False)
-    shares, chance, best = found.truth.shares(), found.truth.random(), found.truth.best()
+    shares, chance, _, best = found.recall.result()
     for layer in shares:
         row = next(row for row in table(page, "Object recall of the router") if row[0] == f"{layer}, 0.5")
         objects, rest = shares[layer]["objects"], shares[layer]["rest"]
@@ -333,8 +333,8 @@ def test_thresholds_come_first_and_rank_by_cost(data):
     assert len(set(shares)) > 1
     assert content.ranking.by_cost
     wanted = sorted(1 - shares, reverse=True)
-    assert [image.skipped for image in content.ranking.most] == pytest.approx(wanted[:3])
-    assert [image.skipped for image in content.ranking.least] == pytest.approx(wanted[3:])
+    assert [image.skipped for image in content.ranking.most_skipped] == pytest.approx(wanted[:3])
+    assert [image.skipped for image in content.ranking.least_skipped] == pytest.approx(wanted[3:])
 
 
 def test_ranking_counts_object_tokens(data):
@@ -343,8 +343,8 @@ def test_ranking_counts_object_tokens(data):
     for layer, counts in found.objects.items():
         assert len(counts) == len(found.files) == 4
         routed, objects = np.sum(counts, axis=0)
-        assert routed / objects == pytest.approx(found.truth.shares()[layer]["objects"])
-        assert objects == found.truth.total[layer]["objects"]
+        assert routed / objects == pytest.approx(found.recall.result().routed[layer]["objects"])
+        assert objects == found.recall.total[layer]["objects"]
 
 
 def test_dot_chart_places_shares_on_its_axis():

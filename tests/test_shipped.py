@@ -43,11 +43,11 @@ def test_the_users_own_file_comes_first(tmp_path, monkeypatch):
 
 
 def test_it_looks_at_objects():
-    truth = validate(load_model(NAME), data="mod-open.yaml", imgsz=320, device="cpu").truth
-    assert truth.random().keys() == {"model.6", "model.8"}
-    for layer, shares in truth.shares().items():
-        assert shares["objects"] > truth.random()[layer] + 0.1
-        assert shares["rest"] < truth.random()[layer] - 0.1
+    recall = validate(load_model(NAME), data="mod-open.yaml", imgsz=320, device="cpu").recall.result()
+    assert recall.random.keys() == {"model.6", "model.8"}
+    for layer, shares in recall.routed.items():
+        assert shares["objects"] > recall.random[layer] + 0.1
+        assert shares["rest"] < recall.random[layer] - 0.1
 
 
 def test_heatmaps_need_no_other_model(tmp_path, monkeypatch, capsys):

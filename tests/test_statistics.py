@@ -1,4 +1,4 @@
-"""Collapse alarms: do the routes follow the image?"""
+"""Collapse alarms: do the routes depend on the image?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def healthy(found: list):
     statistics = RouteStatistics()
     for plan in found:
         statistics.update(plan)
-    return statistics.health()
+    return statistics.result()
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,7 +82,7 @@ def test_grids_of_different_sizes_are_counted_apart():
 
 
 def test_nothing_counted():
-    assert RouteStatistics().health() is None
+    assert RouteStatistics().result() is None
 
 
 @pytest.mark.parametrize("capacity", [0.125, 0.5, 0.875])

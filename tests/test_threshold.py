@@ -219,7 +219,7 @@ def test_gflops_are_those_of_each_image_alone_at_its_input_size(trained, tiny_da
     costs, wanted, dense, sizes = ImageCosts(), [], [], set()
 
     def watch(model, images):
-        costs.add(model, images)
+        costs.update(model, images)
         wanted.extend(executed_gflops(model, image=image) for image in images.split(1))
         twin = copy.deepcopy(model)
         mod_vision.set_capacity(twin, 1.0)

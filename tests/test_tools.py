@@ -1,4 +1,4 @@
-"""The opponents and measures in `tools/` and `studies/` do what their papers and their names say."""
+"""The baselines and measures in `tools/` and `studies/` do what their papers and their names say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from studies import peers, scale
+from studies import scale, vit_baselines
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 VIT = "vit_tiny_patch16_224"
@@ -28,10 +28,10 @@ def tool(name: str):
 @pytest.fixture(scope="module")
 def nets():
     torch.manual_seed(0)
-    return {name.partition(",")[0]: net for name, net in peers.opponents(VIT, 0.5, 320).items()}
+    return {name.partition(",")[0]: net for name, net in vit_baselines.baselines(VIT, 0.5, 320).items()}
 
 
-def test_peers_give_a_map_of_tokens(nets):
+def test_baselines_give_a_map_of_tokens(nets):
     images = torch.rand(2, 3, 320, 320)
     with torch.no_grad():
         for name, net in nets.items():
@@ -42,14 +42,14 @@ def test_merging_nothing_is_dense(nets):
     dense = nets["dense"]
     images = torch.rand(2, 3, 320, 320)
     with torch.no_grad():
-        tokens = peers.Trunk(dense.vit, peers.TokenMerging(dense.vit.blocks, 0))(images)
+        tokens = vit_baselines.Trunk(dense.vit, vit_baselines.TokenMerging(dense.vit.blocks, 0))(images)
         torch.testing.assert_close(tokens, dense(images), rtol=1e-3, atol=1e-3)
 
 
 def test_merged_tokens_are_the_most_similar_ones():
     """Two pairs of equal tokens merge into means that weigh 2; every place finds its token again."""
     values = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])[None]
-    merging = peers.TokenMerging([], 2)
+    merging = vit_baselines.TokenMerging([], 2)
     place = torch.arange(6)[None]
     x, size, place = merging._merge(values, torch.ones(1, 6, 1), place, values)
     assert x.shape == (1, 4, 2)
@@ -64,8 +64,8 @@ def test_all_windows_are_the_windowed_vit(nets):
 
     blocks = [Same() for _ in range(3)]
     x = torch.rand(2, 400, 4)
-    torch.testing.assert_close(peers.Windows(blocks, 1.0)(x), x + 3)
-    half = peers.Windows(blocks, 0.5)(x) - x
+    torch.testing.assert_close(vit_baselines.Windows(blocks, 1.0)(x), x + 3)
+    half = vit_baselines.Windows(blocks, 0.5)(x) - x
     assert set(half.round().flatten().tolist()) == {2.0, 3.0}
     assert float((half > 2.5).float().mean()) == 0.5
 
@@ -77,7 +77,7 @@ def test_the_toys_lose_what_is_said():
 
     x = torch.rand(3, 10, 4) + 1
     for mask, changed in ((True, 4), (False, 5)):
-        toy = peers.Toy(Zero(4, 4), 4, 0.5, mask)
+        toy = vit_baselines.Toy(Zero(4, 4), 4, 0.5, mask)
         out = toy(x)
         assert ((out == 0).all(-1).sum(1) == changed).all(), "the mask loses the k-th token"
         out.sum().backward()
@@ -92,12 +92,12 @@ def test_merging_takes_layer_scale_and_normalised_keys():
         nn.init.normal_(parameter, std=0.1)
     x = torch.rand(2, 16, vit.embed_dim)
     with torch.no_grad():
-        torch.testing.assert_close(peers.TokenMerging(vit.blocks, 0)(x), vit.blocks(x), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(vit_baselines.TokenMerging(vit.blocks, 0)(x), vit.blocks(x), rtol=1e-3, atol=1e-3)
 
 
 def test_windows_need_their_size():
     with pytest.raises(ValueError, match="multiple of 160 pixels"):
-        peers.opponents(VIT, 0.5, 256)
+        vit_baselines.baselines(VIT, 0.5, 256)
 
 
 def test_exponent():

@@ -1,4 +1,4 @@
-"""Time a routed model, its dense baseline and rivals in turn.
+"""Time a routed model, its dense baseline and other baselines in turn.
 
 `quick=1` measures the efficiency of two capacities and fails if it is a tenth below the committed figures; `quick=1
 write=1` commits new ones.

@@ -120,7 +120,8 @@ def table(results: Mapping[str, Evaluation], check: str, epochs: int, imgsz: int
         f"{'model':<8}{'box AP':>8}{'mask AP':>9}{'GFLOPs':>8}{'latency':>28}{'skipped':>9}",
     ]
     for name, result in results.items():
-        skipped = 1 - sum(result.truth.random().values()) / len(result.truth.random()) if result.truth.total else 0.0
+        routed = result.recall.result().random
+        skipped = 1 - sum(routed.values()) / len(routed) if routed else 0.0
         mask = result.mask or {"AP": 0.0}
         lines.append(
             f"{name:<8}{100 * result.box['AP']:>8.2f}{100 * mask['AP']:>9.2f}{result.cost.gflops:>8.2f}"

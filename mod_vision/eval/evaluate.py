@@ -59,7 +59,7 @@ class Evaluation:
     Attributes:
         scores: COCO's figures for `box`, and for `mask` if the model segments.
         cost: Executed GFLOPs and latency, beside the dense baseline's.
-        truth: Routed share of tokens per layer and group.
+        recall: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image, in the order of `files`.
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
         files: File names of the images that were scored.
@@ -69,7 +69,7 @@ class Evaluation:
 
     scores: dict[str, Scores]
     cost: Cost
-    truth: RouterRecall
+    recall: RouterRecall
     shares: dict[str, list[float]]
     objects: dict[str, list[tuple[int, int]]]
     files: list[str]
@@ -99,10 +99,7 @@ class Evaluation:
             "mask": self.mask,
             "classes": class_rows(self.scores),
             "cost": asdict(self.cost),
-            "routed_share": self.truth.shares(),
-            "routed_share_random": self.truth.random(),
-            "routed_share_other_image": self.truth.other_image(),
-            "routed_share_best": self.truth.best(),
+            **self.recall.result().figures(),
             "routed_share_by_image": {
                 layer: dict(zip(self.files, shares, strict=True)) for layer, shares in self.shares.items()
             },
@@ -124,8 +121,8 @@ class Evaluation:
             lines[-2] += f": means of all images, {min(self.gflops):.2f} to {max(self.gflops):.2f}"
             lines[-1] += f", mean of {min(COST_IMAGES, len(self.files))} images on squares"
         lines += doubts({"latency": cost.latency.spread, "latency of the dense baseline": cost.dense_latency.spread})
-        if self.truth.total:
-            lines.append(self.truth.table(None if len(self.names) <= MAX_CLASSES_SHOWN else (OBJECTS, REST)))
+        if self.recall.total:
+            lines.append(self.recall.table(None if len(self.names) <= MAX_CLASSES_SHOWN else (OBJECTS, REST)))
         else:
             lines.append("object recall of the router: nothing was routed (capacity 1 or no routed layer).")
         if any(min(shares) < max(shares) for shares in self.shares.values()):
@@ -186,13 +183,13 @@ def evaluate_models(
         scorer = Scorer(str(yolo.task), Path(run.annotations) if run.annotations else None, run.engine)
         where = {"imgsz": run.imgsz, "batch": run.batch, "device": run.device, "split": run.split}
         costs_of_images = ImageCosts()
-        watch = costs_of_images.add if name in following else None
-        found = validate(yolo, scorer.add, watch, data=data, **where, **overrides)
-        gflops = costs_of_images.executed
+        watch = costs_of_images.update if name in following else None
+        found = validate(yolo, scorer.update, watch, data=data, **where, **overrides)
+        gflops, dense_gflops = costs_of_images.result()
         if gflops:
-            cost = replace(cost, gflops=mean(gflops), dense_gflops=mean(costs_of_images.dense))
+            cost = replace(cost, gflops=mean(gflops), dense_gflops=mean(dense_gflops))
         evaluations[name] = Evaluation(
-            scorer.scores(), cost, found.truth, found.shares, found.objects, found.files, found.names, gflops
+            scorer.result(), cost, found.recall, found.shares, found.objects, found.files, found.names, gflops
         )
         if not evaluations[name].objects_scored:
             scored = f"the split {run.split!r} of {printable(data)}"

@@ -1,4 +1,4 @@
-"""The bypass a heavy block: what a skipped token gets instead."""
+"""The bypass of a heavy block: what a skipped token gets instead."""
 
 from __future__ import annotations
 

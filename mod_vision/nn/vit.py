@@ -54,7 +54,7 @@ class BlockGroup(nn.Module):
         self.group, self.window = group, window if group.windowed else None
 
     @property
-    def whole(self) -> bool:
+    def one_sequence(self) -> bool:
         """True if the blocks see all tokens in one sequence."""
         return self.window is None
 
@@ -73,7 +73,7 @@ class BlockGroup(nn.Module):
             ropes: Rotary embedding of each block, (N, D) or (heads, N, D), or None.
             size: (H, W) of the patches, N = H * W.
         """
-        if self.whole:
+        if self.one_sequence:
             for block, rope in zip(blocks, ropes, strict=True):
                 x = block(x, rope, None)
             return x
@@ -123,7 +123,7 @@ class RoutedGroup(BlockGroup, RoutedLayer):
         self.init_routing(dim, group.last - group.first + 1, capacity, router, where)
 
     @property
-    def whole(self) -> bool:
+    def one_sequence(self) -> bool:
         """True if the blocks see all tokens in one sequence."""
         return self.dense and self.window is None
 
@@ -145,7 +145,7 @@ class RoutedGroup(BlockGroup, RoutedLayer):
         """Return how many tokens of a window are routed.
 
         Raises:
-            ValueError: If the attention is windowed and the number of tokens shall follow the image.
+            ValueError: If the attention is windowed and the number of tokens is input-adaptive.
         """
         if not self.input_adaptive:
             return num_routed(slots, self.capacities[0])

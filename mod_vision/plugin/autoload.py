@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 TASKS = "ultralytics.nn.tasks"
-CACHING = (  # what reads a data set, see yolo/data_caches.py
+CACHING = (  # what reads a data set, see yolo/data/caches.py
     "ultralytics.data.base",
     "ultralytics.data.dataset",
     "ultralytics.models.yolo.world.train",

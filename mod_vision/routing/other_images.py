@@ -35,6 +35,10 @@ class OtherImages:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
         self._shapes: dict[tuple[int, int, bytes], _Shape] = defaultdict(_Shape)
 
     def update(self, kept: torch.Tensor, inside: torch.Tensor, groups: Mapping[str, torch.Tensor]) -> None:
@@ -57,7 +61,7 @@ class OtherImages:
                 shape.members[group] = shape.members[group] + members[group][i]
                 shape.routed[group] += routed[group][i]
 
-    def shares(self) -> dict[str, float]:
+    def result(self) -> dict[str, float]:
         """Return the share of each group, in [0, 1], that the routes of other images route, in the mean over them.
 
         Groups without tokens in images that have another of their shape are left out.

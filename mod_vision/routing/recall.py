@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +14,34 @@ from mod_vision.text import printable
 OBJECTS, REST = "objects", "rest"
 
 
+class RecallShares(NamedTuple):
+    """Shares of tokens in [0, 1].
+
+    Attributes:
+        routed: Routed share per layer and group; groups without tokens are left out.
+        random: Per layer, the share that random routing of as many tokens gives every group.
+        other_image: What the routes of other images of the same shape would have routed, per layer and group: it shows
+            what a router owes to knowing where objects lie in any image. Layers and groups are left out where no image
+            has another of its shape.
+        best: The largest share that any router could route with as many tokens in each image, per layer and group;
+            below 1 if an image has more tokens of the group than are routed.
+    """
+
+    routed: dict[str, dict[str, float]]
+    random: dict[str, float]
+    other_image: dict[str, dict[str, float]]
+    best: dict[str, dict[str, float]]
+
+    def figures(self) -> dict[str, Any]:
+        """Return them for JSON."""
+        return {
+            "routed_share": self.routed,
+            "routed_share_random": self.random,
+            "routed_share_other_image": self.other_image,
+            "routed_share_best": self.best,
+        }
+
+
 class RouterRecall:
     """Counts, per routed layer and group of tokens, how many were routed.
 
@@ -20,6 +49,10 @@ class RouterRecall:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
         self.routed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.total: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.fitting: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -40,16 +73,10 @@ class RouterRecall:
             self.fitting[layer][group] += int(members.flatten(1).sum(1).minimum(places).sum())
         self.others[layer].update(kept, groups[OBJECTS] | groups[REST], groups)
 
-    def shares(self) -> dict[str, dict[str, float]]:
-        """Return the routed share in [0, 1] per layer and group; groups without tokens are left out."""
-        return self._over_total(self.routed)
-
-    def best(self) -> dict[str, dict[str, float]]:
-        """Return the largest share of each group that any router could route with as many tokens in each image.
-
-        Below 1 if an image has more tokens of the group than are routed.
-        """
-        return self._over_total(self.fitting)
+    def result(self) -> RecallShares:
+        """Return the shares."""
+        elsewhere = {layer: shares for layer, others in self.others.items() if (shares := others.result())}
+        return RecallShares(self._over_total(self.routed), self._random(), elsewhere, self._over_total(self.fitting))
 
     def _over_total(self, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
         """Return counts as shares of the tokens of each group."""
@@ -58,21 +85,13 @@ class RouterRecall:
             for layer, totals in self.total.items()
         }
 
-    def random(self) -> dict[str, float]:
-        """Return per layer the share that random routing of as many tokens gives every group, in [0, 1]."""
+    def _random(self) -> dict[str, float]:
+        """Return per layer the share that random routing of as many tokens gives every group."""
         return {
             layer: (self.routed[layer][OBJECTS] + self.routed[layer][REST]) / (totals[OBJECTS] + totals[REST])
             for layer, totals in self.total.items()
             if totals[OBJECTS] + totals[REST]
         }
-
-    def other_image(self) -> dict[str, dict[str, float]]:
-        """Return the share of each group that the routes of other images of the same shape route, in [0, 1].
-
-        It shows what a router owes to knowing where objects lie in any image. Layers and groups are left out where no
-        image has another of its shape.
-        """
-        return {layer: shares for layer, others in self.others.items() if (shares := others.shares())}
 
     def table(self, only: Collection[str] | None = None) -> str:
         """Return the figures as a table, in percent.
@@ -85,8 +104,8 @@ class RouterRecall:
         """
         head = f"{'layer':<12}{'tokens':<14}{'routed':>9}{'skipped':>9}{'random routed':>15}"
         lines = [f"{head}{'other image':>13}{'best routed':>13}"]
-        random, best, other = self.random(), self.best(), self.other_image()
-        for layer, shares in self.shares().items():
+        routed, random, other, best = self.result()
+        for layer, shares in routed.items():
             for group in (group for group in shares if only is None or group in only):
                 share, elsewhere = shares[group], other.get(layer, {}).get(group)
                 figures = f"{100 * share:>8.1f}%{100 * (1 - share):>8.1f}%{100 * random[layer]:>14.1f}%"

@@ -1,4 +1,4 @@
-"""Health of a router: do its routes follow the image, or have they collapsed to one pattern?"""
+"""Health of a router: do its routes depend on the image, or have they collapsed to one pattern?"""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ class RouteStatistics:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
         self.counts: dict[Key, torch.Tensor] = {}
         self.images: dict[Key, int] = {}
         self._finite: torch.Tensor | None = None
@@ -73,7 +77,7 @@ class RouteStatistics:
         finite = logits.isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite
 
-    def health(self) -> RouteHealth | None:
+    def result(self) -> RouteHealth | None:
         """Return the figures, means over grids and numbers of tokens by images, or None if nothing was counted."""
         images = sum(self.images.values())
         if not images:

@@ -47,7 +47,7 @@ class Sweep:
 
     def run(self, iterations: int) -> None:
         """Try candidates until `iterations` of them, or all there are, are finished, here or by other workers."""
-        everything, told = set(candidates(self.choices)), False
+        everything, waiting = set(candidates(self.choices)), False
         while True:
             with self.lock:
                 optuna.storages.fail_stale_trials(self.study)
@@ -57,9 +57,9 @@ class Sweep:
                 if len(done) + len(running) < iterations and everything - done - running:
                     self.study.optimize(self._try, n_trials=1)
                     continue
-            if not told:
+            if not waiting:
                 print(f"waiting for another worker: {'; '.join(map(str, running))}", flush=True)
-            told = True
+            waiting = True
             time.sleep(1)
 
     def _try(self, trial: optuna.Trial) -> tuple[float, float]:

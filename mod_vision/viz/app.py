@@ -169,7 +169,7 @@ def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> Non
             buttons=["fullscreen", "download"],
             elem_id="routes",
         )
-    told = gr.Markdown()
+    message = gr.Markdown()
     tries = gr.Gallery(
         photos, label="photos to try", columns=len(photos), allow_preview=False, interactive=False, buttons=[]
     )
@@ -178,7 +178,7 @@ def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> Non
         [page.load, image.change, *(setting.change for setting in settings)],
         answers.see,
         [image, *settings],
-        [drawn, told],
+        [drawn, message],
         concurrency_id=MODEL,
         trigger_mode="always_last",
         show_progress="minimal",
@@ -192,8 +192,8 @@ def _video_tab(answers: _Answers, settings: list[Any]) -> None:
         film = gr.Video(label="routes of the video", interactive=False, buttons=["download"], elem_id="film")
     frames = gr.Slider(10, MAX_FRAMES, 100, step=10, label="most frames")
     start = gr.Button("draw the video", variant="primary")
-    told = gr.Markdown()
-    start.click(answers.film, [video, frames, *settings], [film, told], concurrency_id=MODEL)
+    message = gr.Markdown()
+    start.click(answers.film, [video, frames, *settings], [film, message], concurrency_id=MODEL)
 
 
 def _uploaded(payload: Any) -> str | None:

@@ -107,15 +107,15 @@ class Explorer:
         return Explored(view.compose(), figures, times["routed"], times["dense"])
 
     def film(
-        self, video: Path, out: Path, settings: ViewSettings, most: int, progress: Callable[[int, int], object]
+        self, video: Path, out: Path, settings: ViewSettings, max_frames: int, progress: Callable[[int, int], object]
     ) -> Figures:
-        """Draw the routes of the first `most` frames of a video into `out`, and return the mean figures.
+        """Draw the routes of the first `max_frames` frames of a video into `out`, and return the mean figures.
 
         Args:
             video: The video file.
             out: The video to write; its suffix tells the format, as for `Recording`.
             settings: What is drawn.
-            most: Most frames.
+            max_frames: Most frames.
             progress: Is told the number of frames that are done, and of all.
 
         Raises:
@@ -127,10 +127,10 @@ class Explorer:
         except FileNotFoundError:  # what Ultralytics raises for one that does not open, with its path
             raise ValueError(NO_FRAME) from None
         _check_size(video)
-        total = min(clip.total or most, most)
+        total = min(clip.total or max_frames, max_frames)
         seen = []
-        with Recording(out, clip, most) as recording:
-            for number, (image,) in enumerate(islice(clip.frames, most), 1):
+        with Recording(out, clip, max_frames) as recording:
+            for number, (image,) in enumerate(islice(clip.frames, max_frames), 1):
                 _check_frame(*image.shape[1::-1])  # which need not be the size that the file tells
                 view, _, figures = self._view(image, settings)
                 recording.add(view, figures)

@@ -131,23 +131,23 @@ class _Job:
         shares = _shares({layer.name: [skipped_share(layer)] for layer in maps})
         print(f"{label}: skipped {shares}, see {printable(path.name)}")
 
-    def draw_clip(self, source: Source, label: str, most: int | None) -> None:
-        """Draw a video, or several streams side by side, until they end, or `most` frames, or Ctrl-C."""
+    def draw_clip(self, source: Source, label: str, max_frames: int | None) -> None:
+        """Draw a video, or several streams side by side, until they end, or `max_frames` frames, or Ctrl-C."""
         try:
             clip = open_clip(source)
         except FileNotFoundError as error:  # a stream that does not open is no file among others: that ends the job
             print(f"{label}: left out, {one_line(error)}")
             return
         view = self.view or "overlay"
-        total = min(clip.total or most, most) if most else clip.total
-        bar = progress_bar(label, total, "frame", islice(clip.frames, most))
+        total = min(clip.total or max_frames, max_frames) if max_frames else clip.total
+        bar = progress_bar(label, total, "frame", islice(clip.frames, max_frames))
         recordings: list[Recording] = []
         try:
             with ExitStack() as stack:
                 for name in clip.names:
                     path = self._free_name(name, view, ".mp4")
                     self.written.append(path)
-                    recordings.append(stack.enter_context(Recording(path, clip, most)))
+                    recordings.append(stack.enter_context(Recording(path, clip, max_frames)))
                 self._record(bar, recordings, view)
         finally:
             bar.close()

@@ -55,14 +55,14 @@ class Recording:
     Args:
         path: The video, .mp4 or .webm; the .csv gets its name.
         clip: Where the frames come from.
-        most: Most frames that will be added, None if that is not known.
+        max_frames: Most frames that will be added, None if that is not known.
     """
 
-    def __init__(self, path: Path, clip: Clip, most: int | None = None) -> None:
+    def __init__(self, path: Path, clip: Clip, max_frames: int | None = None) -> None:
         self.path, self.clip = path, clip
         self.frames = 0
         self._written = 0  # frames of the video, of which a live one can have several for one view
-        self._window = min(clip.total or WINDOW, most or WINDOW, WINDOW)
+        self._window = min(clip.total or WINDOW, max_frames or WINDOW, WINDOW)
         self._recent: deque[Figures] = deque(maxlen=self._window)
         self._stack = ExitStack()
 
@@ -121,7 +121,7 @@ class Recording:
         if last.gflops:
             saved = [dense - executed for executed, dense in (f.gflops for f in self._recent if f.gflops)]
             _, dense = last.gflops
-            most = f"{dense:.2f}"
-            title = f"saved {f'{saved[-1]:.2f}'.rjust(len(most), FIGURE_SPACE)} of {most} GFLOPs"
-            drawn.append(curve(title, saved, dense, most, self._window, px))
+            full = f"{dense:.2f}"
+            title = f"saved {f'{saved[-1]:.2f}'.rjust(len(full), FIGURE_SPACE)} of {full} GFLOPs"
+            drawn.append(curve(title, saved, dense, full, self._window, px))
         return drawn

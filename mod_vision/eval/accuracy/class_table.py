@@ -35,7 +35,7 @@ def class_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return lines.getvalue()
 
 
-def class_table(rows: Sequence[Mapping[str, Any]], most: int) -> str:
+def class_table(rows: Sequence[Mapping[str, Any]], max_classes: int) -> str:
     """Return the classes with the most objects as text, figures in percent."""
     present = sorted((row for row in rows if row["objects"]), key=lambda row: -row["objects"])
     figures = [key for key in rows[0] if key not in ("class", "objects", *SIZES)]
@@ -43,12 +43,12 @@ def class_table(rows: Sequence[Mapping[str, Any]], most: int) -> str:
     widths = [len(head) + 3 if head.endswith(" AP") else 6 for head in heads]
     lines = [f"{'class':<18}{'objects':>8}" + "".join(f"{size:>8}" for size in SIZES)]
     lines[0] += "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))
-    for row in present[:most]:
+    for row in present[:max_classes]:
         line = f"{printable(row['class'], 17):<18}{row['objects']:>8}" + "".join(f"{row[size]:>8}" for size in SIZES)
         cells = zip(figures, widths, strict=True)
         lines.append(line + "".join(f"{percent(row[key]):>{width}}" for key, width in cells))
-    if len(present) > most:
-        lines.append(f"... and {len(present) - most} more classes with objects")
+    if len(present) > max_classes:
+        lines.append(f"... and {len(present) - max_classes} more classes with objects")
     return "\n".join(lines)
 
 

@@ -84,10 +84,15 @@ class Scorer:
         """
         check_engine(engine)
         self.annotations = annotations
-        self.matches = {name: Matches(kind, engine) for name, kind in KINDS[task].items()}
+        self.task, self.engine = task, engine
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, with the ground truth of the next batch."""
+        self.matches = {name: Matches(kind, self.engine) for name, kind in KINDS[self.task].items()}
         self._truth: tuple[GroundTruth, dict[int, int]] | None = None
 
-    def add(self, found: Validation, files: Sequence[str], predictions: Sequence[dict[str, Any]]) -> None:
+    def update(self, found: Validation, files: Sequence[str], predictions: Sequence[dict[str, Any]]) -> None:
         """Match the predictions of some images.
 
         Args:
@@ -127,7 +132,7 @@ class Scorer:
                     ],
                 )
 
-    def scores(self) -> dict[str, Scores]:
+    def result(self) -> dict[str, Scores]:
         """Return what all that was added scores: `box`, and `mask` if the task is segmentation."""
         names = self._truth[0].categories if self._truth else {}
         return {kind: summarise(matches, names) for kind, matches in self.matches.items()}

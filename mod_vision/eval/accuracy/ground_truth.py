@@ -173,9 +173,9 @@ def match_categories(truth: GroundTruth, names: dict[int, str]) -> dict[int, int
     return matched
 
 
-def some_of(names: Sequence[Any], most: int = 5) -> str:
+def some_of(names: Sequence[Any], limit: int = 5) -> str:
     """Return the first of some names as text."""
-    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(printable, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _read(path: Path) -> dict[str, Any]:

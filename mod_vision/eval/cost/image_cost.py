@@ -28,13 +28,17 @@ class ImageCosts:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
         self.executed: list[float] = []
         self.dense: list[float] = []
         self._layers: dict[Key, float] = {}
         self._rest: dict[Size, float] = {}
         self._twin: dict[Size, float] = {}
 
-    def add(self, model: nn.Module, images: torch.Tensor) -> None:
+    def update(self, model: nn.Module, images: torch.Tensor) -> None:
         """Count the images (B, 3, H, W) of the batch that a model ran last."""
         size = tuple(images.shape[2:])
         if size not in self._twin:
@@ -45,6 +49,10 @@ class ImageCosts:
             known = keys if all(key in self._layers for key in keys) else self._count(model, image)
             self.executed.append(self._rest[size] + sum(self._layers[key] for key in known))
             self.dense.append(self._twin[size])
+
+    def result(self) -> tuple[list[float], list[float]]:
+        """Return the executed GFLOPs of each image, and those of the dense baseline."""
+        return self.executed, self.dense
 
     def _count(self, model: nn.Module, image: torch.Tensor) -> list[Key]:
         """Count an image alone, and return what it routed."""

@@ -16,7 +16,7 @@ from mod_vision.viz.report.data import Content, Stage, Stop, describe
 from mod_vision.viz.report.gallery import depth_of, palette
 
 MAX_GROUPS = 14  # rows of a chart; its table has all
-TRUTH_COLUMNS = (
+RECALL_COLUMNS = (
     "stage, capacity",
     "objects computed",
     "best possible",
@@ -57,7 +57,7 @@ def draw_figures(content: Content) -> list[Figure]:
     """Return the figures that the content allows: without scores only the depth of patches."""
     figures = [depth_figure(content)]
     if content.evaluations:
-        figures = [cost_figure(content), truth_figure(content), *figures, *class_figures(content)]
+        figures = [cost_figure(content), recall_figure(content), *figures, *class_figures(content)]
     return figures
 
 
@@ -88,16 +88,16 @@ def depth_figure(content: Content) -> Figure:
     )
 
 
-def truth_figure(content: Content) -> Figure:
+def recall_figure(content: Content) -> Figure:
     """Show how much of the objects and of the background each stage computes, beside random routing."""
     chart, rows = [], []
     for stage in content.stages:
         for i, stop in sparse(content):
-            truth, name = content.evaluations[i].truth, f"{stage.name}, {stop.label}"
-            if stage.name not in truth.random():
+            recall, name = content.evaluations[i].recall.result(), f"{stage.name}, {stop.label}"
+            if stage.name not in recall.random:
                 continue
-            shares, chance = truth.shares()[stage.name], truth.random()[stage.name]
-            objects, rest, best = shares.get(OBJECTS), shares.get(REST), truth.best()[stage.name].get(OBJECTS)
+            shares, chance = recall.routed[stage.name], recall.random[stage.name]
+            objects, rest, best = shares.get(OBJECTS), shares.get(REST), recall.best[stage.name].get(OBJECTS)
             chart.append(Row(name, [objects, rest], chance))
             rows.append([name, *map(percent, (objects, best, skipped(rest), chance, skipped(chance)))])
     title = "Object recall of the router"
@@ -107,7 +107,7 @@ def truth_figure(content: Content) -> Figure:
         "router that looks at the objects pulls the two apart; random routing computes as much of both.",
         dot_chart(chart, "tokens computed", f"{title}: shares per stage and capacity; table below"),
         [(swatch(0), "objects"), (swatch(1), "background"), (swatch(-1), "random routing")],
-        Table(TRUTH_COLUMNS, rows),
+        Table(RECALL_COLUMNS, rows),
     )
 
 
@@ -120,7 +120,7 @@ def class_figures(content: Content) -> list[Figure]:
         values = {group: _skipped_by_stage(evaluation, content.stages, group) for group in groups}
         order = sorted(groups, key=lambda group: -_mean(values[group]))
         largest = sorted(order, key=lambda group: -groups[group])[:MAX_GROUPS]
-        chance = skipped(mean(evaluation.truth.random().values())) if groups else None
+        chance = skipped(mean(evaluation.recall.result().random.values())) if groups else None
         shown = [Row(_title(group), values[group], chance) for group in order if group in largest]
         names = set(evaluation.names.values())
         rows = [
@@ -195,7 +195,7 @@ def _ap(evaluation: Evaluation) -> dict[str, float]:
 def _groups(evaluation: Evaluation) -> dict[str, int]:
     """Return the number of tokens of each group in all stages."""
     totals: dict[str, int] = {}
-    for layer in evaluation.truth.total.values():
+    for layer in evaluation.recall.total.values():
         for group, count in layer.items():
             totals[group] = totals.get(group, 0) + count
     return {group: count for group, count in totals.items() if count}
@@ -203,7 +203,7 @@ def _groups(evaluation: Evaluation) -> dict[str, int]:
 
 def _skipped_by_stage(evaluation: Evaluation, stages: Sequence[Stage], group: str) -> list[float | None]:
     """Return the share of a group's tokens that each stage skipped."""
-    shares = evaluation.truth.shares()
+    shares = evaluation.recall.result().routed
     return [skipped(shares.get(stage.name, {}).get(group)) for stage in stages]
 
 

@@ -29,9 +29,9 @@ def encode(content: Content) -> dict[str, Any]:
     }
 
 
-def palette(most: int) -> list[str]:
-    """Return the colour of 0 to `most` passed blocks."""
-    return [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in depth_palette(most)]
+def palette(max_depth: int) -> list[str]:
+    """Return the colour of 0 to `max_depth` passed blocks."""
+    return [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in depth_palette(max_depth)]
 
 
 def photo(image: np.ndarray) -> str:

@@ -29,18 +29,18 @@ class Ranking(NamedTuple):
 
     Attributes:
         by_cost: True if images differ in cost, and are ranked by the tokens that they skip; else by object tokens.
-        most: Images that skip most, in descending order.
-        least: Images that skip least, in ascending order.
+        most_skipped: Images that skip most, in descending order.
+        least_skipped: Images that skip least, in ascending order.
     """
 
     by_cost: bool
-    most: list[Ranked]
-    least: list[Ranked]
+    most_skipped: list[Ranked]
+    least_skipped: list[Ranked]
 
     @property
     def images(self) -> list[Ranked]:
         """Those of both ends."""
-        return [*self.most, *self.least]
+        return [*self.most_skipped, *self.least_skipped]
 
 
 def rank(evaluation: Evaluation, by_cost: bool) -> Ranking:
@@ -59,5 +59,5 @@ def rank(evaluation: Evaluation, by_cost: bool) -> Ranking:
         elif objects:
             images.append(Ranked(file, 1 - routed / objects, objects))
     images.sort(key=lambda image: -image.skipped)
-    most = images[:ENDS]
-    return Ranking(by_cost, most, images[len(most) :][: -ENDS - 1 : -1])
+    most_skipped = images[:ENDS]
+    return Ranking(by_cost, most_skipped, images[len(most_skipped) :][: -ENDS - 1 : -1])

@@ -55,7 +55,7 @@ class ExportCheck:
         verdict += f"; {100 * self.same_indices:.2f} % of routed tokens agree"
         if self.distinct_routes is None:
             return verdict
-        return f"{verdict}, routes {'follow the image' if self.distinct_routes else 'are the SAME for all images'}"
+        return f"{verdict}, routes {'depend on the image' if self.distinct_routes else 'are the SAME for all images'}"
 
 
 def check_export(

@@ -65,7 +65,7 @@ def _holds_no_model(file: Path) -> bool:
             content, _ = tasks.torch_safe_load(file)
     except AttributeError as error:
         return error.name == "model"  # what Ultralytics asks of anything that is no dictionary
-    except Exception:  # it does not load for another reason, which is told
+    except Exception:  # it does not load for another reason, which is message
         return False
     return not any(isinstance(content.get(key), nn.Module) for key in ("ema", "model"))
 
@@ -96,11 +96,13 @@ def _check_whole(file: Path) -> None:
     """
     broken = damage(file)
     if broken and not trusted():
-        told = f"checkpoint {file} is damaged or no checkpoint ({broken}); copy or download it again."
+        message = f"checkpoint {file} is damaged or no checkpoint ({broken}); copy or download it again."
         if _is_pickle(file):
-            told += f" One in the format before torch 1.6 loads with the environment variable {TRUST}=1, which lets it "
-            told += "run any code: set it only if you trust whoever made it, load it once and save it anew."
-        raise ValueError(told)
+            message += (
+                f" One in the format before torch 1.6 loads with the environment variable {TRUST}=1, which lets it "
+            )
+            message += "run any code: set it only if you trust whoever made it, load it once and save it anew."
+        raise ValueError(message)
 
 
 def _check_states(file: Path) -> None:

@@ -34,7 +34,7 @@ class Validation:
         labels: Per image: width, height, cls, boxes (pixel x, y, w, h), segments (pixel polygons).
         annotations: COCO JSON that the data YAML names for the split, or None.
         names: Class names by index.
-        truth: Routed share of tokens per layer and group.
+        recall: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image.
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
     """
@@ -44,7 +44,7 @@ class Validation:
     labels: Sequence[dict[str, Any]] = ()
     annotations: Path | None = None
     names: dict[int, str] = field(default_factory=dict)
-    truth: RouterRecall = field(default_factory=RouterRecall)
+    recall: RouterRecall = field(default_factory=RouterRecall)
     shares: dict[str, list[float]] = field(default_factory=dict)
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
@@ -156,7 +156,7 @@ class _Collect(DetectionValidator):
                 kinds = stuff_tokens(stuff, self.data, size, batch)
                 groups |= {kind: tokens & groups[REST] for kind, tokens in kinds.items()}
                 kept = layer.plan.kept()
-                self.found.truth.update(name, kept, groups)
+                self.found.recall.update(name, kept, groups)
                 self.found.shares.setdefault(name, []).extend(kept.float().mean(dim=(1, 2)).tolist())
                 counts = ((kept & groups[OBJECTS]).sum(dim=(1, 2)), groups[OBJECTS].sum(dim=(1, 2)))
                 self.found.objects.setdefault(name, []).extend(zip(*(c.tolist() for c in counts), strict=True))

@@ -129,7 +129,7 @@ class RoutedTraining:
         check_there(self.csv.parent)
         rows = rows_before(self.csv, epoch, COLUMNS) or [list(COLUMNS)]
         for name, statistics in self.statistics.items():
-            health = statistics.health()
+            health = statistics.result()
             if health is None:
                 continue
             rows.append([str(epoch), name, str(health.images), *(f"{value:.4f}" for value in health[1:])])

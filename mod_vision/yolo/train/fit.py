@@ -32,7 +32,7 @@ CALIBRATION_BATCHES = 4
 
 
 def fit_routing(model: str | Path | YOLO, data: str, capacity: float = 0.5, imgsz: int = 640) -> YOLO:
-    """Fit the bypasses routed layers to the dense layers, and the routers to the labels.
+    """Fit the bypasses of routed layers to the dense layers, and the routers to the labels.
 
     A linear map explains most of what a trained stage does to a token of the background, so it is fitted in closed form
     and stands in for the stage where that is skipped. Then each router learns from the labels of the training split

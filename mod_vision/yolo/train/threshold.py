@@ -23,7 +23,7 @@ PASSES = 3  # what a layer sees depends on the thresholds before it
 def calibrate_thresholds(
     model: str | Path | YOLO, data: Any, capacity: float = 0.5, imgsz: int = 640, images: int = 200
 ) -> dict[str, list[float]]:
-    """Let compute follow the image: each routed layer gets the threshold that keeps its mean share within a budget.
+    """Make compute input-adaptive: each routed layer gets the threshold that keeps its mean share within a budget.
 
     The model is changed in place. From then on an image is given as many tokens as score above the thresholds, at
     least one in 16. `set_capacity` ends that. Exports have a fixed number of tokens.

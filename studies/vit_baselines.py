@@ -1,6 +1,6 @@
 """Other ways to spend less on a ViT, on the same blocks and the same bench: token merging, window pruning, toys.
 
-The opponents are written from their papers and pages for this comparison alone. All run the blocks of one timm ViT with
+The baselines are written from their papers and pages for this comparison alone. All run the blocks of one timm ViT with
 its weights and give a full map of tokens, as a detector needs it. Token merging is given as many FLOPs as one routing
 for all blocks but the first two; the others cost what they cost.
 """
@@ -154,7 +154,7 @@ class Windows:
         return windows.view(b, side, side, WINDOW, WINDOW, c).transpose(2, 3).reshape(b, -1, c)
 
 
-def opponents(name: str, capacity: float, imgsz: int) -> dict[str, nn.Module]:
+def baselines(name: str, capacity: float, imgsz: int) -> dict[str, nn.Module]:
     """Return the ways to run the blocks of a timm ViT, the dense one first; all share its weights.
 
     Raises:
@@ -190,7 +190,7 @@ def opponents(name: str, capacity: float, imgsz: int) -> dict[str, nn.Module]:
     return {**found, f"token merging, r = {low}": trunk(TokenMerging(blocks, low))}
 
 
-def peers(
+def main(
     model: str = "vit_small_patch16_224",
     capacity: float = 0.5,
     imgsz: int = 640,
@@ -203,7 +203,7 @@ def peers(
     torch.set_num_threads(threads)
     if out:
         writable_dir(out)
-    nets = opponents(model, capacity, imgsz)
+    nets = baselines(model, capacity, imgsz)
     images = torch.rand(batch, 3, imgsz, imgsz)
     with torch.inference_mode():
         calls = {name: (lambda net=net: net(images)) for name, net in nets.items()}
@@ -221,4 +221,4 @@ def peers(
 
 
 if __name__ == "__main__":
-    sys.exit(run_tool(peers, str(__doc__)))
+    sys.exit(run_tool(main, str(__doc__)))
