@@ -12,6 +12,7 @@ from pycocotools import mask as mask_utils
 
 from mod_vision.text import printable
 
+LETTERS = 60  # of the name of a class
 KEPT = ("bbox", "area", "iscrowd", "segmentation")
 ID = (int, float, str)
 KEYS: dict[str, dict[str, Any]] = {  # what scoring cannot do without
@@ -161,7 +162,9 @@ def match_categories(truth: GroundTruth, names: dict[int, str]) -> dict[int, int
 
 def some_of(names: Sequence[Any], most: int = 5) -> str:
     """Return the first of some names as text."""
-    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(printable(name, LETTERS) for name in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -197,4 +197,4 @@ def _plural(count: int, unit: str) -> str:
 
 def _shares(skipped: dict[str, list[float]]) -> str:
     """Format the mean skipped share of each layer."""
-    return ", ".join(f"{name} {100 * np.mean(shares):.0f}%" for name, shares in skipped.items())
+    return ", ".join(f"{printable(name)} {100 * np.mean(shares):.0f}%" for name, shares in skipped.items())

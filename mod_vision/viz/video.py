@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from mod_vision.files import renamed_at_end
+from mod_vision.text import in_csv
 from mod_vision.viz.curves import curve
 from mod_vision.viz.layout import blank, with_blocks
 from mod_vision.viz.views import View
@@ -104,7 +105,7 @@ class Recording:
         self._stack.callback(self._writer.release)
         file = self._stack.enter_context(self._table.open("w", buffering=1, newline=""))
         self._rows = csv.DictWriter(file, ["frame", "seconds", *figures.row()])
-        self._rows.writeheader()
+        self._rows.writerow({column: in_csv(column) for column in self._rows.fieldnames})
 
     def _curves(self, px: int) -> list[np.ndarray]:
         """Draw the skipped share, and the saved GFLOPs where they are known, over the last frames."""
