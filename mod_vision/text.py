@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-MAX_LETTERS = 200
+MAX_LETTERS = 4096  # as many as a path may have
+PLOT_LETTERS = 80
 FORMULA = ("=", "+", "-", "@")  # what makes a spreadsheet take a cell for a formula
 STEM_BYTES = 120  # of the 255 that a file name may have: others lengthen it
 
@@ -23,7 +24,7 @@ def printable(text: object, limit: int = MAX_LETTERS) -> str:
 
 def in_plot(text: object) -> str:
     """Return a text for matplotlib, which would take `$` for the beginning of a formula."""
-    return printable(text).replace("$", r"\$")
+    return printable(text, PLOT_LETTERS).replace("$", r"\$")
 
 
 def in_csv(value: object) -> object:

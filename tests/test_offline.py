@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -192,3 +193,21 @@ def test_offline_counts_for_its_thread_alone(host):
         thread.join()
     ask()
     assert host.asked == ["/other", "/other"]
+
+
+def test_plain_ultralytics_is_not_listened_to():
+    """What listens to Python's audit stays for the life of the process: it must not come with the plugin."""
+    code = """
+import sys
+from unittest.mock import patch
+with patch.object(sys, "addaudithook") as added:
+    import mod_vision
+    from ultralytics import YOLO
+    YOLO("yolo26n-mod.yaml")
+    assert not added.called
+    from mod_vision.yolo.model.loading import load_model
+    load_model("yolo26n-mod.yaml")
+    assert added.called
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -202,4 +202,4 @@ def _plural(count: int, unit: str) -> str:
 
 def _shares(skipped: dict[str, list[float]]) -> str:
     """Format the mean skipped share of each layer."""
-    return ", ".join(f"{name} {np.mean(shares):.0%}" for name, shares in skipped.items())
+    return ", ".join(f"{printable(name)} {np.mean(shares):.0%}" for name, shares in skipped.items())

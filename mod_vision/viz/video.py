@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from mod_vision.files import naming_folder, renamed_at_end
+from mod_vision.text import in_csv
 from mod_vision.viz.curves import curve
 from mod_vision.viz.encode import video_file
 from mod_vision.viz.layout import WHITE, with_blocks
@@ -110,7 +111,7 @@ class Recording:
         self._stack.enter_context(naming_folder(self.path.parent))
         file = self._stack.enter_context(self._table.open("w", buffering=1, newline=""))
         self._rows = csv.DictWriter(file, ["frame", "seconds", *figures.row()])
-        self._rows.writeheader()
+        self._rows.writerow({column: in_csv(column) for column in self._rows.fieldnames})
         self._writer = self._stack.enter_context(ThreadPoolExecutor(1))  # left first, when the last frame is written
 
     def _curves(self, px: int) -> list[np.ndarray]:

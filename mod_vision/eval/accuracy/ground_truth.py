@@ -22,6 +22,7 @@ from mod_vision.eval.accuracy.annotation_checks import (
 from mod_vision.limits import MAX_MASKS, check_classes
 from mod_vision.text import printable
 
+LETTERS = 60  # of the name of a class
 KEPT = ("bbox", "area", "iscrowd", "segmentation")
 ID = (int, float, str)
 KEYS: dict[str, dict[str, Any]] = {  # what scoring cannot do without
@@ -175,7 +176,9 @@ def match_categories(truth: GroundTruth, names: dict[int, str]) -> dict[int, int
 
 def some_of(names: Sequence[Any], limit: int = 5) -> str:
     """Return the first of some names as text."""
-    return ", ".join(map(printable, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(printable(name, LETTERS) for name in names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class _Called(type):
 
     def __call__(cls, *args: Any) -> Any:
         cls.found.add(cls.path)
-        return cls.__new__(cls)  # type: ignore[call-overload]
+        return super().__call__(*args)
 
 
 class _StandIn:

@@ -35,7 +35,8 @@ def offline(now: bool = True) -> Iterator[None]:
     Raises:
         ValueError: From inside, where one is asked for. No error of a network: libraries would try those again.
     """
-    _listen()
+    if now:
+        _listen()
     before = getattr(_thread, "offline", False)
     _thread.offline = before or now
     try:
