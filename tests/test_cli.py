@@ -2,15 +2,20 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from mod_vision.cli.keys import parse
+import mod_vision
+from mod_vision.cli.keys import keys_of, parse
 from mod_vision.cli.main import main
 from mod_vision.cli.verbs import VERBS
 from mod_vision.eval.cost.flops import executed_gflops
-from mod_vision.yolo.model.loading import load_model
+from mod_vision.files import fresh_path
+from mod_vision.yolo.model.loading import load_model, trained_with
+from mod_vision.yolo.run.device import torch_device
 
 
 def error(capsys, *words: str) -> str:
@@ -278,3 +283,75 @@ def test_bench_refuses_what_it_cannot_measure(capsys, word):
     model = "yolo26n.yaml" if word.startswith("capacity") else "yolo26n-mod.yaml"
     text = error(capsys, "bench", f"model={model}", word, "baselines=", "imgsz=64", "repeats=1")
     assert "no routed layer" in text or "backend must be" in text
+
+
+# ------------------------------------------------------------------------------------------------- as `yolo` is used
+
+
+def test_version(capsys):
+    for word in ("--version", "version"):
+        assert main([word]) == 0
+        assert capsys.readouterr().out.strip() == mod_vision.__version__
+
+
+@pytest.mark.parametrize(
+    "words", [["val"], ["mode=val"], ["detect", "val"], ["val", "segment"], ["task=detect", "mode=val"]]
+)
+def test_modes_and_tasks_of_yolo_are_understood(capsys, words):
+    assert "checkpoint none.pt does not exist" in error(capsys, *words, "model=none.pt", "data=mod-open.yaml")
+
+
+@pytest.mark.parametrize("mode", ["train", "predict", "track"])
+def test_what_yolo_does_is_answered_with_its_command(capsys, mode):
+    assert main(["segment", mode, "model=a.pt", "imgsz=64"]) == 2
+    assert capsys.readouterr().err == f"error: {mode} is plain Ultralytics: yolo {mode} model=a.pt imgsz=64\n"
+
+
+def test_typos(capsys):
+    assert main(["heatmpa"]) == 2
+    assert "unknown verb 'heatmpa', did you mean 'heatmap'?" in capsys.readouterr().err
+    assert "no key 'capactiy', did you mean 'capacity'?" in error(capsys, "val", "capactiy=0.5")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb_describes_its_keys(capsys, verb):
+    """A line for each key with its default, and an example whose keys exist."""
+    assert main([verb, "help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    keys = keys_of(VERBS[verb])
+    described = {line.split("=")[0].strip(): line[37:] for line in lines[2 : 2 + len(keys)]}
+    assert described.keys() == keys.keys()
+    assert all(len(text.split()) >= 2 for text in described.values()), described
+    if keys:
+        example = next(line for line in lines if line.startswith("Example: mod-vision "))
+        words = example.split()[2:]
+        assert words[0] == verb
+        assert {word.partition("=")[0] for word in words[1:]} <= keys.keys()
+
+
+def test_size_and_data_are_those_of_the_training(tmp_path, tiny_data, capsys):
+    model = load_model("yolo26n-mod.yaml")
+    model.train(
+        data=str(tiny_data), epochs=1, imgsz=96, batch=4, workers=0, plots=False, val=False, project=str(tmp_path)
+    )
+    best = Path(model.trainer.save_dir) / "weights" / "last.pt"
+    assert trained_with(load_model(best)) == (96, str(tiny_data))
+    assert trained_with(load_model("yolo26n-mod.yaml")) == (640, None)
+    for out in ("o", "o2"):  # the same command twice overwrites nothing
+        assert main(["val", f"model={best}", "threads=1", f"out={tmp_path / 'o'}"]) == 0
+        assert (tmp_path / out / "evaluation.json").is_file()
+    assert not (tmp_path / "o3").exists()
+
+
+def test_a_taken_name_gets_a_number(tmp_path):
+    (tmp_path / "val").mkdir()
+    assert fresh_path(tmp_path / "val", "a.json") == tmp_path / "val", "no run has finished there"
+    (tmp_path / "val" / "a.json").touch()
+    assert fresh_path(tmp_path / "val", "a.json") == tmp_path / "val2"
+    (tmp_path / "page.html").touch()
+    (tmp_path / "page2.html").touch()
+    assert fresh_path(tmp_path / "page.html") == tmp_path / "page3.html"
+
+
+def test_the_device_is_a_gpu_if_there_is_one():
+    assert str(torch_device("")) == ("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from mod_vision.cli.keys import as_list, as_value
 from mod_vision.run_settings import RunSettings
+from mod_vision.text import printable
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)  # Ultralytics would take one
 Settings = TypeVar("Settings", bound=RunSettings)
@@ -28,6 +29,8 @@ def data_of(yolo: Any, data: str, verb: str, model: str) -> str:
     found = data or trained_with(yolo).data
     if not found:
         raise ValueError(f"mod-vision {verb} needs data=: {model} does not tell what it was trained on.")
+    if not data:
+        print(f"data={printable(found)}, as in the training of {printable(model)}")
     return found
 
 

@@ -67,6 +67,9 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "backend": "eager, compile, cudagraph, onnx, openvino, torchscript or tensorrt",
     "dtype": "float32, bfloat16 or float16; exports have their own",
     "epochs": "epochs of each training",
+    "iterations": "trials, the dense baseline among them",
+    "cfg": "YAML with more training arguments of yolo",
+    "tune.router": "routers to choose from, joined by commas",
     "workers": "processes that predict",
     "stages": "rows to route, joined by + (6+8), several by commas; all",
 }
