@@ -77,7 +77,7 @@ def table(lines: list[Line]) -> str:
         [
             line.name,
             f"{line.gflops:.2f}",
-            *(cell for kind in kinds for cell in _cells(kind, line, by_name.get(_twin(line.name), line))),
+            *(cell for kind in kinds for cell in _cells(kind, line, by_name.get(_dense_line(line.name), line))),
             str(len(line.box)),
             _by_layer(line, lambda groups: _percent(groups, OBJECTS, routed=True)),
             _by_layer(line, lambda groups: " ".join(_percent(groups, s, routed=False) for s in SKIPPED_STUFF)),
@@ -87,7 +87,7 @@ def table(lines: list[Line]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
-def _twin(name: str) -> str:
+def _dense_line(name: str) -> str:
     """Return the name of the dense row that had the trainings that a row had."""
     return "dense-untuned" if "-untuned" in name else "dense"
 

@@ -63,13 +63,15 @@ def iso_flop(capacity: float) -> Make:
         target = gflops(mod(capacity=capacity)(d, name, imgsz), name, imgsz)
         least, *one_more = _shallowest(d)
         base = gflops(least, name, imgsz)
-        per_step = [gflops(twin, name, imgsz) - base for twin in one_more]  # each block of a dense stage costs the same
+        per_step = [
+            gflops(baseline, name, imgsz) - base for baseline in one_more
+        ]  # each block of a dense stage costs the same
 
-        def misfit(twin: ModelYaml) -> tuple[float, float]:
-            steps = [n / low - 1 for n, low in zip(_depths(twin), _depths(least), strict=True)]
+        def misfit(baseline: ModelYaml) -> tuple[float, float]:
+            steps = [n / low - 1 for n, low in zip(_depths(baseline), _depths(least), strict=True)]
             cost = base + sum(n * more for n, more in zip(steps, per_step, strict=True))
             gap = abs(cost / target - 1)
-            shares = [new / old for new, old in zip(_depths(twin), _depths(d), strict=True)]
+            shares = [new / old for new, old in zip(_depths(baseline), _depths(d), strict=True)]
             return max(gap - CLOSE, 0.0), max(shares) - min(shares)
 
         return min(_shallower(d), key=misfit)
@@ -175,7 +177,7 @@ def _step(d: ModelYaml) -> int:
 
 def _with_depths(d: ModelYaml, repeats: Sequence[int]) -> ModelYaml:
     """Return the dense model with these repeats of its stages."""
-    twin = mod(capacity=1.0)(d, "", 0)
-    for row, n in zip((row for row in twin["backbone"] if row[2] == StageRow.row_name), repeats, strict=True):
+    baseline = mod(capacity=1.0)(d, "", 0)
+    for row, n in zip((row for row in baseline["backbone"] if row[2] == StageRow.row_name), repeats, strict=True):
         row[1] = n
-    return twin
+    return baseline

@@ -222,9 +222,9 @@ def measure_costs(
     target, imgsz = torch_device(device), round_imgsz(imgsz)
     routed = [as_deployed(deepcopy(model), target) for model in models]
     dense = deepcopy(routed)
-    for twin in dense:
-        if any(routed_layers(twin)):
-            set_capacity(twin, 1.0)
+    for net in dense:
+        if any(routed_layers(net)):
+            set_capacity(net, 1.0)
     images = images or [torch.rand(1, 3, imgsz, imgsz)]
     inputs = [image.to(target, memory_format=torch.channels_last) for image in images]
     calls = {str(i): _each(model, inputs) for i, model in enumerate(routed + dense)}
@@ -232,7 +232,7 @@ def measure_costs(
         times = paired_latency(calls, repeats, device=str(target))
     per_image = [Latency(*(t / len(inputs) for t in time)) for time in times.values()]
     gflops = [mean(executed_gflops(model, imgsz, image) for image in inputs) for model in routed]
-    gflops += [executed_gflops(twin, imgsz) for twin in dense]
+    gflops += [executed_gflops(net, imgsz) for net in dense]
     n = len(models)
     return [
         Cost(gflops[i], gflops[n + i], per_image[i], per_image[n + i], torch.get_num_threads(), str(target))

@@ -126,9 +126,9 @@ class _TracedTorch:
         capacities = [layer.capacities for _, layer in routed_layers(self.yolo.model)]
         routed = (size, *capacities, *(layer.plan.indices.shape[1] for layer in trace.layers))
         if size not in self._dense:
-            twin = copy.deepcopy(self.yolo.model)
-            set_capacity(twin, 1.0)
-            self._dense[size] = executed_gflops(twin, image=batch)
+            dense = copy.deepcopy(self.yolo.model)
+            set_capacity(dense, 1.0)
+            self._dense[size] = executed_gflops(dense, image=batch)
         if routed not in self._executed:
             self._executed[routed] = executed_gflops(self.yolo.model, image=batch)
         return self._executed[routed], self._dense[size]

@@ -36,19 +36,19 @@ class ImageCosts:
         self.dense: list[float] = []
         self._layers: dict[Key, float] = {}
         self._rest: dict[Size, float] = {}
-        self._twin: dict[Size, float] = {}
+        self._dense_at: dict[Size, float] = {}
 
     def update(self, model: nn.Module, images: torch.Tensor) -> None:
         """Count the images (B, 3, H, W) of the batch that a model ran last."""
         size = tuple(images.shape[2:])
-        if size not in self._twin:
-            twin = copy.deepcopy(model)
-            set_capacity(twin, 1.0)
-            self._twin[size] = executed_gflops(twin, image=images[:1])
+        if size not in self._dense_at:
+            dense = copy.deepcopy(model)
+            set_capacity(dense, 1.0)
+            self._dense_at[size] = executed_gflops(dense, image=images[:1])
         for keys, image in zip(_keys(model, size), images.split(1), strict=True):
             known = keys if all(key in self._layers for key in keys) else self._count(model, image)
             self.executed.append(self._rest[size] + sum(self._layers[key] for key in known))
-            self.dense.append(self._twin[size])
+            self.dense.append(self._dense_at[size])
 
     def result(self) -> tuple[list[float], list[float]]:
         """Return the executed GFLOPs of each image, and those of the dense baseline."""

@@ -1,6 +1,6 @@
 """What all routed forms of Ultralytics' blocks share: same parameters, same names as the dense block.
 
-A twin is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block.
+A routed form is built from its dense block, so pretrained weights load, and at capacity 1 it *is* the dense block.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class RoutedBlock(RowKind, RoutedLayer):
         Raises:
             ValueError: If the block has nothing to route, or capacity or router is not valid.
         """
-        twin = cls.__new__(cls)
+        routed = cls.__new__(cls)
         for key, value in block.__dict__.items():  # dicts of modules, parameters and hooks are not shared
-            twin.__dict__[key] = copy(value) if isinstance(value, dict) else value
-        twin.__dict__.pop("forward", None)  # that of the dense block, set by Ultralytics' fuse()
-        dim, depth = twin.check_block(where)
-        twin.init_routing(dim, depth, capacity, router, where)
-        return twin
+            routed.__dict__[key] = copy(value) if isinstance(value, dict) else value
+        routed.__dict__.pop("forward", None)  # that of the dense block, set by Ultralytics' fuse()
+        dim, depth = routed.check_block(where)
+        routed.init_routing(dim, depth, capacity, router, where)
+        return routed
 
     @classmethod
     def stand_in(cls, args: list[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Turning a trained dense model into a routed one that keeps every weight.
 
 A layer is replaced by its routed form, which shares its parameters, and its row in the model's YAML by the row of the
-twin. So the result is what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
+routed form. So the result is what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mod_vision.yolo.blocks import ROUTED_BLOCKS
 from mod_vision.yolo.blocks.rows import RoutedRow
 from mod_vision.yolo.model.rows import take_place
 
-HAVE_TWIN = {twin.dense_type for twin in ROUTED_BLOCKS.values()}
+CAN_BE_ROUTED = {block.dense_type for block in ROUTED_BLOCKS.values()}
 
 
 def attention_rows(net: Any) -> list[int]:
     """Return the rows of a model whose layer has a routed form: a block, or one that is repeated from the outside."""
-    return [i for i, layer in enumerate(net.model) if _kinds(layer) and _kinds(layer) <= HAVE_TWIN]
+    return [i for i, layer in enumerate(net.model) if _kinds(layer) and _kinds(layer) <= CAN_BE_ROUTED]
 
 
 def _kinds(layer: nn.Module) -> set[type]:
