@@ -63,9 +63,7 @@ def iso_flop(capacity: float) -> Make:
         target = gflops(mod(capacity=capacity)(d, name, imgsz), name, imgsz)
         least, *one_more = _shallowest(d)
         base = gflops(least, name, imgsz)
-        per_step = [
-            gflops(baseline, name, imgsz) - base for baseline in one_more
-        ]  # each block of a dense stage costs the same
+        per_step = [gflops(baseline, name, imgsz) - base for baseline in one_more]  # blocks of a stage cost the same
 
         def misfit(baseline: ModelYaml) -> tuple[float, float]:
             steps = [n / low - 1 for n, low in zip(_depths(baseline), _depths(least), strict=True)]

@@ -7,7 +7,7 @@ routed row is first parsed as a dense stand-in, with Ultralytics' own rules in a
 * `MoDStage` is parsed as 1x1 convolutions, from which input channels, output channels and repeats are read;
 * `MoDViT` likewise; its list of maps is picked from by Ultralytics' `Index` rows.
 
-Row arguments of a routed block are those of the dense block; `MoDStage` takes `[channels, capacity, num_heads]`, `MoDViT`
+A routed block takes the arguments of the dense block; `MoDStage` takes `[channels, capacity, num_heads]`, `MoDViT`
 `[channels, name]`. All can end with options: `{capacity: 0.25, router: norm}`.
 """
 
