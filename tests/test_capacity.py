@@ -109,7 +109,7 @@ def test_the_next_prediction_has_what_the_torch_model_was_given():
     assert predict()[1] == [2, 1], "one token in 16 at least"
     mod_vision.set_capacity(net, 1.0)
     assert predict()[1] == [None, None], "set by hand, and the model was not changed since"
-    assert capacities(twin) == {"model.6": (0.5,) * 6, "model.8": (0.5,) * 4}
+    assert set().union(*capacities(twin).values()) == {0.5}
     mod_vision.set_capacity(twin, 0.3)
     mod_vision.set_capacity(model.model, 0.5)
     assert predict()[1] == [18, 5]
