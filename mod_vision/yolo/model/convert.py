@@ -1,7 +1,7 @@
 """Turning a trained dense model into a routed one that keeps every weight.
 
-A layer is replaced by its routed form, which shares its parameters, and so is its row in the model's YAML. The result is
-what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
+A layer is replaced by its routed form, which shares its parameters, and so is its row in the model's YAML. The result
+is what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
 """
 
 from __future__ import annotations
