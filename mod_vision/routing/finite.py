@@ -1,4 +1,4 @@
-"""Whether the scores of routers are numbers: NaN has a rank like any other, so a broken router routes without a word."""
+"""Whether the scores of routers are numbers: NaN has a rank like any other, so a broken router goes unnoticed."""
 
 from __future__ import annotations
 
