@@ -18,6 +18,7 @@ from mod_vision.yolo.run.letterbox import forward_letterboxed
 IMGSZ = 160
 MODEL = "yolo26n-mod.yaml"
 PHOTOS = sorted((resource_dir("assets") / "open" / "images" / "val").glob("*.jpg"))
+STEP = 1 / 512  # scores that are closer than this can tie
 
 
 def untrained():
@@ -71,7 +72,7 @@ def test_maps_are_what_the_forward_did(model, square, changed):
         assert m.score.dtype == np.float32
         np.testing.assert_array_equal(m.kept, changed[m.name])
         np.testing.assert_array_equal(m.depth, m.blocks * m.kept)
-        assert m.score[m.kept].min() >= m.score[~m.kept].max()
+        assert m.score[m.kept].min() >= m.score[~m.kept].max() - STEP
         assert m.kept.sum() == num_routed(m.kept.size, 0.5)
         assert m.extent == (0.0, 0.0, 1.0, 1.0)
 
@@ -100,7 +101,7 @@ def test_depth_follows_falling_capacities(square):
     for m in route_maps(model, square, IMGSZ):
         assert set(np.unique(m.depth)) == {0, m.blocks // 2, m.blocks}
         assert (m.depth == m.blocks).sum() == num_routed(m.depth.size, 0.25)
-        assert m.score[m.depth == m.blocks].min() >= m.score[m.depth == m.blocks // 2].max()
+        assert m.score[m.depth == m.blocks].min() >= m.score[m.depth == m.blocks // 2].max() - STEP
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,6 @@ def test_files_are_named_at_the_end_whatever_ends_them(tmp_path):
         (["frames=0"], "frames must be a whole number of at least 1, got 0."),
         (["frames=all"], "frames must be a whole number of at least 1, got all."),
         (["view=both"], "view must be one of page, overlay, side, mask, got 'both'."),
-        (["cmap=jet"], "cmap must be one of viridis, cividis, magma, got 'jet'."),
         (["boxes=True", "conf=40"], "conf must be in [0, 1], got 40."),
         (["source=nowhere.mp4"], "nowhere.mp4 is no image or video, no folder with some"),
         (["source=rtsp://127.0.0.1:9/none", "frames=1"], "Failed to open rtsp"),
@@ -342,3 +341,9 @@ def test_mistakes_are_one_line(words, said, clip, tmp_path, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert said in line
+
+
+def test_an_unknown_colour_map_is_refused_before_the_work(clip, tmp_path):
+    with pytest.raises(ValueError, match=r"^cmap must be one of viridis, cividis, magma, got 'jet'\.$"):
+        heatmap("yolo26n-mod-seg.pt", clip, IMGSZ, tmp_path / "out", cmap="jet")
+    assert not (tmp_path / "out").exists()
