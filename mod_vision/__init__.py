@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from mod_vision.routing import Routed as Routed
     from mod_vision.viz.routes import route_maps as route_maps
     from mod_vision.yolo.model.capacity import set_capacity as set_capacity
+    from mod_vision.yolo.train.calibration import calibrate_thresholds as calibrate_thresholds
     from mod_vision.yolo.train.fit import fit_routing as fit_routing
-    from mod_vision.yolo.train.threshold import calibrate_thresholds as calibrate_thresholds
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "calibrate_thresholds": "mod_vision.yolo.train.threshold",
+    "calibrate_thresholds": "mod_vision.yolo.train.calibration",
     "MixtureOfDepthsBlock": "mod_vision.nn",
     "MoDStage": "mod_vision.nn",
     "fit_routing": "mod_vision.yolo.train.fit",

@@ -36,7 +36,8 @@ def fresh_path(path: str | Path, *results: str) -> Path:
         results: Files in the folder that a finished run leaves; other ones may be there.
     """
     path = Path(path)
-    numbered = (path.with_name(f"{path.stem}{n}{path.suffix}") for n in count(2))
+    stem, suffix = (path.name, "") if results else (path.stem, path.suffix)
+    numbered = (path.with_name(f"{stem}{n}{suffix}") for n in count(2))
     return next(p for p in chain([path], numbered) if not p.is_file() and not any((p / r).exists() for r in results))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 class Measure(Protocol):
     """What is measured over images: `update` for each batch, then `result`; `reset` starts anew."""
 
-    def update(self, *args: Any) -> None:
+    def update(self, *args: Any, **kwargs: Any) -> None:
         """Add a batch."""
 
     def reset(self) -> None:

@@ -10,7 +10,8 @@ class RunSettings:
     """How models are run.
 
     Attributes:
-        imgsz: Longer side of the input in pixels, rounded up to a multiple of the stride.
+        imgsz: Longer side of the input in pixels, rounded up to a multiple of the stride. On the command line, 0 is the
+            size that the model was trained at.
         device: As in Ultralytics; `''` is the first GPU, and the CPU where there is none.
         threads: CPU threads; 0 leaves torch's setting. Importing Ultralytics sets one.
     """

@@ -15,7 +15,7 @@ import yaml
 
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.resources import find_shipped
-from mod_vision.yolo.blocks.stage import StageRow
+from mod_vision.yolo.blocks.stage_row import StageRow
 from mod_vision.yolo.model.loading import load_model
 
 ModelYaml = dict[str, Any]

@@ -22,7 +22,7 @@ from mod_vision.eval.accuracy.coco import Scorer
 from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.model.capacity import load_at, set_capacity
-from mod_vision.yolo.model.convert import save
+from mod_vision.yolo.model.graph import save
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import ModSettings
 from mod_vision.yolo.model.variants import ALL, Candidate, routed_variant

@@ -18,9 +18,9 @@ from mod_vision.eval.evaluate import Cost, Evaluation
 from mod_vision.eval.sweep import evaluate_capacities, on_front, save_sweep, sweep_table
 from mod_vision.routing.recall import RouterRecall
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.viz.pareto import draw_sweep
+from mod_vision.viz.pareto_plot import draw_sweep
 from mod_vision.yolo.model.capacity import set_capacity
-from mod_vision.yolo.model.convert import save
+from mod_vision.yolo.model.graph import save
 from mod_vision.yolo.model.loading import load_model
 
 WORDS = ["imgsz=96", "batch=4", "threads=1"]
@@ -111,7 +111,7 @@ def without_objects(folder):
 def test_no_objects_are_a_dash_an_empty_cell_and_no_point(tmp_path, monkeypatch):
     found = without_objects(tmp_path)
     panels = []
-    monkeypatch.setattr("mod_vision.viz.pareto.draw_pareto", lambda drawn, path: panels.extend(drawn))
+    monkeypatch.setattr("mod_vision.viz.pareto_plot.draw_pareto", lambda drawn, path: panels.extend(drawn))
     draw_sweep({1.0: found, 0.5: found}, "a", tmp_path / "a.png")
     assert [panel.marks for panel in panels] == [[]] * 4
     assert not any(on_front({1.0: found}, "box", "latency"))

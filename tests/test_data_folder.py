@@ -106,7 +106,8 @@ COMMANDS = {
 def _run(command: str, data: Path) -> int:
     shutil.copy(find_shipped(SHIPPED), "own.pt")
     model = f"models={SHIPPED},own.pt" if command == "compare" else "model=own.pt"
-    return main([*COMMANDS[command], model, f"data={data}", "imgsz=64", "threads=1"])
+    threads = [] if command == "fit" else ["threads=1"]
+    return main([*COMMANDS[command], model, f"data={data}", "imgsz=64", *threads])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

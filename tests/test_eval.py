@@ -245,3 +245,4 @@ def test_all_that_is_measured_over_images_has_one_contract(kind):
     wanted = {name for name in vars(Measure) if not name.startswith("_")}
     assert wanted == {"update", "reset", "result"}
     assert wanted <= vars(kind).keys()
+    assert Measure in kind.__mro__

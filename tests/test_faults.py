@@ -233,12 +233,12 @@ def command(verb: str, data: Path, photo: Path, out: Path) -> tuple[str, ...]:
     model = f"model={SHIPPED}"
     if verb == "convert":
         YOLO("yolo11n.yaml").save("dense.pt")
-        return "convert", "model=dense.pt", "blocks=all", f"out={out}/new.pt", "threads=1"
+        return "convert", "model=dense.pt", "blocks=all", f"out={out}/new.pt"
     words = {
         "heatmap": (f"source={photo}", f"out={out}"),
         "report": (f"data={data}", "capacity=0.5", "images=1", "evaluate=False", f"out={out}/r.html", "threads=1"),
         "val": (f"data={data}", f"out={out}", "threads=1"),
-        "threshold": (f"data={data}", f"out={out}/new.pt", "threads=1"),
+        "threshold": (f"data={data}", f"out={out}/new.pt"),
     }
     verbs = ("fit", "thresholds=True") if verb == "threshold" else (verb,)
     return *verbs, model, "imgsz=64", *words[verb]
@@ -349,12 +349,7 @@ def test_where_a_checkpoint_goes_is_checked_before_the_work(tmp_path, capsys, ve
 
 def test_a_checkpoint_of_a_shipped_model_is_written_twice(tiny_data, tmp_path):
     for _ in range(2):
-        assert (
-            main(
-                ["fit", "thresholds=True", f"model={SHIPPED}", f"data={tiny_data}", "imgsz=64", "out=t.pt", "threads=1"]
-            )
-            == 0
-        )
+        assert main(["fit", "thresholds=True", f"model={SHIPPED}", f"data={tiny_data}", "imgsz=64", "out=t.pt"]) == 0
 
 
 def test_a_file_system_without_locks_costs_a_line(tmp_path, monkeypatch, caplog):

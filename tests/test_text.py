@@ -18,8 +18,8 @@ from torch import nn
 from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.text import in_csv, in_plot, printable, short_stem
+from mod_vision.viz.lettering import put_text, text_width
 from mod_vision.viz.results import draw_results
-from mod_vision.viz.text import put_text, text_width
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import some_images
 from mod_vision.yolo.run.sources import Source, find_sources, open_clip

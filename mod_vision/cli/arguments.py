@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mod_vision.cli.keys import as_list, as_value
 from mod_vision.run_settings import RunSettings
 from mod_vision.text import printable
 
-THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)  # Ultralytics would take one
-Settings = TypeVar("Settings", bound=RunSettings)
+_FIRST = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # it can be a list, by level
+THREADS = int(_FIRST) if _FIRST.isdecimal() and int(_FIRST) else os.cpu_count() or 1  # Ultralytics would take one
+AnySettings = TypeVar("AnySettings", bound=RunSettings)
 
 
-def opened(model: str, run: Settings) -> tuple[Any, Settings]:
+def opened(model: str, run: AnySettings) -> tuple[Any, AnySettings]:
     """Return the model, and the settings with the size that it was trained at where none is given."""
     from mod_vision.yolo.model.loading import load_model, trained_with
 
+    if "," in model and not Path(model).exists():
+        raise FileNotFoundError(f"model={model} does not exist; several models are given as mod-vision val models=...")
     yolo = load_model(model)
     return yolo, replace(run, imgsz=run.imgsz or trained_with(yolo).imgsz)
 

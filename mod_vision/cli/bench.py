@@ -9,11 +9,13 @@ from mod_vision.cli.keys import as_list
 from mod_vision.files import fresh_path, writable_dir
 from mod_vision.run_settings import BenchSettings
 
+BASELINE = "yolo26n.yaml"
+
 
 def bench(
     model: str = "yolo26n-mod.yaml",
     capacity: Any = (0.5, 0.25),
-    baselines: Any = ("yolo26n.yaml",),
+    baselines: Any = (BASELINE,),
     by: str = "model",
     run: BenchSettings = BenchSettings(threads=THREADS),  # noqa: B008  # frozen
     out: str | None = None,
@@ -30,6 +32,8 @@ def bench(
     measures = {"model": _whole, "backbone": _whole, "layer": _layers, "step": _steps, "profile": _profiles}
     if by not in measures:
         raise ValueError(f"by must be model, backbone, layer, step or profile, got {by!r}.")
+    if by in ("layer", "profile") and as_list(baselines) not in ([], [BASELINE]):
+        raise ValueError(f"by={by} measures the layers of one model; leave out baselines=.")
     if measures[by] is not _whole and (run.backend, run.dtype) != ("eager", "float32"):
         raise ValueError(f"by={by} measures backend=eager in float32.")
     folder = writable_dir(fresh_path(out, "bench.json")) if out else None

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # a number such as 1e-3, which YAML takes for text
-LOWEST = {"imgsz": 0, "threads": 0}  # whole numbers are counts but for these
 KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "model": "checkpoint (.pt) or model YAML",
     "heatmap.model": "checkpoint, model YAML or ONNX export",
@@ -36,7 +35,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "bench.imgsz": "image size in pixels",
     "tune.imgsz": "image size in pixels",
     "batch": "images at a time",
-    "device": "cpu, 0, 0,1, mps, ... as in yolo; by default a GPU if there is one",
+    "device": "cpu, 0, mps, ... as in yolo; by default a GPU if there is one",
     "threads": "CPU threads",
     "out": "where results go; a name that is taken gets a number: val2, val3, ...",
     "convert.out": "the checkpoint to write; by default MODEL-mod.pt",
@@ -109,7 +108,7 @@ def parse(name: str, function: Callable[..., Any], words: list[str]) -> dict[str
         if key not in parameters:
             known = ", ".join(parameters) or "none"
             raise ValueError(f"{name} has no key {key!r}{similar(key, parameters)}; it has {known}.")
-        arguments[key] = _checked(key, text, str(parameters[key].annotation))
+        arguments[key] = _checked(key, text, parameters[key])
     missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in arguments]
     if missing:
         raise ValueError(f"{name} needs {' '.join(f'{key}=...' for key in missing)}")
@@ -143,7 +142,8 @@ def describe(name: str, function: Callable[..., Any]) -> str:
     """Return the help of a verb or a script: what it does, a line for each key with its default, and an example."""
     said = inspect.cleandoc(function.__doc__ or "").splitlines()
     example = next((line for line in said if line.startswith("Example: ")), "")
-    lines = [said[0], f"usage: {name} key=value ..."]
+    about = [line for line in said[1:] if line and line != example]
+    lines = [said[0], *about, f"usage: {name} key=value ..."]
     for key, parameter in keys_of(function).items():
         needed = parameter.default is inspect.Parameter.empty
         shown = f"{key}=" if needed else f"{key}={_as_text(parameter.default)}"
@@ -159,11 +159,12 @@ def _as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _checked(key: str, text: str, wanted: str) -> Any:
+def _checked(key: str, text: str, parameter: inspect.Parameter) -> Any:
     """Return the value of a key, which must be of the type that it is annotated with."""
+    wanted, lowest = str(parameter.annotation), 0 if parameter.default == 0 else 1
     if wanted.startswith("str"):
         return text
-    value, lowest = as_value(text, key), LOWEST.get(key, 1)
+    value = as_value(text, key)
     is_bool = isinstance(value, bool)
     if wanted == "int" and (is_bool or not isinstance(value, int) or value < lowest):
         raise ValueError(f"{key}={text}: {key} must be a whole number of at least {lowest}.")

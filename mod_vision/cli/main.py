@@ -32,6 +32,8 @@ TOLD = (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError) 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; errors are one line, exit code 1, and `MOD_VISION_DEBUG=1` shows where they come from."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] and words[0] in HELP and words[1:]:
+        words = [words[1], words[0]]  # `help VERB`
     if not words or words[0] in HELP:
         print(usage())
         return 0

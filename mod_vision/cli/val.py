@@ -10,6 +10,7 @@ from mod_vision.cli.arguments import THREADS, data_of, opened, shares_of
 from mod_vision.cli.keys import as_list
 from mod_vision.files import fresh_path, writable_dir, write_text
 from mod_vision.run_settings import ScoreSettings
+from mod_vision.text import printable
 
 
 def val(
@@ -25,14 +26,16 @@ def val(
     capacity=1,0.5 sweeps; models=a.pt,b.pt also says how sure their differences are.
     Example: mod-vision val model=best.pt data=mine.yaml capacity=1,0.5,0.25
     """
-    from mod_vision.yolo.data.keys import check_split
+    from mod_vision.yolo.data.description import check_split
 
-    several = as_list(models)
+    several, given = as_list(models), run.imgsz
     if bool(model) == bool(several):
         raise ValueError("mod-vision val needs model=..., or models=a.pt,b.pt to compare several.")
     folder = writable_dir(fresh_path(out, "evaluation.json", "sweep.json", "compare.json")).resolve()
     check_split(run.split)
     yolo, run = opened(model or several[0], run)
+    if several and not given:
+        _check_sizes(several)
     data = data_of(yolo, data, "val", model or several[0])
     if several:
         _compare(several, data, run, folder, capacity)
@@ -40,6 +43,14 @@ def val(
         _sweep(model, data, shares_of(capacity), run, folder)
     else:
         _evaluate(yolo, data, shares_of(capacity), run, folder)
+
+
+def _check_sizes(models: list[str]) -> None:
+    """Refuse models that were trained at different sizes, where none is given."""
+    sizes = {name: opened(name, ScoreSettings(imgsz=0))[1].imgsz for name in models}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{printable(name)} {size}" for name, size in sizes.items())
+        raise ValueError(f"the models were trained at different sizes ({shown}); give the one to compare at, imgsz=...")
 
 
 def _evaluate(yolo: Any, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
@@ -57,7 +68,7 @@ def _evaluate(yolo: Any, data: str, shares: list[Any], run: ScoreSettings, folde
 def _sweep(model: str, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
     """Score a model at several capacities."""
     from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
-    from mod_vision.viz.pareto import draw_sweep
+    from mod_vision.viz.pareto_plot import draw_sweep
 
     sweep = evaluate_capacities(model, data, shares, run, **_ultralytics_folder(folder))
     save_sweep(sweep, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mod_vision.cli.arguments import THREADS, data_of, opened, shares_of
 from mod_vision.cli.bench import bench
 from mod_vision.cli.keys import as_list, as_value
 from mod_vision.cli.val import val
+from mod_vision.env import AUTOLOAD
 from mod_vision.files import fresh_path
 from mod_vision.resources import PHOTOS
 from mod_vision.run_settings import RunSettings, ScoreSettings
@@ -17,7 +19,7 @@ from mod_vision.run_settings import RunSettings, ScoreSettings
 
 def check() -> None:
     """Versions, what is registered, what is missing and what to do."""
-    from mod_vision.cli.check import report
+    from mod_vision.cli.installed import report
 
     print(report())
 
@@ -43,7 +45,7 @@ def heatmap(
 
 def _size_of(model: str) -> int:
     """Return the size that a checkpoint was trained at; an export keeps its own, or takes 640."""
-    return 640 if Path(model).suffix == ".onnx" else opened(model, RunSettings(imgsz=0))[1].imgsz
+    return 640 if Path(model).suffix.lower() == ".onnx" else opened(model, RunSettings(imgsz=0))[1].imgsz
 
 
 def report(
@@ -53,7 +55,7 @@ def report(
     images: int = 12,
     conf: float = 0.25,
     evaluate: bool = True,
-    run: ScoreSettings = ScoreSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str = "runs/mod-vision-report.html",
 ) -> None:
     """One HTML page: routes, predictions, accuracy and cost at several capacities.
@@ -63,8 +65,8 @@ def report(
     from mod_vision.viz.report import write_report
 
     yolo, run = opened(model, run)
-    data = data_of(yolo, data, "report", model)
-    path = write_report(model, data, shares_of(capacity), images, conf, evaluate, run, fresh_path(out))
+    data, scoring = data_of(yolo, data, "report", model), ScoreSettings(run.imgsz, run.device, run.threads)
+    path = write_report(model, data, shares_of(capacity), images, conf, evaluate, scoring, fresh_path(out))
     print(f"report in {path}; open it in a browser")
 
 
@@ -91,7 +93,7 @@ def convert(
     capacity: float = 0.5,
     blocks: Any = "auto",
     router: str = "conv",
-    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    imgsz: int = 0,
     out: str | None = None,
 ) -> None:
     """A trained dense model into one with routed attention that keeps every weight.
@@ -99,16 +101,16 @@ def convert(
     Example: mod-vision convert model=yolo11s.pt data=mine.yaml capacity=0.5
     """
     from mod_vision.conversion.convert import convert as routed
-    from mod_vision.yolo.model.convert import check_out, save
+    from mod_vision.yolo.model.graph import check_out, save
     from mod_vision.yolo.run.device import start
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
-    path = Path(out or f"{Path(model).stem}-mod.pt")
+    path = fresh_path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
     if isinstance(blocks, str) and blocks not in ("auto", "all"):
         blocks = as_value(f"[{blocks}]", "blocks")
-    yolo, run = opened(model, run)
+    yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
     save(routed(yolo, capacity, blocks, router, data, start(run).imgsz), path, model)
     print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
 
@@ -118,7 +120,7 @@ def fit(
     data: str = "",
     capacity: float = 0.5,
     thresholds: bool = False,
-    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    imgsz: int = 0,
     out: str | None = None,
 ) -> None:
     """Routers and bypasses for a model that was trained dense, or thresholds that make it input-adaptive.
@@ -127,12 +129,12 @@ def fit(
     others less, and the mean of the share of tokens stays within it.
     Example: mod-vision fit model=last.pt data=mine.yaml capacity=0.5
     """
-    from mod_vision.yolo.model.convert import check_out, save
+    from mod_vision.yolo.model.graph import check_out, save
     from mod_vision.yolo.run.device import start
 
-    path = Path(out or f"{Path(model).stem}-{'threshold' if thresholds else 'fit'}.pt")
+    path = fresh_path(out or f"{Path(model).stem}-{'threshold' if thresholds else 'fit'}.pt")
     check_out(path, model)
-    yolo, run = opened(model, run)
+    yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
     run, data = start(run), data_of(yolo, data, "fit", model)
     save(_adaptive(yolo, data, capacity, run) if thresholds else _fitted(yolo, data, capacity, run), path, model)
     accuracy = f"mod-vision val model={path} data={data} imgsz={run.imgsz}"
@@ -149,7 +151,7 @@ def _fitted(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
 def _adaptive(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
     """Set thresholds, and print what they route."""
     from mod_vision.eval.evaluate import spread
-    from mod_vision.yolo.train.threshold import calibrate_thresholds
+    from mod_vision.yolo.train.calibration import calibrate_thresholds
 
     for layer, shares in calibrate_thresholds(yolo, data, capacity, run.imgsz).items():
         print(f"{layer:<12}routed {spread(shares)} of the tokens")
@@ -216,8 +218,8 @@ def tune(
 
     Example: mod-vision tune model=best.pt data=mine.yaml capacity=0.25,0.5 iterations=6
     """
-    from mod_vision.tune.sweep import tune as sweep_variants
-    from mod_vision.viz.pareto import draw_tuned
+    from mod_vision.tune.trials import tune as sweep_variants
+    from mod_vision.viz.pareto_plot import draw_tuned
 
     data = data_of(opened(model, run)[0], data, "tune", model)
     choices = (shares_of(capacity), as_list(router), as_list(stages))
@@ -235,7 +237,7 @@ def predict_many(
     workers: int = 2,
     capacity: Any = None,
     imgsz: int = 0,
-    device: str = "cpu",
+    device: str = "",
     out: str = "runs/mod-vision-predict",
 ) -> None:
     """Folders, lists and object stores on many workers, into Parquet; a second run goes on where the first ended.
@@ -244,6 +246,7 @@ def predict_many(
     """
     from mod_vision.yolo.run.predict_many import predict_many as predict
 
+    os.environ[AUTOLOAD] = "1"  # for the workers, which are processes of their own
     predict(model, source, out, imgsz or _size_of(model), conf, batch, workers, device, capacity)
 
 

@@ -16,7 +16,7 @@ from mod_vision.eval.cost.latency import as_deployed, paired_latency
 from mod_vision.resources import resource_dir
 from mod_vision.routing import check_capacity
 from mod_vision.yolo.export.exporter import input_tensors
-from mod_vision.yolo.model.convert import attention_rows, copy_model, put_routed, routed_layer, yaml_row
+from mod_vision.yolo.model.graph import attention_rows, copy_model, put_routed, routed_layer, yaml_row
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import check_options
 from mod_vision.yolo.run.device import round_imgsz

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mod_vision.eval.cost.latency import as_deployed, paired_part_latency
-from mod_vision.yolo.model.convert import catch_inputs, routed_layer, yaml_row
+from mod_vision.yolo.model.graph import catch_inputs, routed_layer, yaml_row
 
 REPEATS = 7
 MIN_SAVING = 0.01  # share of the network's time

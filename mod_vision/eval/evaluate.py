@@ -24,7 +24,7 @@ from mod_vision.routing import routed_layers
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
-from mod_vision.yolo.data.keys import check_split
+from mod_vision.yolo.data.description import check_split
 from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model

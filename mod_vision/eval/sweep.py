@@ -17,7 +17,7 @@ from mod_vision.files import write_text
 from mod_vision.routing import check_capacity
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.yolo.model.capacity import set_capacity
-from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 
 Sweep = Mapping[float, Evaluation]

@@ -13,15 +13,15 @@ from mod_vision.viz.training_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.blocks.old_names import know_old_names
 from mod_vision.yolo.export.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.export.notes import note_routing
+from mod_vision.yolo.model.frames import with_padding
 from mod_vision.yolo.model.package_files import export_elsewhere, keep_photos_clean
-from mod_vision.yolo.model.padding import with_padding
 from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.run.watch import follow_capacities, warn_of_broken_routes
 from mod_vision.yolo.train.callbacks import CALLBACKS
 from mod_vision.yolo.train.loss import with_router_losses
 
-PATCHED = {  # everything of Ultralytics that is wrapped or added to
+PATCHED = {  # what must be there before anything is changed
     "ultralytics.nn.tasks": ("parse_model", "check_yaml", "BaseModel", "RTDETRDetectionModel"),
     "ultralytics.utils.checks": ("check_file",),
     "ultralytics.utils.downloads": ("attempt_download_asset",),

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from mod_vision.measure import Measure
+
 
 @dataclass
 class _Shape:
@@ -27,7 +29,7 @@ class _Shape:
     routed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-class OtherImages:
+class OtherImages(Measure):
     """Gives each image of a layer the routes of all other images of the same shape, without keeping any.
 
     The sum over all pairs of images is the product of the sums, less what an image has with itself. So what is kept

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mod_vision.measure import Measure
 from mod_vision.routing.other_images import OtherImages
 from mod_vision.text import printable
 
@@ -42,7 +43,7 @@ class RecallShares(NamedTuple):
         }
 
 
-class RouterRecall:
+class RouterRecall(Measure):
     """Counts, per routed layer and group of tokens, how many were routed.
 
     The groups can be anything that labels tell apart: objects and the rest, single classes, sky and road.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from mod_vision.measure import Measure
 from mod_vision.routing.plan import RoutingPlan
 
 Key = tuple[tuple[int, int], int]  # grid, and number of routed tokens
@@ -44,7 +45,7 @@ class RouteHealth(NamedTuple):
         return None
 
 
-class RouteStatistics:
+class RouteStatistics(Measure):
     """Count on the device, without synchronisation, how often each position is routed, and watch for NaN.
 
     Grids of different sizes are counted apart, and so are numbers of routed tokens: where the capacity changes between

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mod_vision.viz.layout import blank, caption, paste
-from mod_vision.viz.text import line_height, put_text, text_width
+from mod_vision.viz.lettering import line_height, put_text, text_width
 
 LINE, AREA, AXIS = (139, 82, 30), (240, 226, 212), (170, 170, 170)
 FINE = 4  # bits of a pixel that OpenCV takes for smooth lines

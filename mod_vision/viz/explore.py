@@ -20,7 +20,7 @@ from mod_vision.viz.traced import Trace, open_traced
 from mod_vision.viz.video import Figures, Recording
 from mod_vision.viz.views import View, draw_view
 from mod_vision.yolo.model.capacity import set_capacity
-from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.device import torch_device
 from mod_vision.yolo.run.predict import Postprocess

@@ -30,7 +30,7 @@ def heatmap(
     model: Any,
     source: Any,
     imgsz: int = 640,
-    out: str | Path = "runs/heatmap",
+    out: str | Path = "runs/mod-vision-heatmap",
     view: str | None = None,
     boxes: bool = False,
     conf: float = 0.25,
@@ -185,11 +185,11 @@ class _Job:
         return " and ".join(_plural(count, unit) for count, unit in counts if count)
 
     def _free_name(self, stem: str, view: str, suffix: str) -> Path:
-        """Name a picture after its source; those of one name from several folders are numbered."""
+        """Name a picture after its source; a name that is taken is numbered."""
         kind, stem = "heatmap" if view == "page" else view, short_stem(stem)
         name = self.folder / f"{stem}-{kind}{suffix}"
         number = 2
-        while name in self.written:
+        while name in self.written or name.is_file():
             name = self.folder / f"{stem}-{number}-{kind}{suffix}"
             number += 1
         return name

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mod_vision.viz.text import INK, line_height, put_text, text_width
+from mod_vision.viz.lettering import INK, line_height, put_text, text_width
 
 WHITE = (255, 255, 255)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mod_vision.text import printable
 from mod_vision.viz.layout import ink_on
-from mod_vision.viz.text import line_height, put_text, text_size_for, text_width
+from mod_vision.viz.lettering import line_height, put_text, text_size_for, text_width
 from mod_vision.yolo.run.predict import class_colour
 
 LETTERS = 40  # of the name of a class

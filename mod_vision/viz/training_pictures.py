@@ -14,8 +14,8 @@ from torch import nn
 from mod_vision.files import write_bytes, write_figure
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.layout import blank, swatches, with_blocks
-from mod_vision.viz.page import TEXT, fit_into, panel_grid
 from mod_vision.viz.routes import crop_maps, skipped_depth
+from mod_vision.viz.sheet import TEXT, fit_into, panel_grid
 from mod_vision.viz.traced import trace_net
 from mod_vision.yolo.run.images import read_image
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from mod_vision.viz.annotators import ConfidenceAnnotator, DepthAnnotator, SkipAnnotator
 from mod_vision.viz.layout import blank, caption, gradient, swatches, with_blocks
-from mod_vision.viz.page import TEXT, fit_panel, panel_grid
+from mod_vision.viz.lettering import text_size_for
 from mod_vision.viz.results import draw_results
 from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share
-from mod_vision.viz.text import text_size_for
+from mod_vision.viz.sheet import TEXT, fit_panel, panel_grid
 from mod_vision.yolo.run.images import read_image
 
 SMALLEST_SIDE = 160  # smaller photos are enlarged, or nothing could be read off them

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from mod_vision.eval.accuracy.ground_truth import GroundTruth, Id, from_json, from_labels, match_categories, some_of
 from mod_vision.eval.accuracy.matching import AREAS, BITS, THRESHOLDS, Matches, check_engine
+from mod_vision.measure import Measure
 from mod_vision.yolo.run.validate import Validation
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -66,7 +67,7 @@ class Scores:
     matches: Matches
 
 
-class Scorer:
+class Scorer(Measure):
     """Scores predictions that come batch by batch, and keeps of them only how they matched."""
 
     def __init__(self, task: str, annotations: Path | None = None, engine: str = "pycocotools") -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mod_vision.eval.cost.flops import executed_gflops, executed_gflops_by_layer
+from mod_vision.measure import Measure
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.capacity import set_capacity
 
@@ -16,7 +17,7 @@ Size: TypeAlias = tuple[int, ...]
 Key: TypeAlias = tuple[Size, str, int]  # input size, routed layer, tokens
 
 
-class ImageCosts:
+class ImageCosts(Measure):
     """Executed GFLOPs of images as they are validated, each as if it were alone: a batch takes as long as its fullest.
 
     Those of a routed layer are counted once for each input size and number of tokens, those of all else once for each

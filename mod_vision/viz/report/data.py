@@ -15,10 +15,10 @@ from mod_vision.errors import one_line
 from mod_vision.eval.evaluate import Evaluation, evaluate_model
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.viz.report.ranking import Ranking, rank
+from mod_vision.viz.report.image_ranking import Ranking, rank
 from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.model.capacity import set_capacity
-from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.device import torch_device
 from mod_vision.yolo.run.images import evenly_spaced, image_names, read_image, some_images

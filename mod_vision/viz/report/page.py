@@ -6,7 +6,6 @@ import base64
 import hashlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -72,7 +71,9 @@ def write_report(
         "capacity": shares,
         "images": images,
         "conf": conf,
-        **{key: value for key, value in asdict(run).items() if value is not None},
+        "imgsz": run.imgsz,
+        "device": run.device,
+        "threads": run.threads,
         "evaluate": evaluate,
         "out": out,
     }

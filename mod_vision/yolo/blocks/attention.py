@@ -16,7 +16,7 @@ from ultralytics.nn.modules.transformer import AIFI, TransformerEncoderLayer
 from mod_vision.routing import RoutingPlan, scatter_tokens, tokens_to_map
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.blocks.base import RoutedBlock, to_tokens
-from mod_vision.yolo.blocks.rows import routed_row
+from mod_vision.yolo.blocks.registry import routed_row
 
 
 def to_map(tokens: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer, RoutingPlan
-from mod_vision.yolo.blocks.rows import RoutedRow, RowKind
+from mod_vision.yolo.blocks.registry import RoutedRow, RowKind
 
 
 def to_tokens(x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mod_vision.yolo.data.keys import SPLITS
+from mod_vision.yolo.data.description import SPLITS
 
 
 def check_folders(data: dict[str, Any]) -> None:

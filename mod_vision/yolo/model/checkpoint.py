@@ -12,7 +12,7 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from mod_vision.env import TRUST
+from mod_vision.env import AUTOLOAD, TRUST
 from mod_vision.errors import one_line
 from mod_vision.yolo.model.archive import constructed, damage
 from mod_vision.yolo.model.offline import offline
@@ -40,6 +40,11 @@ def open_checkpoint(file: Path) -> YOLO:
         with restricted(), offline(not trusted()):
             yolo = YOLO(str(file))
     except Exception as error:
+        if not getattr(tasks, "mod_vision_registered", False):
+            raise ValueError(
+                f"checkpoint {file} does not load: the routed layers are not registered, since {AUTOLOAD}=0; unset it, "
+                "or call mod_vision.plugin.register.register() first."
+            ) from error
         if not trusted() and (refused := _unknown_names(file)):
             raise ValueError(
                 f"checkpoint {file} holds {', '.join(refused[:3])}, which are no weights and could run any code, so it "

@@ -13,8 +13,8 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from mod_vision.errors import one_line
 from mod_vision.resources import find_file
 from mod_vision.yolo.model.checkpoint import open_checkpoint
-from mod_vision.yolo.model.limits import check_parameters
 from mod_vision.yolo.model.rows import check_model_yaml, forget_pretrained
+from mod_vision.yolo.model.size_limits import check_parameters
 from mod_vision.yolo.model.trust import YAMLS, restricted
 
 

@@ -25,10 +25,10 @@ from mod_vision.errors import one_line
 from mod_vision.limits import MAX_REPEATS, check_nodes
 from mod_vision.yolo.blocks import KINDS
 from mod_vision.yolo.blocks.old_names import REMOVED, advice
-from mod_vision.yolo.blocks.rows import RoutedRow
-from mod_vision.yolo.model.limits import check_numbers
+from mod_vision.yolo.blocks.registry import RoutedRow
 from mod_vision.yolo.model.offline import builds_are_offline, offline
 from mod_vision.yolo.model.settings import ModSettings, check_options
+from mod_vision.yolo.model.size_limits import check_numbers
 
 OUR_NAMES = (*KINDS, *REMOVED)
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]

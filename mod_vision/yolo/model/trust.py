@@ -16,8 +16,8 @@ from ultralytics.utils import YAML, checks
 
 from mod_vision.env import TRUST
 from mod_vision.yolo.data.caches import closed_caches
+from mod_vision.yolo.data.description import check_size
 from mod_vision.yolo.data.folder import check_folders
-from mod_vision.yolo.data.keys import check_size
 from mod_vision.yolo.model.offline import builds_offline
 
 YAMLS = (".yaml", ".yml")

@@ -11,7 +11,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT, YAML
 
 from mod_vision.yolo.blocks import KINDS
-from mod_vision.yolo.model.convert import copy_model
+from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.rows import write_options
 from mod_vision.yolo.model.trust import restricted
 

@@ -12,7 +12,7 @@ from ultralytics.utils.torch_utils import select_device
 from mod_vision.run_settings import RunSettings
 
 MIN_STRIDE = 32
-Settings = TypeVar("Settings", bound=RunSettings)
+AnySettings = TypeVar("AnySettings", bound=RunSettings)
 
 
 def torch_device(device: str) -> torch.device:
@@ -21,23 +21,37 @@ def torch_device(device: str) -> torch.device:
     Raises:
         ValueError: If there is no such device.
     """
-    return torch.device("cpu") if device == "cpu" else select_device(device, verbose=False)
+    if device == "cpu":
+        return torch.device("cpu")
+    threads = torch.get_num_threads()
+    try:
+        return select_device(device, verbose=False)
+    finally:
+        torch.set_num_threads(threads)  # Ultralytics sets its own for a CPU
 
 
-def start(run: Settings) -> Settings:
+def start(run: AnySettings) -> AnySettings:
     """Set torch's CPU threads, and return the settings as they count: size rounded, device by its name in torch.
 
     Raises:
-        ValueError: If there is no such device, or the size is not positive.
+        ValueError: If there is no such device, there are several, or the size is not positive.
     """
-    if run.threads:
-        torch.set_num_threads(run.threads)
+    if "," in run.device:
+        raise ValueError(f"device={run.device}: give one device; `yolo train` trains on several.")
+    threads = run.threads or torch.get_num_threads()
     device = str(torch_device(run.device))
-    return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=torch.get_num_threads())
+    torch.set_num_threads(threads)
+    return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=threads)
 
 
 def round_imgsz(imgsz: int) -> int:
-    """Round an image size up to a multiple of the stride, as Ultralytics does."""
+    """Round an image size up to a multiple of the stride, as Ultralytics does.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    if imgsz < 1:
+        raise ValueError(f"imgsz must be a positive number of pixels, got {imgsz}.")
     return int(check_imgsz(imgsz, MIN_STRIDE))
 
 

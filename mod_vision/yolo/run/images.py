@@ -14,7 +14,7 @@ from ultralytics.data.loaders import LoadImagesAndVideos, LoadPilAndNumpy
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
 from mod_vision.errors import one_line
-from mod_vision.yolo.data.keys import split_images
+from mod_vision.yolo.data.description import split_images
 from mod_vision.yolo.model.trust import YAMLS, check_data
 from mod_vision.yolo.run.sources import literal
 

@@ -16,9 +16,9 @@ from ultralytics.data import build_dataloader, build_yolo_dataset
 from mod_vision.nn import MoDStage
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
-from mod_vision.yolo.data.keys import naming_split
+from mod_vision.yolo.data.description import naming_split
 from mod_vision.yolo.model.capacity import set_capacity
-from mod_vision.yolo.model.convert import catch_inputs
+from mod_vision.yolo.model.graph import catch_inputs
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import ModSettings
 from mod_vision.yolo.model.trust import check_data, restricted

@@ -20,7 +20,7 @@ from mod_vision.files import writable_dir, write_text
 from mod_vision.run_settings import RunSettings, ScoreSettings
 from mod_vision.tune.space import Choices, candidate_of, candidates, check_choices
 from mod_vision.tune.study import in_state, open_study
-from mod_vision.yolo.model.convert import save
+from mod_vision.yolo.model.graph import save
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.variants import DENSE, Candidate, read_train_args, routed_variant
@@ -28,7 +28,7 @@ from mod_vision.yolo.run.device import start
 
 
 @dataclass(frozen=True)
-class Sweep:
+class TuneSweep:
     """A sweep over routed variants of a model.
 
     Attributes:
@@ -144,7 +144,7 @@ def tune(
     cfg: str | None = None,
     run: RunSettings = RunSettings(),  # noqa: B008  # frozen
     out: str | Path = "runs/mod-vision-tune",
-) -> Sweep:
+) -> TuneSweep:
     """Train and score routed variants of a model and its dense baseline; a sweep that was stopped goes on.
 
     All start from the same weights. Optuna's NSGA-II chooses them by latency and AP. The study is `study.db` in `out`,
@@ -184,6 +184,6 @@ def tune(
         study = open_study(folder, settings, choices)
         if not (folder / "start.pt").is_file():
             save(yolo, folder / "start.pt", model)
-    sweep = Sweep(folder, study, choices, run.device, lock)
+    sweep = TuneSweep(folder, study, choices, run.device, lock)
     sweep.run(iterations)
     return sweep

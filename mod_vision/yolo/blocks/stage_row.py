@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from mod_vision.nn import MoDStage
-from mod_vision.yolo.blocks.rows import RoutedRow, RowKind, routed_row
+from mod_vision.yolo.blocks.registry import RoutedRow, RowKind, routed_row
 
 
 @routed_row

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mod_vision.viz.layout import blank, caption, paste
-from mod_vision.viz.text import line_height
+from mod_vision.viz.lettering import line_height
 
 PANEL_HEIGHT = 360
 MAX_PANEL_WIDTH = 1080  # a panorama gets a lower panel instead of a wider one
