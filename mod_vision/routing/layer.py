@@ -17,7 +17,7 @@ from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
 from mod_vision.routing.threshold import count_above
 
-PASSING = ("plan", "_of_thread", "_copied")  # what is not saved; older checkpoints hold a plan
+NOT_SAVED = ("plan", "_of_thread", "_copied")  # what is not saved; older checkpoints hold a plan
 
 
 class RoutedLayer(nn.Module):
@@ -168,11 +168,11 @@ class RoutedLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the plan out of copies and checkpoints: it belongs to a batch, and may hold an autograd graph."""
-        return {key: value for key, value in self.__dict__.items() if key not in PASSING}
+        return {key: value for key, value in self.__dict__.items() if key not in NOT_SAVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start without a plan."""
-        super().__setstate__({key: value for key, value in state.items() if key not in PASSING})
+        super().__setstate__({key: value for key, value in state.items() if key not in NOT_SAVED})
         self.forget_plans()
 
 
