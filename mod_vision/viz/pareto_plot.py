@@ -95,7 +95,7 @@ def draw_tuned(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> No
     """Draw the trials of a sweep over variants: AP against latency relative to the dense baseline.
 
     Args:
-        rows: Trials, as `mod_vision.tune.trials.trials.TuneSweep.rows them.
+        rows: Trials, as `mod_vision.tune.trials.TuneSweep.rows` gives them.
         metric: Name of the AP.
         path: The PNG, written under a temporary name and renamed.
 
