@@ -46,9 +46,9 @@ def damage(file: Path) -> str | None:
 def constructed(file: Path) -> list[str]:
     """Return the classes of models whose constructors unpickling a file of torch would call, by their full names.
 
-    A saved model calls none, but for `VALUES`: its objects are put together from their states. Constructors can do more, such as fetch
-    weights, and `weights_only` calls those of all classes that it is told of. Here nothing is called or imported:
-    stand-ins take the place of all names.
+    A saved model calls none, but for `VALUES`: its objects are put together from their states. Constructors can do
+    more, such as fetch weights, and `weights_only` calls those of all classes that it is told of. Here nothing is
+    called or imported: stand-ins take the place of all names.
 
     Raises:
         pickle.UnpicklingError: If the pickle does not read.
