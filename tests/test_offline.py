@@ -19,6 +19,7 @@ import torch
 import yaml
 from conftest import randomise
 from helpers import shipped
+from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.modules.block import TorchVision
 from ultralytics.nn.tasks import DetectionModel
@@ -113,20 +114,22 @@ def test_a_trusted_one_does(tmp_path, host, monkeypatch):
 
 
 def test_saved_models_call_none(tmp_path):
-    """Ours, and those of Ultralytics, of any task."""
-    names = (
-        "yolo26n-mod-conv.yaml",
-        "yolo26-mod-vit-t.yaml",
-        "yolo12n-mod-seg.yaml",
-        "yolo11n-cls.yaml",
-        "yolov9t.yaml",
-    )
-    for name in names:
-        model = load_model(name)
-        randomise(model.model)
-        model.save(tmp_path / "saved.pt")
-        assert not constructed(tmp_path / "saved.pt"), name
-        load_model(tmp_path / "saved.pt")
+    """Ours, and those of Ultralytics, of several tasks, as they are saved within a training."""
+    for name in ("yolo26n-mod-conv.yaml", "yolo26-mod-vit-t.yaml", "yolo12n-mod-seg.yaml", "yolo11n-cls.yaml"):
+        net = randomise(load_model(name).model)
+        net.args = get_cfg()
+        net.criterion = net.init_criterion()
+        torch.save({"ema": net, "train_args": vars(net.args)}, tmp_path / "last.pt")
+        assert not constructed(tmp_path / "last.pt"), name
+        load_model(tmp_path / "last.pt")
+
+
+def test_a_distillation_calls_none(tmp_path):
+    """The trainer saves teacher and student in one."""
+    teacher, student = (randomise(load_model(name).model) for name in ("yolo26n.yaml", "yolo26n-mod.yaml"))
+    student.args = get_cfg(overrides={"imgsz": 64})
+    torch.save({"ema": DistillationModel(teacher, student)}, tmp_path / "last.pt")
+    assert not constructed(tmp_path / "last.pt")
 
 
 def test_a_pickle_that_does_not_read(tmp_path):

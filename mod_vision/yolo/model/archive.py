@@ -19,7 +19,12 @@ MAX_GROWTH = 20  # torch does not compress; who does gains a little
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError)
 
 MODEL_CODE = ("ultralytics.", "torch.nn.", "torchvision.", "clip.", "timm.", "mod_vision.")
-VALUES = {"timm.layers.format.Format", "torchvision.transforms.functional.InterpolationMode"}  # of enumerations
+VALUES = {  # classes that hold values and nothing else: enumerations, and arguments of a training
+    "timm.layers.format.Format",
+    "torchvision.transforms.functional.InterpolationMode",
+    "ultralytics.utils.IterableSimpleNamespace",
+    "ultralytics.yolo.utils.IterableSimpleNamespace",
+}
 
 
 def damage(file: Path) -> str | None:
@@ -41,9 +46,9 @@ def damage(file: Path) -> str | None:
 def constructed(file: Path) -> list[str]:
     """Return the classes of models whose constructors unpickling a file of torch would call, by their full names.
 
-    A saved model calls none: its objects are put together from their states. Constructors can do more, such as fetch
-    weights, and `weights_only` calls those of all classes that it is told of. Here nothing is called or imported:
-    stand-ins take the place of all names.
+    A saved model calls none, but for `VALUES`: its objects are put together from their states. Constructors can do
+    more, such as fetch weights, and `weights_only` calls those of all classes that it is told of. Here nothing is
+    called or imported: stand-ins take the place of all names.
 
     Raises:
         pickle.UnpicklingError: If the pickle does not read.
