@@ -72,7 +72,7 @@ class OtherImages(Measure):
         total: dict[str, int] = defaultdict(int)
         for shape in self._repeated():
             for group, members in shape.members.items():
-                by_all = int((members * shape.kept).sum())
+                by_all = int((members.long() * shape.kept).sum())  # grows with the square of the images
                 routed[group] += (by_all - shape.routed[group]) / (shape.images - 1)
                 total[group] += int(members.sum())
         return {group: routed[group] / n for group, n in total.items() if n}
