@@ -88,9 +88,9 @@ def test_a_router_that_knows_only_places_routes_as_much_with_another_image():
 def test_the_route_of_another_image_of_very_many():
     """There are more pairs than 32 bits count."""
     ones = torch.ones(50_000, 1, 2, dtype=torch.bool)
-    truth = RoutingTruth()
-    truth.update("stage", ones, {"objects": ones, "rest": ~ones})
-    assert truth.other_image() == {"stage": {"objects": 1.0}}
+    recall = RouterRecall()
+    recall.update("stage", ones, {"objects": ones, "rest": ~ones})
+    assert recall.result().other_image == {"stage": {"objects": 1.0}}
 
 
 def test_val_prints_and_saves_the_route_of_another_image(tmp_path, capsys):
