@@ -19,7 +19,7 @@ from mod_vision.routing import routed_layers
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.heatmap import skipped_share
 from mod_vision.viz.report import write_report
-from mod_vision.viz.report.charts import Row, dot_chart
+from mod_vision.viz.report.charts import ChartRow, dot_chart
 from mod_vision.viz.report.data import ReportSettings, collect
 from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth, total_depth
 from mod_vision.yolo.model.capacity import set_capacity
@@ -348,7 +348,7 @@ def test_ranking_counts_object_tokens(data):
 
 
 def test_dot_chart_places_shares_on_its_axis():
-    chart = dot_chart([Row("<a> & b", [0.0, 1.0], 0.5), Row("c", [None, 0.25])], "axis", "label")
+    chart = dot_chart([ChartRow("<a> & b", [0.0, 1.0], 0.5), ChartRow("c", [None, 0.25])], "axis", "label")
     assert "&lt;a&gt; &amp; b" in chart
     zero = float(re.search(r'<circle class="mark s0" cx="([\d.]+)"', chart)[1])
     ticks = [float(x) for x in re.findall(r'<line class="grid" x1="([\d.]+)"', chart)]

@@ -27,7 +27,7 @@ BAR_HEIGHT = 72
 BAR_LABELS = 112  # width of the row labels of a histogram
 
 
-class Row(NamedTuple):
+class ChartRow(NamedTuple):
     """A row of a dot chart: its label, the share in [0, 1] of each series, None where it has none, and chance's."""
 
     label: str
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     chance: float | None = None
 
 
-def dot_chart(rows: Sequence[Row], axis: str, label: str) -> Markup:
+def dot_chart(rows: Sequence[ChartRow], axis: str, label: str) -> Markup:
     """Draw rows of marks on an axis of 0 to 100 %, joined by a line; a tick marks chance.
 
     Args:

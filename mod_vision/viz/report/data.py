@@ -15,7 +15,7 @@ from mod_vision.errors import one_line
 from mod_vision.eval.evaluate import Evaluation, evaluate_model
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.run_settings import ScoreSettings
-from mod_vision.viz.report.image_ranking import Ranking, rank
+from mod_vision.viz.report.image_ranking import ImageRanking, rank_images
 from mod_vision.viz.routes import RouteMap, route_maps
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
@@ -99,7 +99,7 @@ class Content:
     stages: list[Stage]
     pictures: list[Picture]
     evaluations: list[Evaluation] = field(default_factory=list)
-    ranking: Ranking | None = None
+    ranking: ImageRanking | None = None
 
 
 def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: bool) -> Content:
@@ -119,7 +119,7 @@ def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: boo
     ranking = None
     if evaluate:
         evaluations = [_score(yolo, stop, stops, settings) for stop in stops]
-        ranking = rank(evaluations[telling_stop(stops)], stops[telling_stop(stops)].capacity is None)
+        ranking = rank_images(evaluations[telling_stop(stops)], stops[telling_stop(stops)].capacity is None)
         ranked = {line.file for line in ranking.images} - {names[file] for file in files}
         files = [*files, *(file for file in every if names[file] in ranked)]
     shown = {names[file]: file for file in files}

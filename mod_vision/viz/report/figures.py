@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mod_vision.eval.evaluate import Evaluation
 from mod_vision.routing.recall import OBJECTS, REST
-from mod_vision.viz.report.charts import Point, Row, curves, dot_chart, histograms, swatch
+from mod_vision.viz.report.charts import ChartRow, Point, curves, dot_chart, histograms, swatch
 from mod_vision.viz.report.data import Content, Stage, Stop, describe
 from mod_vision.viz.report.gallery import depth_of, palette
 
@@ -98,7 +98,7 @@ def recall_figure(content: Content) -> Figure:
                 continue
             shares, chance = recall.routed[stage.name], recall.random[stage.name]
             objects, rest, best = shares.get(OBJECTS), shares.get(REST), recall.best[stage.name].get(OBJECTS)
-            chart.append(Row(name, [objects, rest], chance))
+            chart.append(ChartRow(name, [objects, rest], chance))
             rows.append([name, *map(percent, (objects, best, skipped(rest), chance, skipped(chance)))])
     title = "Object recall of the router"
     return Figure(
@@ -121,7 +121,7 @@ def class_figures(content: Content) -> list[Figure]:
         order = sorted(groups, key=lambda group: -_mean(values[group]))
         largest = sorted(order, key=lambda group: -groups[group])[:MAX_GROUPS]
         chance = skipped(mean(evaluation.recall.result().random.values())) if groups else None
-        shown = [Row(_title(group), values[group], chance) for group in order if group in largest]
+        shown = [ChartRow(_title(group), values[group], chance) for group in order if group in largest]
         names = set(evaluation.names.values())
         rows = [
             [_title(group), _kind(group, names), str(groups[group]), *(percent(value) for value in values[group])]

@@ -24,7 +24,7 @@ class Ranked(NamedTuple):
     objects: int
 
 
-class Ranking(NamedTuple):
+class ImageRanking(NamedTuple):
     """Both ends of the order of images.
 
     Attributes:
@@ -43,7 +43,7 @@ class Ranking(NamedTuple):
         return [*self.most_skipped, *self.least_skipped]
 
 
-def rank(evaluation: Evaluation, by_cost: bool) -> Ranking:
+def rank_images(evaluation: Evaluation, by_cost: bool) -> ImageRanking:
     """Order the images of a scored split by what they skip.
 
     Args:
@@ -60,4 +60,4 @@ def rank(evaluation: Evaluation, by_cost: bool) -> Ranking:
             images.append(Ranked(file, 1 - routed / objects, objects))
     images.sort(key=lambda image: -image.skipped)
     most_skipped = images[:ENDS]
-    return Ranking(by_cost, most_skipped, images[len(most_skipped) :][: -ENDS - 1 : -1])
+    return ImageRanking(by_cost, most_skipped, images[len(most_skipped) :][: -ENDS - 1 : -1])

@@ -13,7 +13,7 @@ const look = () => data.images[number()].looks[at("stop").value];
 const grid = () => (at("stage").value === "" ? look().all : look().stages[at("stage").value]);
 const depths = (map) => (map.unpacked ??= bytes(map.depth));
 
-/** Row and column of the patch of a map that holds a point of the image. */
+/** ChartRow and column of the patch of a map that holds a point of the image. */
 function cellAt(map, { x, y }) {
   const [top, left, height, width] = map.extent;
   const place = (share, cells) => Math.min(cells - 1, Math.max(0, Math.floor(share * cells)));
