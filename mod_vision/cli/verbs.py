@@ -244,10 +244,12 @@ def predict_many(
 
     Example: mod-vision predict-many model=best.pt source=s3://bucket/photos workers=8
     """
+    from mod_vision.yolo.run.device import torch_device
     from mod_vision.yolo.run.predict_many import predict_many as predict
 
     os.environ[AUTOLOAD] = "1"  # for the workers, which are processes of their own
-    predict(model, source, out, imgsz or _size_of(model), conf, batch, workers, device, capacity)
+    default = "cpu" if torch_device("").type == "cpu" else "0"
+    predict(model, source, out, imgsz or _size_of(model), conf, batch, workers, device or default, capacity)
 
 
 COMMANDS = (demo, val, heatmap, report, app, convert, fit, export, bench, tune, predict_many, check)
