@@ -29,11 +29,11 @@ VERBS = """
 from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 
-words = ["model=yolo26n-mod-seg.pt", "data=mod-open.yaml", "imgsz=64", "threads=1"]
+words = ["model=yolo26n-mod-seg.pt", "data=mod-open.yaml", "imgsz=64"]
 shipped = str(find_shipped("yolo26n-mod-seg.pt"))
 assert main(["val", *words, "out=val"]) == 0
 assert main(["fit", *words]) == 0
-assert main(["threshold", *words]) == 0
+assert main(["fit", "thresholds=True", *words]) == 0
 assert main(["report", *words, "images=1", "capacity=0.5", "evaluate=False"]) == 0
 assert main(["heatmap", "source=" + shipped.replace("yolo26n-mod-seg.pt", "open/images/val"), "imgsz=64"]) == 0
 assert main(["export", f"model={shipped}", "format=torchscript", "imgsz=64", "images=1", "threads=1"]) == 0
