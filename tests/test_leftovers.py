@@ -42,7 +42,7 @@ yolo.train(**eval(sys.argv[1]))
 """
 KILLED_EXPORT = f"""{KILLED}
 from mod_vision.cli.main import main
-from mod_vision.yolo.export.exporter import exporter as export
+from mod_vision.yolo.export import exporter as export
 
 replace, seen = os.replace, []
 

@@ -37,7 +37,7 @@ def results(run: Path) -> list[dict[str, str]]:
 def test_guide_loss_has_columns_of_its_own(trained):
     rows = results(trained)
     assert len(rows) == 2
-    assert all(float(row["train/guide_loss"]) > 0 and float(row["val/guide_loss"]) > 0 for row in rows)
+    assert all(float(row["train/guide"]) > 0 and float(row["val/guide"]) > 0 for row in rows)
 
 
 def test_resume_goes_on_where_it_stopped(trained, run_cli):
@@ -47,7 +47,7 @@ def test_resume_goes_on_where_it_stopped(trained, run_cli):
     assert after[0] == before[0]
     assert [row["epoch"] for row in after] == ["1", "2"]  # the second epoch anew, in the place of the old one
     assert after[1]["time"] != before[1]["time"]
-    assert float(after[1]["train/guide_loss"]) > 0
+    assert float(after[1]["train/guide"]) > 0
 
 
 def test_val_and_predict(trained, tiny_data, photos, run_cli):
@@ -87,4 +87,4 @@ def test_capacity_set_from_python_is_the_one_that_trains(tiny_data, tmp_path):
     words = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False, "val": False, "device": "cpu"}
     yolo.train(data=str(tiny_data), project=str(tmp_path), name="dense", **words)
     assert all(layer.dense for _, layer in routed_layers(load_model(tmp_path / "dense" / "weights" / "best.pt").model))
-    assert "train/guide_loss" not in results(tmp_path / "dense")[0]
+    assert "train/guide" not in results(tmp_path / "dense")[0]

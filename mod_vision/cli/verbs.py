@@ -106,8 +106,9 @@ def convert(
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
-    path = fresh_path(out or f"{Path(model).stem}-mod.pt")
+    path = Path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
+    path = fresh_path(path)
     if isinstance(blocks, str) and blocks not in ("auto", "all"):
         blocks = as_value(f"[{blocks}]", "blocks")
     yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
@@ -132,8 +133,9 @@ def fit(
     from mod_vision.yolo.model.graph import check_out, save
     from mod_vision.yolo.run.device import start
 
-    path = fresh_path(out or f"{Path(model).stem}-{'threshold' if thresholds else 'fit'}.pt")
+    path = Path(out or f"{Path(model).stem}-{'threshold' if thresholds else 'fit'}.pt")
     check_out(path, model)
+    path = fresh_path(path)
     yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
     run, data = start(run), data_of(yolo, data, "fit", model)
     save(_adaptive(yolo, data, capacity, run) if thresholds else _fitted(yolo, data, capacity, run), path, model)
