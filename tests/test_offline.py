@@ -115,7 +115,7 @@ def test_a_trusted_one_does(tmp_path, host, monkeypatch):
 
 def test_saved_models_call_none(tmp_path):
     """Ours, and those of Ultralytics, of several tasks, as they are saved within a training."""
-    for name in ("yolo26n-mod-conv.yaml", "yolo26-mod-vit-t.yaml", "yolo12n-mod-seg.yaml", "yolo11n-cls.yaml"):
+    for name in ("yolo26n-mod.yaml", "yolo26-mod-vit-t.yaml", "yolo12n-mod-seg.yaml", "yolo11n-cls.yaml"):
         net = randomise(load_model(name).model)
         net.args = get_cfg()
         net.criterion = net.init_criterion()
