@@ -450,7 +450,7 @@ def test_class_table_and_csv_show_the_classes(tmp_path):
     lines = class_csv(rows).splitlines()
     assert lines[0].startswith("class,objects,small,medium,large,box AP,box AP50")
     assert lines[2] == "bird,0,0,0,0" + 10 * ","
-    table = class_table(rows, most=1)
+    table = class_table(rows, max_classes=1)
     most = max(rows, key=lambda row: row["objects"])
     assert f"{100 * most['mask AP50']:.1f}" in table
     assert table.endswith("... and 1 more classes with objects")
