@@ -123,9 +123,9 @@ def test_each_loss_falls_when_only_the_routers_train(name):
     mod_vision.set_capacity(model, 0.125)  # about half of the logits are above 0, so there is a gap to close
     model.requires_grad_(False)
     routers = [parameter.requires_grad_() for layer in layers(model) for parameter in layer.router.parameters()]
-    optimiser = torch.optim.Adam(routers, lr=0.02)
+    optimiser = torch.optim.Adam(routers, lr=0.005)
     losses = []
-    for _ in range(8):
+    for _ in range(24):
         total, items = model.loss(batch)
         optimiser.zero_grad()
         total[-1].backward()
