@@ -40,7 +40,7 @@ def val(
     if several:
         _compare(several, data, run, folder, capacity)
     elif len(shares_of(capacity)) > 1:
-        _sweep(model, data, shares_of(capacity), run, folder)
+        _sweep(yolo, Path(model).stem, data, shares_of(capacity), run, folder)
     else:
         _evaluate(yolo, data, shares_of(capacity), run, folder)
 
@@ -65,14 +65,14 @@ def _evaluate(yolo: Any, data: str, shares: list[Any], run: ScoreSettings, folde
     print(f"{result.report()}\nfigures in {folder / 'evaluation.json'}")
 
 
-def _sweep(model: str, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
+def _sweep(yolo: Any, name: str, data: str, shares: list[Any], run: ScoreSettings, folder: Path) -> None:
     """Score a model at several capacities."""
     from mod_vision.eval.sweep import evaluate_capacities, save_sweep, sweep_table
     from mod_vision.viz.pareto_plot import draw_sweep
 
-    sweep = evaluate_capacities(model, data, shares, run, **_ultralytics_folder(folder))
+    sweep = evaluate_capacities(yolo, data, shares, run, **_ultralytics_folder(folder))
     save_sweep(sweep, folder)
-    draw_sweep(sweep, Path(model).stem, folder / "sweep.png")
+    draw_sweep(sweep, name, folder / "sweep.png")
     print(f"{sweep_table(sweep)}\nfigures and picture in {folder}")
 
 

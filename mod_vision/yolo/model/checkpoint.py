@@ -70,7 +70,7 @@ def _holds_no_model(file: Path) -> bool:
             content, _ = tasks.torch_safe_load(file)
     except AttributeError as error:
         return error.name == "model"  # what Ultralytics asks of anything that is no dictionary
-    except Exception:  # it does not load for another reason, which is message
+    except Exception:  # it does not load for another reason, which is told
         return False
     return not any(isinstance(content.get(key), nn.Module) for key in ("ema", "model"))
 
