@@ -319,7 +319,8 @@ def test_help_of_each_verb_describes_its_keys(capsys, verb):
     assert main([verb, "help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     keys = keys_of(VERBS[verb])
-    described = {line.split("=")[0].strip(): line[37:] for line in lines[2 : 2 + len(keys)]}
+    first = 1 + next(n for n, line in enumerate(lines) if line.startswith("usage: "))
+    described = {line.split("=")[0].strip(): line[37:] for line in lines[first : first + len(keys)]}
     assert described.keys() == keys.keys()
     assert all(len(text.split()) >= 2 for text in described.values()), described
     if keys:

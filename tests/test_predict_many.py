@@ -224,7 +224,7 @@ def test_sources(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model=none.pt", "source=."], "no such checkpoint"),
+        (["model=none.pt", "source=."], "checkpoint none.pt does not exist"),
         (["model={weights}", "source=nowhere"], "no image there"),
         (["model={weights}", "source=.", "conf=2"], "conf must be in [0, 1], got 2"),
         (["model={weights}", "source=.", "capacity=7"], "capacity must be a number in (0, 1], got 7"),

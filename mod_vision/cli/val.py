@@ -27,6 +27,7 @@ def val(
     Example: mod-vision val model=best.pt data=mine.yaml capacity=1,0.5,0.25
     """
     from mod_vision.yolo.data.description import check_split
+    from mod_vision.yolo.run.validate import check_task
 
     several, given = as_list(models), run.imgsz
     if bool(model) == bool(several):
@@ -34,6 +35,7 @@ def val(
     folder = writable_dir(fresh_path(out, "evaluation.json", "sweep.json", "compare.json")).resolve()
     check_split(run.split)
     yolo, run = opened(model or several[0], run)
+    check_task(yolo)
     if several and not given:
         _check_sizes(several)
     data = data_of(yolo, data, "val", model or several[0])
