@@ -17,6 +17,7 @@ from mod_vision.yolo.model.frames import with_padding
 from mod_vision.yolo.model.package_files import export_elsewhere, keep_photos_clean
 from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
+from mod_vision.yolo.model.windows import copying_look, on_windows
 from mod_vision.yolo.run.watch import follow_capacities, warn_of_broken_routes
 from mod_vision.yolo.train.callbacks import CALLBACKS
 from mod_vision.yolo.train.loss import with_router_losses
@@ -55,7 +56,8 @@ def register() -> None:
         data_utils.check_file = checks.check_file
     for model_type in (tasks.BaseModel, tasks.RTDETRDetectionModel):
         model_type.loss = with_router_losses(model_type.loss)
-    tasks.BaseModel._predict_once = with_padding(tasks.BaseModel._predict_once)
+    tasks.BaseModel._predict_once = with_padding(on_windows(tasks.BaseModel._predict_once))
+    tasks.BaseModel.load = copying_look(tasks.BaseModel.load)
     for event, callback in (*CALLBACKS.items(), *PLOTS.items(), *OTHERS):
         callbacks.default_callbacks[event].append(callback)
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)

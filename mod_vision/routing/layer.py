@@ -44,12 +44,12 @@ class RoutedLayer(nn.Module):
     _copied: tuple[tuple[weakref.ref[RoutedLayer], ...], Any] = (), None
 
     @property
-    def plan(self) -> RoutingPlan | None:
-        """The routing of the last forward in this thread."""
+    def plan(self) -> Any:
+        """The routing of the last forward in this thread: a `RoutingPlan`, or a `WindowPlan` of a `WindowedLayer`."""
         return getattr(self._of_thread, "plan", None)
 
     @plan.setter
-    def plan(self, plan: RoutingPlan | None) -> None:
+    def plan(self, plan: Any) -> None:
         self._of_thread.plan = plan
 
     def forget_plans(self) -> None:
@@ -88,8 +88,8 @@ class RoutedLayer(nn.Module):
         n = tokens.shape[1]
         counts = self._count(logits, inside) if self.input_adaptive else None
         k = self.fit_selected(num_routed(n, self.capacities[0]) if counts is None else int(counts.max()), n)
-        self.plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, counts, inside)
-        return self.plan
+        self.plan = plan = make_plan(logits, k, size, bool(self.router.learned), self.raster, counts, inside)
+        return plan
 
     def fit_selected(self, k: int, num_tokens: int) -> int:
         """Return the number of routed tokens, of `num_tokens`, that the layer can compute where it needs k."""

@@ -73,6 +73,12 @@ def tokens_inside(grid: tuple[int, int]) -> torch.Tensor | None:
     return None if frame is None else frame.inside(grid)
 
 
+def running_images() -> torch.Tensor | None:
+    """Return the images (B, C, H, W) of the forward that this thread runs, None if they are not known."""
+    frame = getattr(_running, "frame", None)
+    return None if frame is None else frame.images
+
+
 def without_padding(logits: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
     """Return scores (B, N) with those of padding below all others."""
     return logits if inside is None else logits.masked_fill(~inside, -torch.inf)

@@ -29,6 +29,7 @@ from mod_vision.yolo.blocks.registry import RoutedRow
 from mod_vision.yolo.model.offline import builds_are_offline, offline
 from mod_vision.yolo.model.settings import ModSettings, check_options
 from mod_vision.yolo.model.size_limits import check_numbers
+from mod_vision.yolo.model.windows import add_windows, say_attention
 
 OUR_NAMES = (*KINDS, *REMOVED)
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
@@ -108,12 +109,14 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
 
     def parse(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
         with offline(builds_are_offline()):
-            return parse_routed(d, ch, verbose) if _has_routed(d) else parse_model(d, ch, verbose)
+            return parse_routed(d, ch, verbose) if _has_routed(d) or has_windows(d) else parse_model(d, ch, verbose)
 
     def parse_routed(d: dict[str, Any], ch: int, verbose: bool) -> tuple[nn.Sequential, list[int]]:
         check_model_yaml(d)
         rows = d["backbone"] + d["head"]
         settings = ModSettings.from_yaml(d.get("mod"))
+        if settings.windows:
+            _refuse_routed_rows(rows)
         routed = {i: read_row(i, row, settings) for i, row in enumerate(rows) if row[2] in OUR_NAMES}
         dense = deepcopy(rows)
         for i, row in routed.items():
@@ -122,11 +125,35 @@ def routed_parse_model(parse_model: ParseModel) -> ParseModel:
         for i, row in routed.items():
             with _naming(row.where):
                 model[i] = take_place(model[i], row.kind.build(model[i], row))
+        if settings.windows:
+            add_windows(model, settings.windows, rows, ch)
         if verbose:
             _print_table(rows, model)
+            if settings.windows:
+                say_attention(model)
         return model, save
 
     return parse
+
+
+def has_windows(d: dict[str, Any]) -> bool:
+    """Return whether a YAML has routed windows, with whatever settings."""
+    section = d.get("mod")
+    return isinstance(section, dict) and section.get("windows") is not None
+
+
+def _refuse_routed_rows(rows: list[Any]) -> None:
+    """Refuse rows that route by themselves in a model that runs on windows.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for i, row in enumerate(rows):
+        if row[2] in OUR_NAMES:
+            raise ValueError(
+                f"layer {i}, row {row} routes tokens of the whole image, which windows cut up; take out "
+                "mod.windows, or replace the row by a dense one."
+            )
 
 
 def _has_routed(d: dict[str, Any]) -> bool:

@@ -7,6 +7,10 @@ from typing import Any
 
 from mod_vision.routing import ROUTERS, check_capacity
 from mod_vision.routing.schedule import CapacitySchedule
+from mod_vision.routing.window_routers import WINDOW_ROUTERS
+from mod_vision.routing.windows import CELL
+
+COARSE = (0, 0.5, 0.25, 0.125)  # shares of the side that are whole numbers of pixels for any image
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,59 @@ class LossWeights:
         guide: Router logits against the tokens that touch an object.
         budget: Mean probability of a token to be routed against the capacity, for thresholds.
         z: Square of the logits.
+        windows: Scores of cells against the cells that touch an object, of routers of windows.
     """
 
     guide: float = 0.5
     budget: float = 0.0
     z: float = 0.001
+    windows: float = 1.0
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """What `mod.windows` sets: the network runs on windows of the image.
+
+    Attributes:
+        size: Side of a window in px.
+        capacity: Share of the image's pixels that the windows compute, in (0, 1]; 1 runs the whole image.
+        router: Name of a router of windows.
+        coarse: Share of the image's side at which the whole image is looked at for large objects; 0 leaves it out.
+        entry: Row at which windows are taken; the rows before see the whole image.
+        threshold: Sum of probabilities that a window must cover first to be computed; None for a fixed number.
+    """
+
+    size: int = 192
+    capacity: float = 0.25
+    router: str = "look"
+    coarse: float = 0.0
+    entry: int = 0
+    threshold: float | None = None
+
+    @classmethod
+    def from_yaml(cls, section: Any) -> WindowSettings | None:
+        """Read the section, None for a YAML without one.
+
+        Raises:
+            ValueError: If a key is unknown or a value is out of range.
+        """
+        if section is None:
+            return None
+        own = _mapping(section, "mod.windows", tuple(f.name for f in fields(cls)))
+        found = cls(**own)
+        if not _is_whole(found.size) or found.size < CELL or found.size % CELL:
+            raise ValueError(f"mod.windows.size must be a multiple of {CELL} px, such as 192, got {found.size!r}.")
+        check_capacity(found.capacity, "mod.windows")
+        if found.router not in list(WINDOW_ROUTERS):
+            known = ", ".join(WINDOW_ROUTERS)
+            raise ValueError(f"mod.windows: unknown router {found.router!r}, choose one of {known}.")
+        if not _is_number(found.coarse) or found.coarse not in COARSE:
+            raise ValueError(f"mod.windows.coarse must be one of {', '.join(map(str, COARSE))}, got {found.coarse!r}.")
+        if not _is_whole(found.entry) or found.entry < 0:
+            raise ValueError(f"mod.windows.entry must be the number of a row of the backbone, got {found.entry!r}.")
+        if found.threshold is not None and not (_is_number(found.threshold) and found.threshold > 0):
+            raise ValueError(f"mod.windows.threshold must be a number above 0, got {found.threshold!r}.")
+        return found
 
 
 @dataclass(frozen=True)
@@ -33,12 +85,14 @@ class ModSettings:
         router: Name of a router.
         loss: Weights of the router's losses.
         schedule: Capacity over the course of a training.
+        windows: Routed windows, None for a model without.
     """
 
     capacity: Any = 0.5
     router: str = "conv"
     loss: LossWeights = field(default_factory=LossWeights)
     schedule: CapacitySchedule = field(default_factory=CapacitySchedule)
+    windows: WindowSettings | None = None
 
     @classmethod
     def from_yaml(cls, section: Any) -> ModSettings:
@@ -47,11 +101,12 @@ class ModSettings:
         Raises:
             ValueError: If a key is unknown or a value is out of range.
         """
-        section = _mapping(section, "mod", ("capacity", "router", "warmup", "elastic", "loss"))
+        section = _mapping(section, "mod", ("capacity", "router", "warmup", "elastic", "loss", "windows"))
         own = {key: section[key] for key in ("capacity", "router") if key in section}
         check_options(own, "mod")
         schedule = CapacitySchedule(_warmup(section.get("warmup", 0)), _elastic(section.get("elastic")))
-        return cls(**own, loss=_weights(section.get("loss")), schedule=schedule)
+        windows = WindowSettings.from_yaml(section.get("windows"))
+        return cls(**own, loss=_weights(section.get("loss")), schedule=schedule, windows=windows)
 
 
 def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -97,6 +152,11 @@ def _elastic(value: Any) -> tuple[float, float] | None:
     if not ends or ends[0] >= ends[1]:
         raise ValueError(f"mod.elastic must be [lowest, highest] capacity, such as [0.25, 1.0], got {value!r}.")
     return ends[0], ends[1]
+
+
+def _is_whole(value: Any) -> bool:
+    """Return whether a value of a YAML is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

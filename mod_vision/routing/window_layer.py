@@ -1,0 +1,113 @@
+"""The layer that routes windows: from what its router reads to the plan of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+
+from mod_vision.routing.capacity import check_capacity
+from mod_vision.routing.layer import RoutedLayer
+from mod_vision.routing.padding import Frame, running_images
+from mod_vision.routing.placing import plan_windows, window_cells, windows_of
+from mod_vision.routing.window_routers import WindowRouter, label_cells
+from mod_vision.routing.windows import WindowPlan
+
+SURE = 12.0  # logit of the cells that labels mark in a training
+
+
+class WindowedLayer(RoutedLayer):
+    """Base of the layer at which a network narrows from the whole image to windows.
+
+    Its capacity is the share of the image's pixels that the windows compute.
+
+    Attributes:
+        window: Side of a window in px.
+        cell: Side of a cell in px.
+        reduction: Px of the image to a position of the map that this layer reads.
+    """
+
+    window: int
+    cell: int
+    reduction: int
+    router: WindowRouter
+    takes_ragged = True
+
+    def init_windows(self, router: WindowRouter, window: int, cell: int, reduction: int, capacity: float) -> None:
+        """Add router, capacity and sizes to a layer."""
+        self.capacities, self.depth, self.router = (check_capacity(capacity, "mod.windows"),), 1, router
+        self.window, self.cell, self.reduction = window, cell, reduction
+        self.forget_plans()
+
+    @property
+    def dense(self) -> bool:
+        """True at capacity 1, and where the whole image is run on purpose, as by the coarse pass."""
+        return super().dense or getattr(self._of_thread, "whole", False)
+
+    @contextmanager
+    def whole_image(self) -> Iterator[None]:
+        """Run the network on whole images in this thread."""
+        self._of_thread.whole = True
+        self.plan = None
+        try:
+            yield
+        finally:
+            self._of_thread.whole = False
+
+    def route_windows(self, x: torch.Tensor, coarse: torch.Tensor | None = None) -> WindowPlan:
+        """Score the cells, place the windows and remember the plan.
+
+        Args:
+            x: (B, C, H, W), what the layer reads: images, or a map of them.
+            coarse: (B, 1, h, w) logits of a coarse pass at the cells, for routers that read it.
+
+        Raises:
+            ValueError: If the image is not a whole number of cells high and wide.
+        """
+        size = self._cells(x)
+        image = x if self.reduction == 1 else running_images()
+        small = None if image is None else F.avg_pool2d(image, 2)
+        seen = {"image": small, "map": x, "coarse": coarse, "cells": x.new_zeros(x.shape[0], 1, *size)}
+        given = seen[self.router.reads]
+        if given is None and self.router.reads == "coarse":  # a training has no coarse pass: windows follow the labels
+            given = seen["cells"]
+        if given is None:
+            raise ValueError(f"{type(self.router).__name__} reads the image, which is not known outside of a model.")
+        logits = self.router(given, size).flatten(1)
+        inside = None if small is None else Frame(small).inside(size)
+        window = window_cells(self.window, size, self.cell)
+        least = self.threshold if self.input_adaptive else None
+        k = windows_of(size, window, self.capacities[0] if least is None else 1.0)
+        plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside)
+        self.plan = plan = plan._replace(logits=logits)
+        return plan
+
+    def _cells(self, x: torch.Tensor) -> tuple[int, int]:
+        """Return rows and columns of cells."""
+        height, width = (int(n) * self.reduction for n in x.shape[2:])
+        if height % self.cell or width % self.cell:
+            raise ValueError(
+                f"windows need images whose sides are multiples of {self.cell} px, got {height} x {width}; "
+                "set imgsz to such a size."
+            )
+        return height // self.cell, width // self.cell
+
+    def _marked(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """In a training, let windows find the objects whatever the router knows, then what it takes for objects."""
+        cells = label_cells(size) if self.training else None
+        return logits if cells is None else logits.detach().masked_fill(cells.flatten(1) > 0, SURE)
+
+    def set_threshold(self, threshold: float) -> None:
+        """Take the windows that cover at least this sum of probabilities first; training stays at the capacity.
+
+        Raises:
+            ValueError: If the scores of the router do not compare across images, or nothing is routed.
+        """
+        if not self.router.compares:
+            raise ValueError(f"thresholds need scores that compare, {type(self.router).__name__} has none.")
+        if super().dense:
+            raise ValueError(f"thresholds need a capacity below 1, got {self.capacities[0]}.")
+        self.threshold = float(threshold)
+        self.forget_plans()

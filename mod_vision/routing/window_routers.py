@@ -1,0 +1,229 @@
+"""Routers of windows: they score the cells of an image, (B, h, w) logits, from something cheaper than the network."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Size = tuple[int, int]
+PRIOR_GRID = 16
+UNLIKELY = -3.0  # logit at which routers start: few cells hold an object
+
+
+class WindowRouter(nn.Module):
+    """Base of the routers of windows.
+
+    Attributes:
+        reads: What the router is given: the `image` at half its side, the `map` that the windows are taken from, the
+            scores of the `coarse` pass, or the `cells`, a map of zeros, where it needs none of them.
+        learned: Whether it has parameters that a training sets.
+        compares: Whether scores of different images compare, so that a threshold on them means something.
+    """
+
+    reads: ClassVar[str] = "image"
+    learned: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the logits (B, h, w) of the cells of a `size` (h, w) from what the router reads, (B, C, H, W)."""
+        raise NotImplementedError
+
+
+def conv(c1: int, c2: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+    """Return a convolution with batch norm and SiLU."""
+    layer = nn.Conv2d(c1, c2, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(c2, eps=1e-3, momentum=0.03), nn.SiLU())
+
+
+def scoring(channels: int) -> nn.Conv2d:
+    """Return the last layer of a router, which starts at a low score everywhere."""
+    layer = nn.Conv2d(channels, 1, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, UNLIKELY)
+    return layer
+
+
+class CellHead(nn.Sequential):
+    """Scores cells from a map of features: fewer channels, down to a position for each cell, and once around it.
+
+    Args:
+        channels: Channels of the map.
+        halvings: How often the map is halved on the way to cells.
+    """
+
+    def __init__(self, channels: int, halvings: int) -> None:
+        down = [conv(48 if i == 0 else 64, 64, 2) for i in range(halvings)] or [conv(48, 64)]
+        super().__init__(conv(channels, 48, kernel=1), *down, conv(64, 64), scoring(64))
+
+
+class LookRouter(WindowRouter):
+    """The network's own first rows, copied, on the image at half its side, and a small head.
+
+    They have learnt what the network looks for, at an eighth to a tenth of its cost.
+
+    Args:
+        rows: First rows of the network, each of which reads the one before.
+        cell: Side of a cell in px.
+    """
+
+    def __init__(self, rows: Sequence[nn.Module], cell: int) -> None:
+        super().__init__()
+        self.rows = nn.Sequential(*copy.deepcopy(list(rows)))
+        self.cell = cell
+        channels, side = _output(self.rows, cell // 2)
+        self.head = CellHead(channels, side.bit_length() - 1)
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the logits (B, h, w) of images at half their side."""
+        return self.head(self.rows(seen))[:, 0]
+
+    def copy_rows(self, rows: Sequence[nn.Module]) -> None:
+        """Start from the weights of the network's rows."""
+        for own, row in zip(self.rows, rows, strict=False):
+            own.load_state_dict(row.state_dict(), strict=False)
+
+
+def _output(rows: nn.Module, side: int) -> tuple[int, int]:
+    """Return channels and side of what rows make of a cell of `side` px."""
+    training = rows.training
+    with torch.no_grad():
+        out = rows.eval()(torch.zeros(1, 3, side, side))
+    rows.train(training)
+    return out.shape[1], out.shape[2]
+
+
+class ScoutRouter(WindowRouter):
+    """A small network of its own on the image at half its side.
+
+    Args:
+        cell: Side of a cell in px.
+    """
+
+    def __init__(self, cell: int) -> None:
+        super().__init__()
+        widths = [16, 32, 64, 96, 96, 96][: (cell // 2).bit_length() - 1]
+        layers: list[nn.Module] = []
+        for before, width in zip([3, *widths], widths, strict=False):
+            layers += [conv(before, width, 2), conv(width, width, groups=width), conv(width, width, kernel=1)]
+        self.layers = nn.Sequential(*layers, scoring(widths[-1]))
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the logits (B, h, w) of images at half their side."""
+        return self.layers(seen)[:, 0]
+
+
+class StemRouter(WindowRouter):
+    """A small head on the map that the windows are taken from: the rows before see the whole image.
+
+    Args:
+        channels: Channels of the map.
+        side: Positions of the map along a cell.
+    """
+
+    reads = "map"
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.head = CellHead(channels, side.bit_length() - 1)
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the logits (B, h, w) of a map (B, C, H, W)."""
+        return self.head(seen)[:, 0]
+
+
+class DensityRouter(WindowRouter):
+    """Scores of the coarse pass: what it finds at a fraction of the size, and around it."""
+
+    reads = "coarse"
+    learned = False
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the logits (B, h, w) of the coarse pass's highest class scores (B, 1, h, w)."""
+        return F.max_pool2d(seen, 3, 1, 1)[:, 0]
+
+
+class PriorRouter(WindowRouter):
+    """Where objects lie in any image of the training split: a map that is learnt, alike for all images."""
+
+    reads = "cells"
+    compares = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Parameter(torch.full((1, 1, PRIOR_GRID, PRIOR_GRID), UNLIKELY))
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the same logits (B, h, w) for each image."""
+        logits = F.interpolate(self.map, size=size, mode="bilinear", align_corners=False)
+        return logits[:, 0].expand(seen.shape[0], -1, -1)
+
+
+class RandomWindowRouter(WindowRouter):
+    """Scores cells at random, anew in each forward: the baseline that every comparison needs."""
+
+    reads = "cells"
+    learned = compares = False
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return random logits (B, h, w)."""
+        return torch.randn_like(seen[:, 0])
+
+
+class OracleRouter(WindowRouter):
+    """Scores cells by the labels: what a perfect router would give; for studies, inside `labelled`."""
+
+    reads = "cells"
+    learned = False
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return high logits (B, h, w) where an object is.
+
+        Raises:
+            ValueError: If no labels are known.
+        """
+        cells = label_cells(size)
+        if cells is None:
+            raise ValueError("router: oracle needs labels; it is for `mod-vision val` on a labelled split.")
+        return torch.where(cells.to(seen.device) > 0, 12.0, -12.0).to(seen.dtype)
+
+
+WINDOW_ROUTERS: dict[str, type[WindowRouter]] = {
+    "look": LookRouter,
+    "stem": StemRouter,
+    "scout": ScoutRouter,
+    "density": DensityRouter,
+    "prior": PriorRouter,
+    "random": RandomWindowRouter,
+    "oracle": OracleRouter,
+}
+
+_labels = threading.local()
+
+
+@contextmanager
+def labelled(cells: Callable[[Size], torch.Tensor]) -> Iterator[None]:
+    """Tell the forwards of this thread where the objects of their images are.
+
+    Args:
+        cells: Gives, for a size (h, w), how much each cell (B, h, w) counts as an object, 0 where none is.
+    """
+    before = getattr(_labels, "cells", None)
+    _labels.cells = cells
+    try:
+        yield
+    finally:
+        _labels.cells = before
+
+
+def label_cells(size: Size) -> torch.Tensor | None:
+    """Return how much each cell (B, h, w) counts as an object, None where no labels are known."""
+    cells = getattr(_labels, "cells", None)
+    return None if cells is None else cells(size)

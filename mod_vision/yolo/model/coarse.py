@@ -1,0 +1,164 @@
+"""The coarse pass: the same weights on the whole image at a fraction of its side, for objects larger than a window.
+
+Boxes whose longer side is above half a window are the coarse pass's, smaller ones the windows'. Around that size both
+may have found an object: the windows' boxes are kept up to three quarters of a window, and where a box of each side
+overlaps one of the other of the same class by more than half (IoU), the higher score stays, the windows' if both are
+equal. So YOLO26 stays free of NMS; in models with NMS, that settles it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from mod_vision.yolo.blocks.windows import WindowedHead
+
+OWN, KEPT = 0.5, 0.75  # of a window's side: above it boxes are the coarse pass's, up to it the windows' are kept
+OVERLAP = 0.5  # IoU
+TOP = 300  # detections of a coarse pass that score cells
+LEAST = 1e-4  # score of a cell that no detection touches
+
+
+def cell_scores(coarse: Any, head: WindowedHead, size: torch.Size) -> torch.Tensor:
+    """Return what a coarse pass says of each cell, the highest score of a box that touches it, (B, 1, h, w) logits.
+
+    Args:
+        coarse: Output of the coarse pass.
+        head: The head.
+        size: (H, W) of the full image.
+    """
+    boxes, scores, _, _ = _parts(_detections(coarse), head)
+    best, which = scores.amax(-1).topk(min(TOP, scores.shape[1]), dim=1)
+    boxes = boxes.gather(1, which[..., None].expand(-1, -1, 4)) / head.coarse
+
+    def touched(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
+        start = torch.arange(cells, device=low.device) * head.entry.cell
+        return (low[..., None] < start + head.entry.cell) & (high[..., None] > start)
+
+    rows = touched(boxes[..., 1], boxes[..., 3], size[0] // head.entry.cell)
+    cols = touched(boxes[..., 0], boxes[..., 2], size[1] // head.entry.cell)
+    inside = rows[..., :, None] & cols[..., None, :]
+    found = (inside * best[..., None, None]).amax(1, keepdim=True)
+    return found.clamp(LEAST, 1 - LEAST).logit()
+
+
+def merge(fine: Any, coarse: Any, head: WindowedHead) -> Any:
+    """Return the output of the windows with the large objects of the coarse pass, in the form of a plain output."""
+    own: Any = head
+    y, small = _detections(fine), _detections(coarse)
+    if _has_masks(fine, own):
+        proto, small_proto = _proto(fine), _proto(coarse)
+        y, small, proto = _join_masks(y, small, proto, small_proto, own)
+        joined: Any = (_join(y, small, own), proto)
+    else:
+        joined = _join(y, small, own)
+    return joined if own.export else (joined, fine[1])
+
+
+def _detections(out: Any) -> torch.Tensor:
+    """Return the detections of an output: exports give them alone, with prototypes or with raw predictions."""
+    while isinstance(out, tuple):
+        out = out[0]
+    return out
+
+
+def _has_masks(out: Any, head: Any) -> bool:
+    """Return whether an output has prototypes of masks."""
+    return hasattr(head, "proto")
+
+
+def _proto(out: Any) -> torch.Tensor:
+    """Return the prototypes of an output."""
+    return out[0][1] if isinstance(out[0], tuple) else out[1]
+
+
+def _parts(y: torch.Tensor, head: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return boxes (B, n, 4) as corners, scores (B, n, 1 or nc), classes (B, n, 1 or 0) and the rest."""
+    if head.end2end:
+        return y[..., :4] if not _rotated(head) else _corners(y, head), y[..., 4:5], y[..., 5:6], y[..., 6:]
+    y = y.transpose(1, 2)
+    return _corners(y, head), y[..., 4 : 4 + head.nc], y[..., :0], y[..., 4 + head.nc :]
+
+
+def _rotated(head: Any) -> bool:
+    """Return whether boxes are rotated."""
+    return hasattr(head, "ne")
+
+
+def _corners(y: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return upright corners of boxes that are given by their centre; of rotated ones, of the square around."""
+    if head.xyxy:
+        return y[..., :4]
+    centre, half = y[..., :2], y[..., 2:4] / 2
+    if _rotated(head):
+        half = half.amax(-1, keepdim=True).expand_as(half)
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def _scaled(y: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return detections (B, n, C) of the coarse pass in px of the full image: boxes and keypoints."""
+    factor = torch.ones(y.shape[-1], dtype=y.dtype, device=y.device)
+    factor[:4] = 1 / head.coarse
+    if hasattr(head, "kpt_shape"):
+        first, (points, dims) = y.shape[-1] - head.nk, head.kpt_shape
+        for axis in (0, 1):
+            factor[first + axis : first + points * dims : dims] = 1 / head.coarse
+    return y * factor
+
+
+def _join(fine: torch.Tensor, coarse: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return the detections of both, each of its sizes."""
+    if not head.end2end:
+        coarse = _scaled(coarse.transpose(1, 2), head).transpose(1, 2)
+        fine = _silenced(fine, _longer(fine, head) <= KEPT * head.entry.window, head)
+        coarse = _silenced(coarse, _longer(coarse, head) > OWN * head.entry.window, head)
+        return torch.cat((fine, coarse), 2)
+    coarse = _scaled(coarse, head)
+    keep_fine = _longer(fine, head) <= KEPT * head.entry.window
+    keep_coarse = _longer(coarse, head) > OWN * head.entry.window
+    mine = torch.where(keep_fine, fine[..., 4], -1.0)
+    theirs = torch.where(keep_coarse, coarse[..., 4], -1.0)
+    same = _overlaps(_parts(fine, head)[0], _parts(coarse, head)[0]) & (fine[..., 5, None] == coarse[:, None, :, 5])
+    beaten = (same & (theirs[:, None] > mine[..., None])).any(2)
+    lost = (same & (mine[..., None] >= theirs[:, None])).any(1)
+    both = torch.cat((fine, coarse), 1)
+    scores = torch.cat((mine.masked_fill(beaten, -1.0), theirs.masked_fill(lost, -1.0)), 1).clamp(min=0)
+    top, which = scores.topk(min(head.max_det, scores.shape[1]), dim=1)
+    chosen = both.gather(1, which[..., None].expand(-1, -1, both.shape[2]))
+    return torch.cat((chosen[..., :4], top[..., None], chosen[..., 5:]), 2)
+
+
+def _longer(y: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return the longer side of each box, (B, n)."""
+    boxes = _parts(y, head)[0]
+    return (boxes[..., 2:] - boxes[..., :2]).amax(-1)
+
+
+def _silenced(y: torch.Tensor, keep: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return detections (B, C, n) with the scores of those not kept at 0."""
+    scores = y[:, 4 : 4 + head.nc] * keep[:, None]
+    return torch.cat((y[:, :4], scores, y[:, 4 + head.nc :]), 1)
+
+
+def _overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return which boxes (B, n, 4) and (B, m, 4) overlap by more than half, (B, n, m)."""
+    corner = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    common = (torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner).clamp(min=0).prod(-1)
+    areas = [(x[..., 2:] - x[..., :2]).clamp(min=0).prod(-1) for x in (a, b)]
+    return common > OVERLAP * (areas[0][:, :, None] + areas[1][:, None] - common)
+
+
+def _join_masks(
+    y: torch.Tensor, small: torch.Tensor, proto: torch.Tensor, small_proto: torch.Tensor, head: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return detections and prototypes with coefficients of their own for the windows' and the coarse prototypes."""
+    factor = round(1 / head.coarse)
+    large = F.interpolate(small_proto, scale_factor=factor, mode="bilinear", align_corners=False)
+    large = large[:, :, : proto.shape[2], : proto.shape[3]]
+    last = -1 if head.end2end else 1  # where coefficients are
+    y = torch.cat((y, torch.zeros_like(y.narrow(last, 0, head.nm))), last)
+    split = small.shape[last] - head.nm
+    rest, own = small.narrow(last, 0, split), small.narrow(last, split, head.nm)
+    return y, torch.cat((rest, torch.zeros_like(own), own), last), torch.cat((proto, large), 1)

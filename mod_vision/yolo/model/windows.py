@@ -1,0 +1,223 @@
+"""Routed windows in any Ultralytics model: `mod: {windows: {size: 192, capacity: 0.25}}` in its YAML."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from ultralytics.nn.modules import AIFI, C2PSA, PSA, A2C2f, C2fPSA
+from ultralytics.utils import LOGGER
+
+from mod_vision.routing import window_routers as routers
+from mod_vision.routing.padding import GRAY
+from mod_vision.routing.windows import CELL
+from mod_vision.yolo.blocks import windows as forms
+from mod_vision.yolo.blocks.windows import WindowedHead
+from mod_vision.yolo.model.coarse import cell_scores, merge
+from mod_vision.yolo.model.settings import WindowSettings
+
+LOOK_STRIDE = 8  # the rows of `look` end at the last one before the map is reduced further
+ATTENTION = (C2PSA, C2fPSA, PSA, A2C2f, AIFI)
+PROBE = 128  # px of a square that is run to find the strides
+
+
+def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[Any], channels: int) -> None:
+    """Turn a parsed model into one that runs on windows, in place.
+
+    Args:
+        model: The rows.
+        settings: `mod.windows` of the YAML.
+        rows: The rows of the YAML, for errors.
+        channels: Channels of an image.
+
+    Raises:
+        ValueError: If the head, a row or a setting does not go with windows.
+    """
+    head: Any = model[-1]
+    if type(head) not in forms.WINDOWED_HEADS:
+        known = ", ".join(kind.__name__ for kind in forms.HEADS)
+        raise ValueError(f"mod.windows: head {type(head).__name__} does not run on windows; there are {known}.")
+    first, strides, widths = settings.entry, *_strides(model, rows, channels)
+    if not first < len(model) - 1 or type(model[first]) not in forms.ENTRIES or not model[first].f == -1:
+        raise ValueError(
+            f"mod.windows.entry: windows cannot be taken at layer {first}; take 0, or a row of the backbone that reads "
+            "the row before."
+        )
+    cell = max(CELL, *(strides[i] for i in head.f))
+    if settings.size % cell:
+        raise ValueError(
+            f"mod.windows.size must be a multiple of {cell} px, the model's largest stride, got {settings.size}."
+        )
+    before = strides[first - 1] if first else 1
+    router = _router(settings, model, strides, cell, before, widths[first - 1] if first else channels)
+    entry = forms.form_of(model[first], forms.ENTRIES)
+    entry.init_windows(router, settings.size, cell, before, settings.capacity)
+    _replace(model, first, entry)
+    for i in range(first + 1, len(model) - 1):
+        sources = [model[i].f] if isinstance(model[i].f, int) else model[i].f
+        outside = tuple((i + f if f < 0 else f) < first for f in sources)
+        if any(outside):
+            reader = forms.form_of(model[i], forms.READERS, entry)
+            reader.outside = outside
+            _replace(model, i, reader)
+    if any(i < first for i in head.f):
+        raise ValueError(f"mod.windows.entry: the head reads a row before layer {first}; take an earlier entry.")
+    if hasattr(head, "proto"):
+        head.proto = forms.form_of(head.proto, forms.WINDOWED_PROTOS, entry)
+    new = forms.form_of(head, forms.WINDOWED_HEADS, entry)
+    new.coarse = settings.coarse
+    _replace(model, len(model) - 1, new)
+
+
+def _replace(model: nn.Sequential, i: int, new: Any) -> None:
+    """Put a windowed form in the place of its dense row."""
+    kind = type(new)
+    new.type = f"{kind.__module__}.{kind.__name__}"
+    new.np = sum(p.numel() for p in new.parameters())
+    model[i] = new
+
+
+def _strides(model: nn.Sequential, rows: Sequence[Any], channels: int) -> tuple[list[int], list[int]]:
+    """Return stride and channels of the map that each row but the head makes.
+
+    Raises:
+        ValueError: If a row makes no map.
+    """
+    training = model.training
+    made: list[torch.Tensor] = []
+    model.eval()
+    x: Any = torch.zeros(1, channels, PROBE, PROBE)
+    with torch.no_grad():
+        for i, row in enumerate(model[:-1]):
+            if row.f != -1:
+                x = made[row.f] if isinstance(row.f, int) else [x if j == -1 else made[j] for j in row.f]
+            x = row(x)
+            if not isinstance(x, torch.Tensor) or x.ndim != 4:
+                raise ValueError(f"mod.windows: layer {i}, row {rows[i]} makes no map, so it cannot run on windows.")
+            made.append(x)
+    model.train(training)
+    return [PROBE // m.shape[2] for m in made], [m.shape[1] for m in made]
+
+
+def _router(
+    settings: WindowSettings, model: nn.Sequential, strides: Sequence[int], cell: int, before: int, channels: int
+) -> routers.WindowRouter:
+    """Build the router.
+
+    Raises:
+        ValueError: If it does not go with the entry or the coarse pass.
+    """
+    name = settings.router
+    if name == "density" and not settings.coarse:
+        raise ValueError("mod.windows: router density reads the coarse pass; set coarse: 0.25.")
+    if name == "stem" and not settings.entry:
+        raise ValueError("mod.windows: router stem reads the map of the entry; set entry: to a later row, such as 5.")
+    if name == "stem":
+        return routers.StemRouter(channels, cell // before)
+    if name == "look":
+        return routers.LookRouter(look_rows(model), cell)
+    kind: Any = routers.WINDOW_ROUTERS[name]
+    return kind(cell) if name == "scout" else kind()
+
+
+def look_rows(model: nn.Sequential) -> list[nn.Module]:
+    """Return the first rows of a model, as far as each reads the one before, with maps of at most 8 px a position.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found: list[nn.Module] = []
+    x = torch.zeros(1, _first_channels(model[0]), 64, 64)
+    for row in model[:-1]:
+        if row.f != -1:
+            break
+        with torch.no_grad():
+            training = row.training
+            x = row.eval()(x)
+            row.train(training)
+        if 64 // x.shape[2] > LOOK_STRIDE:
+            break
+        found.append(row)
+    if not found:
+        raise ValueError("mod.windows: router look copies the first rows, but the first one reads another; take scout.")
+    return found
+
+
+def _first_channels(row: nn.Module) -> int:
+    """Return the channels that the first row reads."""
+    return next(p for p in row.parameters() if p.ndim == 4).shape[1]
+
+
+def head_of(net: Any) -> WindowedHead | None:
+    """Return the head of a model that runs on windows, None of any other."""
+    layers = getattr(net, "model", None)
+    last = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
+    return last if isinstance(last, WindowedHead) else None
+
+
+def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the forward of Ultralytics' models: the coarse pass and the placing of windows come before the rows."""
+
+    @functools.wraps(predict_once)
+    def predict(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        head = head_of(self)
+        if head is None or head.entry.dense:
+            return predict_once(self, x, *args, **kwargs)
+        entry, coarse, scores = head.entry, None, None
+        if head.coarse and not head.training:
+            small = shrunk(x, round(1 / head.coarse), entry.cell)
+            with entry.whole_image():
+                coarse = predict_once(self, small)
+            scores = cell_scores(coarse, head, x.shape[2:])
+        if entry.router.reads != "map":
+            plan = entry.route_windows(x, scores)
+            if not plan.corners.shape[1]:  # an empty image costs no row
+                out = head.no_windows(x)
+                return out if coarse is None else merge(out, coarse, head)
+        out = predict_once(self, x, *args, **kwargs)
+        return out if coarse is None else merge(out, coarse, head)
+
+    return predict
+
+
+def shrunk(x: torch.Tensor, factor: int, cell: int) -> torch.Tensor:
+    """Return images (B, C, H, W) at 1 / `factor` of their side, padded by gray to whole cells."""
+    small = F.avg_pool2d(x, factor)
+    return F.pad(small, (0, -small.shape[3] % cell, 0, -small.shape[2] % cell), value=GRAY)
+
+
+def attention_rows(model: nn.Sequential) -> list[str]:
+    """Return the rows that look at the whole image, and on windows at their window alone."""
+    return [f"{i} ({type(row).__name__})" for i, row in enumerate(model) if isinstance(row, ATTENTION)]
+
+
+def say_attention(model: nn.Sequential) -> None:
+    """Tell that attention rows see their window alone."""
+    if rows := attention_rows(model):
+        LOGGER.info(f"mod_vision: on windows, the attention of layer {', '.join(rows)} is within a window")
+
+
+def copying_look(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `load` of Ultralytics' models: the rows of `look` start as the first rows of the weights that are loaded."""
+
+    @functools.wraps(load)
+    def load_and_copy(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        out = load(self, weights, *args, **kwargs)
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        copy_look(self, source)
+        return out
+
+    return load_and_copy
+
+
+def copy_look(net: Any, source: Any = None) -> None:
+    """Copy the first rows into the router `look`, unless the weights came from a model that has one."""
+    head, other = head_of(net), head_of(source)
+    if head is None or not isinstance(head.entry.router, routers.LookRouter):
+        return
+    if other is None or not isinstance(other.entry.router, routers.LookRouter):
+        head.entry.router.copy_rows(list(net.model))
