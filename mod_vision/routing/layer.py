@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from mod_vision.routing.capacity import capacity_per_depth, num_routed
 from mod_vision.routing.padding import tokens_inside, without_padding
 from mod_vision.routing.plan import RoutingPlan, make_plan
 from mod_vision.routing.routers import build_router
-from mod_vision.routing.threshold import count_above
+from mod_vision.routing.threshold import budget_threshold, count_above
 
 NOT_SAVED = ("plan", "_of_thread", "_copied")  # what is not saved; older checkpoints hold a plan
 
@@ -118,6 +118,15 @@ class RoutedLayer(nn.Module):
                 "threshold mode."
             )
         return count_above(without_padding(logits, inside), self.threshold)
+
+    def budget_threshold(self, plans: Sequence[Any], capacity: float) -> float:
+        """Return the lowest threshold at which the mean share of routed tokens is within a budget.
+
+        Args:
+            plans: Plans of some images, each alone.
+            capacity: The budget, mean share of tokens in (0, 1].
+        """
+        return budget_threshold([without_padding(plan.logits, plan.inside).float() for plan in plans], capacity)
 
     def depth_map(self) -> torch.Tensor | None:
         """Return how many of the blocks each token of the last forward passed, (B, H, W), None at capacity 1."""

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+RECALL = 8.0  # how much a cell of an object weighs against one without
 GUIDE_END = 0.2  # share of the guide loss's weight that is left at the end of a training
 
 
@@ -100,6 +101,25 @@ def guide_loss(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     objects = (bce * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
     rest = (bce * (1.0 - is_object)).sum(1) / (1.0 - is_object).sum(1).clamp(min=1.0)
     return 0.5 * (objects + rest).mean()
+
+
+def cell_loss(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of the scores of cells against those that touch an object, which weigh more.
+
+    A cell that is computed in vain costs time, one that is not costs an object; so an object's cell weighs as much as
+    `RECALL` others. Unlike `guide_loss`, the sides are not balanced in each image: scores compare across images.
+
+    Args:
+        logits: (B, N) router scores.
+        weights: (B, N) or (B, H, W) with N = H * W, above 0 for cells that touch an object, and how much they count.
+
+    Returns:
+        Scalar, about 1 for a router that knows nothing.
+    """
+    weights = weights.flatten(1)
+    bce = F.binary_cross_entropy_with_logits(logits.float(), (weights > 0).float(), reduction="none")
+    weights = torch.where(weights > 0, RECALL * weights, 1.0)
+    return (bce * weights).sum() / weights.sum()
 
 
 def guide_anneal(progress: float) -> float:

@@ -61,6 +61,18 @@ def plan_windows(
     return WindowPlan(logits, corners[:, :most], gains[:, :most], size, window, cell, real, inside)
 
 
+def gains_of(plan: WindowPlan) -> torch.Tensor:
+    """Return, of an image alone, what each window would at least gain, if as many were placed as cover it, (k,)."""
+    k = windows_of(plan.size, plan.window, 1.0)
+    whole = plan_windows(plan.logits, plan.size, plan.window, k, plan.cell, inside=plan.inside)
+    return whole.gains[0].cummin(0).values
+
+
+def next_bucket(count: int, k: int) -> int:
+    """Return the number of windows that are computed where `count` of at most k are worth it."""
+    return next(b for b in (*(b for b in BUCKETS if b < k), k) if b >= count)
+
+
 def _place_worthy(
     left: torch.Tensor, k: int, window: tuple[int, int], least: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

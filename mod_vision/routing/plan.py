@@ -71,6 +71,16 @@ class RoutingPlan(NamedTuple):
         """Attention mask (B, 1, 1, k), True where a token may be looked at, or None if all may."""
         return None if self.real is None else self.real[:, None, None]
 
+    @property
+    def width(self) -> int:
+        """Tokens that the batch computes of each image."""
+        return self.indices.shape[1]
+
+    @property
+    def share(self) -> float:
+        """Share of the tokens that the batch computes of each image."""
+        return self.indices.shape[1] / self.logits.shape[1]
+
     def to_map(self, values: torch.Tensor) -> torch.Tensor:
         """View values of tokens (B, N) as a map (B, H, W)."""
         return values.view(-1, *self.size)

@@ -10,8 +10,9 @@ import torch
 
 from mod_vision.measure import Measure
 from mod_vision.routing.plan import RoutingPlan
+from mod_vision.routing.windows import WindowPlan
 
-Key = tuple[tuple[int, int], int]  # grid, and number of routed tokens
+Key = tuple[tuple[int, int], int]  # grid, and number of routed tokens or windows
 SAME_ROUTES = 0.05  # least healthy variance; routers trained on CamVid have 0.5 to 0.6 without mosaic
 FEW_IMAGES = 8  # too few to tell
 
@@ -66,14 +67,13 @@ class RouteStatistics(Measure):
         """Whether all scores were numbers, neither NaN nor infinite; this waits for the device."""
         return self._finite is None or bool(self._finite)
 
-    def update(self, plan: RoutingPlan) -> None:
+    def update(self, plan: RoutingPlan | WindowPlan) -> None:
         """Count the routed tokens of a batch."""
-        indices, logits = plan.indices, plan.logits
-        key = (plan.size, indices.shape[1])
+        logits, key = plan.logits, (plan.size, plan.width)
         if key not in self.counts:
             self.counts[key] = torch.zeros(logits.shape[1], device=logits.device)
             self.images[key] = 0
-        self.counts[key].index_add_(0, indices.flatten(), torch.ones(indices.numel(), device=logits.device))
+        self.counts[key] += plan.kept().flatten(1).sum(0)
         self.images[key] += len(logits)
         finite = logits.isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.layer import RoutedLayer
 from mod_vision.routing.padding import Frame, running_images
-from mod_vision.routing.placing import plan_windows, window_cells, windows_of
+from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, windows_of
 from mod_vision.routing.window_routers import WindowRouter, label_cells
 from mod_vision.routing.windows import WindowPlan
 
@@ -111,3 +112,15 @@ class WindowedLayer(RoutedLayer):
             raise ValueError(f"thresholds need a capacity below 1, got {self.capacities[0]}.")
         self.threshold = float(threshold)
         self.forget_plans()
+
+    def budget_threshold(self, plans: Sequence[Any], capacity: float) -> float:
+        """Return the lowest threshold at which the mean share of computed pixels is within a budget."""
+        curves = [(gains_of(plan), plan.window[0] * plan.window[1] / plan.logits.shape[1]) for plan in plans]
+        candidates = torch.cat([gains for gains, _ in curves]).unique()  # in ascending order
+        low, high = 0, len(candidates) - 1
+        while low < high:
+            middle = (low + high) // 2
+            counts = [next_bucket(int((gains >= candidates[middle]).sum()), len(gains)) for gains, _ in curves]
+            mean = sum(n * share for n, (_, share) in zip(counts, curves, strict=True)) / len(curves)
+            low, high = (low, middle) if mean <= capacity else (middle + 1, high)
+        return float(candidates[low])

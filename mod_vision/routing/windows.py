@@ -46,7 +46,12 @@ class WindowPlan(NamedTuple):
         return
 
     @property
-    def computed(self) -> float:
+    def width(self) -> int:
+        """Windows that the batch has of each image."""
+        return self.corners.shape[1]
+
+    @property
+    def share(self) -> float:
         """Share of the image's pixels that k windows compute; overlaps count twice."""
         return self.corners.shape[1] * self.window[0] * self.window[1] / (self.size[0] * self.size[1])
 

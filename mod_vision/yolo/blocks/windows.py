@@ -151,7 +151,16 @@ def put_back(raw: dict[str, Any]) -> dict[str, Any]:
     """Return raw predictions of windows (windows, C, A) on the full maps (B, C, positions), as a loss wants them."""
     plan, strides = raw["windows"]
     own = {key: plan.put(v, strides, NOTHING if key == "scores" else 0.0) for key, v in predictions(raw).items()}
-    return {**raw, **own}
+    return {key: value for key, value in {**raw, **own}.items() if key != "windows"}
+
+
+def on_full_maps(preds: Any) -> Any:
+    """Return the output of a model with the raw predictions of windows in it put back, as a loss wants them."""
+    if isinstance(preds, dict):
+        if isinstance(preds.get("windows"), tuple):
+            return put_back(preds)
+        return {key: on_full_maps(value) for key, value in preds.items()}
+    return type(preds)(on_full_maps(p) for p in preds) if type(preds) in (tuple, list) else preds
 
 
 def listed(raw: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,11 @@ def cell_scores(coarse: Any, head: WindowedHead, size: torch.Size) -> torch.Tens
     return found.clamp(LEAST, 1 - LEAST).logit()
 
 
+def largest_for_windows(head: WindowedHead) -> float:
+    """Return the longer side in px up to which an object is the windows' to find; endless without a coarse pass."""
+    return KEPT * head.entry.window if head.coarse else float("inf")
+
+
 def merge(fine: Any, coarse: Any, head: WindowedHead) -> Any:
     """Return the output of the windows with the large objects of the coarse pass, in the form of a plain output."""
     own: Any = head

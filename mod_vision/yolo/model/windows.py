@@ -165,9 +165,12 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(predict_once)
     def predict(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         head = head_of(self)
-        if head is None or head.entry.dense:
+        if head is None:
             return predict_once(self, x, *args, **kwargs)
         entry, coarse, scores = head.entry, None, None
+        if entry.dense:
+            entry.plan = None
+            return predict_once(self, x, *args, **kwargs)
         if head.coarse and not head.training:
             small = shrunk(x, round(1 / head.coarse), entry.cell)
             with entry.whole_image():

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from mod_vision.routing.losses import tokens_in_boxes, tokens_in_masks
+from mod_vision.yolo.blocks.windows import WindowedHead
+from mod_vision.yolo.model.coarse import largest_for_windows
 
 
 def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = True) -> torch.Tensor:
@@ -27,3 +29,18 @@ def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = 
     if "masks" in batch:
         return tokens_in_masks(batch["masks"].to(batch["img"].device), size, images, idx, overlap)
     return tokens_in_boxes(batch["bboxes"][:, :4].to(batch["img"].device), idx, images, size)
+
+
+def object_cells(batch: dict[str, Any], size: tuple[int, int], head: WindowedHead) -> torch.Tensor:
+    """Weigh the cells (B, h, w) that touch a box which is the windows' to find, not the coarse pass's.
+
+    Args:
+        batch: Training or validation batch.
+        size: Rows and columns of cells.
+        head: The model's head.
+    """
+    device = batch["img"].device
+    boxes, idx = batch["bboxes"].to(device)[:, :4], batch["batch_idx"].to(device)
+    longer = (boxes[:, 2:] * boxes.new_tensor((size[1], size[0]))).amax(1) * head.entry.cell
+    ours = longer <= largest_for_windows(head)
+    return tokens_in_boxes(boxes[ours], idx[ours], len(batch["img"]), size)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from ultralytics import YOLO
 
 from mod_vision.routing import RoutedLayer, check_capacity, routed_layers
-from mod_vision.routing.padding import without_padding
-from mod_vision.routing.threshold import budget_threshold
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import read_images, some_images
@@ -50,21 +46,19 @@ def calibrate_thresholds(
     layers = dict(routed_layers(yolo.model))
     photos = read_images(some_images(data, images, "val"))
     for _ in range(PASSES):
-        logits, _ = _route(yolo, layers, photos, imgsz)
+        plans = _route(yolo, layers, photos, imgsz)
         for name, layer in layers.items():
-            layer.set_threshold(budget_threshold(logits[name], capacity))
-    return _route(yolo, layers, photos, imgsz)[1]
+            layer.set_threshold(layer.budget_threshold(plans[name], capacity))
+    plans = _route(yolo, layers, photos, imgsz)
+    return {name: [plan.share for plan in found] for name, found in plans.items()}
 
 
-def _route(
-    yolo: YOLO, layers: dict[str, RoutedLayer], photos: list[Any], imgsz: int
-) -> tuple[dict[str, list[torch.Tensor]], dict[str, list[float]]]:
-    """Run images one by one, and return each layer's scores (1, N) and routed share for each of them."""
-    logits, shares = defaultdict(list), defaultdict(list)
+def _route(yolo: YOLO, layers: dict[str, RoutedLayer], photos: list[Any], imgsz: int) -> dict[str, list[Any]]:
+    """Run images one by one, and return each layer's plan for each of them."""
+    plans: dict[str, list[Any]] = {name: [] for name in layers}
     for photo in photos:
         forward_letterboxed(yolo.model, photo, imgsz)
         for name, layer in layers.items():
             if layer.plan is not None:
-                logits[name].append(without_padding(layer.plan.logits, layer.plan.inside).float().cpu())
-                shares[name].append(layer.plan.indices.shape[1] / layer.plan.logits.shape[1])
-    return logits, shares
+                plans[name].append(layer.plan)
+    return plans

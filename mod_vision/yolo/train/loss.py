@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
-from mod_vision.routing.losses import budget_loss, guide_anneal, guide_loss, z_loss
+from mod_vision.routing.losses import budget_loss, cell_loss, guide_anneal, guide_loss, z_loss
+from mod_vision.routing.window_layer import WindowedLayer
+from mod_vision.routing.window_routers import labelled
+from mod_vision.routing.windows import WindowPlan
+from mod_vision.yolo.blocks.windows import on_full_maps
 from mod_vision.yolo.model.rows import forget_pretrained
 from mod_vision.yolo.model.settings import LossWeights, ModSettings
-from mod_vision.yolo.run.objects import object_tokens
+from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.objects import object_cells, object_tokens
 
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
@@ -24,7 +30,7 @@ def guided_layers(model: nn.Module) -> list[RoutedLayer]:
 
 
 def router_losses(
-    layers: list[RoutedLayer], weights: LossWeights, objects: Callable[[RoutingPlan], torch.Tensor], progress: float
+    layers: list[RoutedLayer], weights: LossWeights, objects: Callable[[Any], torch.Tensor], progress: float
 ) -> dict[str, torch.Tensor]:
     """Return the weighted losses that are switched on, by the name of their column, each the mean over layers.
 
@@ -34,8 +40,14 @@ def router_losses(
         objects: Gives how much each token (B, N) of a plan counts as an object.
         progress: Share of the training that is done.
     """
-    plans = [layer.plan for layer in layers]
     columns = {}
+    windowed = [layer.plan for layer in layers if isinstance(layer, WindowedLayer)]
+    layers = [layer for layer in layers if not isinstance(layer, WindowedLayer)]
+    if windowed and weights.windows:
+        columns["windows"] = weights.windows * _mean([cell_loss(p.logits, objects(p)) for p in windowed])
+    if windowed and not layers:
+        return columns
+    plans = [layer.plan for layer in layers]
     if weights.guide:
         guide = weights.guide * guide_anneal(progress)
         columns["guide"] = guide * _mean([guide_loss(p.logits, objects(p)) for p in plans])
@@ -61,7 +73,9 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(loss)
     def loss_with_router(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
-        total, items = loss(self, batch, preds)
+        head = head_of(self)
+        with labelled(lambda size: object_cells(batch, size, head)) if head and "bboxes" in batch else nullcontext():
+            total, items = loss(self, batch, preds if preds is None else on_full_maps(preds))
         forget_pretrained(self.yaml)  # in training from here on, and saved with the weights
         settings = ModSettings.from_yaml(self.yaml.get("mod"))
         layers = [layer for layer in guided_layers(self) if layer.plan is not None]  # None: `preds` of another model
@@ -70,7 +84,13 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
             return total, items
         overlap = bool(getattr(self.args, "overlap_mask", True))
         progress = getattr(self, "mod_progress", 0.0)
-        own = router_losses(layers, settings.loss, lambda p: object_tokens(batch, p.size, overlap).flatten(1), progress)
+
+        def objects(plan: RoutingPlan | WindowPlan) -> torch.Tensor:
+            if head is not None:
+                return object_cells(batch, plan.size, head).flatten(1)
+            return object_tokens(batch, plan.size, overlap).flatten(1)
+
+        own = router_losses(layers, settings.loss, objects, progress)
         images = len(batch["img"]) if total.ndim else 1  # RT-DETR's loss is one number per batch, YOLO's are per image
         total = torch.cat((total.reshape(-1), *(term.to(total).reshape(1) * images for term in own.values())))
         return total, {**items, **{name: term.detach() for name, term in own.items()}}
