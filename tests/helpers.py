@@ -6,6 +6,8 @@ import copy
 import csv
 import functools
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel, yaml_model_load
 
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
@@ -117,3 +119,24 @@ class Evil:
 
     def __reduce__(self):
         return os.mkdir, (str(self.file),)
+
+
+def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+    """Run code in a fresh Python, away from the checkout and without network access by Ultralytics."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("MOD_VISION_AUTOLOAD", "PYTHONPATH")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**clean, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(cwd), "YOLO_AUTOINSTALL": "false", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def write_windows_yaml(folder: Path, nc: int = 80, **windows: Any) -> Path:
+    d = yaml_model_load("yolo26n.yaml")
+    d = {key: value for key, value in d.items() if key not in ("yaml_file", "scale")}
+    file = folder / "yolo26n-win.yaml"
+    file.write_text(yaml.safe_dump(d | {"nc": nc, "mod": {"windows": windows}}))
+    return file

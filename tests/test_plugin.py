@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import build, build_yaml, layers, shipped
+from helpers import build, build_yaml, layers, run_python, shipped
 from torch import nn
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
@@ -26,19 +24,6 @@ from mod_vision.yolo.blocks.old_names import REMOVED
 from mod_vision.yolo.model.loading import load_model
 
 STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
-
-
-def run_python(code: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
-    """Run code in a fresh Python, away from the checkout and without network access by Ultralytics."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("MOD_VISION_AUTOLOAD", "PYTHONPATH")}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env={**clean, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(cwd), "YOLO_AUTOINSTALL": "false", **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------ registration

@@ -21,6 +21,7 @@ from mod_vision.eval.cost.image_cost import ImageCosts
 from mod_vision.eval.cost.latency import Latency, as_deployed, doubts, paired_latency
 from mod_vision.files import write_text
 from mod_vision.routing import routed_layers
+from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.text import printable
@@ -29,6 +30,7 @@ from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import check_data
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import round_imgsz, start, torch_device
 from mod_vision.yolo.run.images import some_images
 from mod_vision.yolo.run.validate import check_task, validate
@@ -65,6 +67,7 @@ class Evaluation:
         files: File names of the images that were scored.
         names: Class names by index.
         gflops: Executed GFLOPs of each image, in the order of `files`; empty where all images cost the same.
+        lost: Objects that the windows lose, for a model that runs on windows.
     """
 
     scores: dict[str, Scores]
@@ -75,6 +78,7 @@ class Evaluation:
     files: list[str]
     names: dict[int, str]
     gflops: list[float] = field(default_factory=list)
+    lost: LostObjects | None = None
 
     @property
     def objects_scored(self) -> int:
@@ -103,6 +107,7 @@ class Evaluation:
             "routed_share_by_image": {
                 layer: dict(zip(self.files, shares, strict=True)) for layer, shares in self.shares.items()
             },
+            **({"windows": self.lost.result()} if self.lost and self.lost.windows else {}),
             **({"gflops_by_image": dict(zip(self.files, self.gflops, strict=True))} if self.gflops else {}),
         }
 
@@ -121,6 +126,8 @@ class Evaluation:
             lines[-2] += f": means of all images, {min(self.gflops):.2f} to {max(self.gflops):.2f}"
             lines[-1] += f", mean of {min(COST_IMAGES, len(self.files))} images on squares"
         lines += doubts({"latency": cost.latency.spread, "latency of the dense baseline": cost.dense_latency.spread})
+        if self.lost and self.lost.windows:
+            lines.append(self.lost.table())
         if self.recall.total:
             lines.append(self.recall.table(None if len(self.names) <= MAX_CLASSES_SHOWN else (OBJECTS, REST)))
         else:
@@ -180,6 +187,7 @@ def evaluate_models(
     for (name, yolo), cost in zip(yolos.items(), costs, strict=True):
         if len(yolos) > 1:
             print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {printable(name)}", flush=True)
+        warn_of_new_router(name, yolo.model)
         scorer = Scorer(str(yolo.task), Path(run.annotations) if run.annotations else None, run.engine)
         where = {"imgsz": run.imgsz, "batch": run.batch, "device": run.device, "split": run.split}
         costs_of_images = ImageCosts()
@@ -188,13 +196,23 @@ def evaluate_models(
         gflops, dense_gflops = costs_of_images.result()
         if gflops:
             cost = replace(cost, gflops=mean(gflops), dense_gflops=mean(dense_gflops))
-        evaluations[name] = Evaluation(
-            scorer.result(), cost, found.recall, found.shares, found.objects, found.files, found.names, gflops
-        )
+        routes = (found.recall, found.shares, found.objects)
+        evaluations[name] = Evaluation(scorer.result(), cost, *routes, found.files, found.names, gflops, found.lost)
         if not evaluations[name].objects_scored:
             scored = f"the split {run.split!r} of {printable(data)}"
             print(f"warning: {scored} has no object to score, so there is no AP", flush=True)
     return evaluations
+
+
+def warn_of_new_router(name: str, model: nn.Module) -> None:
+    """Say so where windows lie anywhere, because their router was never trained."""
+    head = head_of(model)
+    if head is not None and not head.entry.dense and not head.entry.router.trained:
+        print(
+            f"warning: the router of the windows{' of ' * bool(name)}{printable(name)} was never trained, so they lie "
+            "anywhere; train the model, or fit its router: mod-vision fit model=... data=...",
+            flush=True,
+        )
 
 
 def _input_adaptive(model: nn.Module) -> bool:

@@ -117,6 +117,7 @@ class WindowedLayer(RoutedLayer):
         """Return the lowest threshold at which the mean share of computed pixels is within a budget."""
         curves = [(gains_of(plan), plan.window[0] * plan.window[1] / plan.logits.shape[1]) for plan in plans]
         candidates = torch.cat([gains for gains, _ in curves]).unique()  # in ascending order
+        candidates = torch.cat((candidates, candidates[-1:] + 1))  # at which there is no window
         low, high = 0, len(candidates) - 1
         while low < high:
             middle = (low + high) // 2

@@ -12,16 +12,17 @@ from mod_vision.eval.cost.flops import executed_gflops, executed_gflops_by_layer
 from mod_vision.measure import Measure
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.windows import head_of
 
 Size: TypeAlias = tuple[int, ...]
-Key: TypeAlias = tuple[Size, str, int]  # input size, routed layer, tokens
+Key: TypeAlias = tuple[Size, str, int]  # input size, routed layer, tokens or windows
 
 
 class ImageCosts(Measure):
     """Executed GFLOPs of images as they are validated, each as if it were alone: a batch takes as long as its fullest.
 
     Those of a routed layer are counted once for each input size and number of tokens, those of all else once for each
-    size: nothing else changes them.
+    size: nothing else changes them. Of a model that runs on windows, all of it is counted for each number of windows.
 
     Attributes:
         executed: GFLOPs of each image.
@@ -60,6 +61,10 @@ class ImageCosts(Measure):
         size = tuple(image.shape[2:])
         counts = executed_gflops_by_layer(model, image=image)
         (keys,) = _keys(model, size)
+        if head_of(model) is not None:
+            self._layers.update(dict.fromkeys(keys, counts["Global"]))
+            self._rest[size] = 0.0
+            return keys
         self._layers.update({key: counts[key[1]] for key in keys})
         self._rest[size] = counts["Global"] - sum(self._layers[key] for key in keys)
         return keys

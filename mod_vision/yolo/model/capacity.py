@@ -51,8 +51,13 @@ def set_capacity(model: Any, capacity: Any) -> None:
         if model.ckpt == {}:  # built from a YAML file, which training would read again
             model.ckpt = {"model": inner}
     if isinstance(getattr(inner, "yaml", None), dict):
-        if not isinstance(capacity, Mapping):
-            inner.yaml["mod"] = {**(inner.yaml.get("mod") or {}), "capacity": _plain(capacity)}
+        section = inner.yaml.get("mod") or {}
+        if section.get("windows") is not None:
+            (layer,) = (layer for _, layer in routed_layers(inner))
+            section = {**section, "windows": {**section["windows"], "capacity": _plain(layer.capacities)}}
+        elif not isinstance(capacity, Mapping):
+            section = {**section, "capacity": _plain(capacity)}
+        inner.yaml["mod"] = section
         _write_rows(inner)
 
 

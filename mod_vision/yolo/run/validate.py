@@ -17,11 +17,14 @@ from ultralytics.utils.ops import process_mask_native, scale_masks, xywh2ltwh
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
+from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
 from mod_vision.yolo.data.description import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.model.trust import check_data, restricted
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import image_names
 from mod_vision.yolo.run.token_groups import stuff_maps, stuff_tokens, token_groups
+from mod_vision.yolo.run.window_objects import WindowObjects
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Validation:
         recall: Routed share of tokens per layer and group.
         shares: Per layer, the routed share of tokens of each image.
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
+        lost: Objects that windows lose, None for a model without windows.
     """
 
     folder: Path = Path()
@@ -47,6 +51,7 @@ class Validation:
     recall: RouterRecall = field(default_factory=RouterRecall)
     shares: dict[str, list[float]] = field(default_factory=dict)
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    lost: LostObjects | None = None
 
 
 Watcher = Callable[[torch.nn.Module, torch.Tensor], None]
@@ -112,6 +117,9 @@ class _Collect(DetectionValidator):
             raise ValueError(f"the split lists images twice, such as {repeated[0]}.")
         self.file_names = dict(zip(paths, self.found.files, strict=True))
         self.found.annotations = annotations_file(self.data, self.args.split)
+        head = head_of(native)
+        self.windows = None if head is None else WindowObjects(head, self.data, self.found.names)
+        self.found.lost = self.windows and self.windows.found
         self.stuff = stuff_folder(self.data, self.args.split)
         if self.stuff and len({Path(path).stem for path in paths}) < len(paths):
             raise ValueError(
@@ -148,6 +156,8 @@ class _Collect(DetectionValidator):
     def _count_routes(self, batch: dict[str, Any]) -> None:
         """Count which tokens of a batch were routed."""
         overlap = bool(self.args.overlap_mask)
+        if self.windows is not None:
+            self.windows.update(batch)
         stuff = stuff_maps(self.stuff, batch)
         for name, layer in self.routed:
             if layer.plan is not None:

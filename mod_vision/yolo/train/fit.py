@@ -22,8 +22,10 @@ from mod_vision.yolo.model.graph import catch_inputs
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import ModSettings
 from mod_vision.yolo.model.trust import check_data, restricted
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import round_imgsz
 from mod_vision.yolo.run.objects import object_tokens
+from mod_vision.yolo.train.fit_windows import batches_by_shape, fit_windows
 from mod_vision.yolo.train.loss import guided_layers
 
 BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
@@ -72,6 +74,9 @@ def fit_net(net: Any, batches: Iterator[dict[str, Any]]) -> None:
         net: Torch model of Ultralytics; it is as before afterwards but for bypasses and routers.
         batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
     """
+    if head_of(net) is not None:
+        fit_windows(net, batches)
+        return
     layers = [layer for _, layer in routed_layers(net)]
     capacities, training = [layer.capacities for layer in layers], net.training
     net.eval()
@@ -102,17 +107,22 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
         ValueError: If no image has a labelled object.
     """
     described = check_data(data, "train")
-    args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": False})
+    windowed = head_of(yolo.model) is not None  # images are large: no time for padding
+    args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": windowed})
     with restricted(), naming_split(data, "train"):
-        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=False)
+        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=windowed)
     if not any(len(label["cls"]) for label in dataset.labels):
         raise ValueError(
             f"{data}: none of the {len(dataset.labels)} images of `train` has a labelled object, so the routers would "
             "be fitted to nothing; labels are .txt files in a folder `labels` beside `images`."
         )
-    loader = build_dataloader(dataset, BATCH, workers=0, shuffle=True)
     device = next(yolo.model.parameters()).device
-    return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in endless(loader))
+    if windowed:
+        picked = batches_by_shape(dataset, BATCH)
+        found: Iterator[Any] = (dataset.collate_fn([dataset[i] for i in places]) for places in picked)
+    else:
+        found = endless(build_dataloader(dataset, BATCH, workers=0, shuffle=True))
+    return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in found)
 
 
 def fit_routers(net: nn.Module, batches: Iterator[dict[str, Any]]) -> None:

@@ -1,0 +1,97 @@
+"""The objects of a validation that are the windows' to find, and the scores that other routers would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ultralytics.data.utils import img2label_paths
+
+from mod_vision.routing.losses import tokens_in_boxes
+from mod_vision.routing.lost_objects import LostObjects, Objects
+from mod_vision.routing.window_routers import PRIOR_GRID
+from mod_vision.routing.windows import WindowPlan
+from mod_vision.yolo.blocks.windows import WindowedHead
+from mod_vision.yolo.data.description import split_images
+from mod_vision.yolo.model.coarse import largest_for_windows
+from mod_vision.yolo.run.images import some_images
+from mod_vision.yolo.run.objects import object_cells
+
+PRIOR_IMAGES = 2000
+SURE = 12.0  # logit
+
+
+class WindowObjects:
+    """Counts the objects that the windows of a model lose on a split.
+
+    Args:
+        head: The model's head.
+        data: The data set as Ultralytics describes it.
+        names: Class names by index.
+    """
+
+    def __init__(self, head: WindowedHead, data: dict[str, Any], names: dict[int, str]) -> None:
+        self.head, self.names, self.found = head, names, LostObjects()
+        self.prior = position_prior(data)
+
+    def update(self, batch: dict[str, Any]) -> None:
+        """Count a batch that the model ran last."""
+        plan = self.head.windows
+        if plan is not None:
+            self.found.update(plan, self._objects(batch), self._others(plan, batch))
+
+    def _objects(self, batch: dict[str, Any]) -> Objects:
+        """Return the objects of a batch but for those that are the coarse pass's."""
+        device = batch["img"].device
+        height, width = batch["img"].shape[2:]
+        boxes = batch["bboxes"].to(device)[:, :4].float() * torch.tensor((width, height) * 2, device=device)
+        ours = boxes[:, 2:].amax(1) <= largest_for_windows(self.head)
+        idx, classes = batch["batch_idx"].to(device).long(), batch["cls"].flatten().long().tolist()
+        gains = torch.tensor([ratio[0][0] for ratio in batch["ratio_pad"]], device=device)
+        areas = boxes[:, 2:].prod(1) / gains[idx].square()
+        corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+        kept = [self.names[c] for c, own in zip(classes, ours.tolist(), strict=True) if own]
+        return Objects(corners[ours], areas[ours], idx[ours], kept)
+
+    def _others(self, plan: WindowPlan, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the scores (B, N) of routers that know nothing, where objects lie in any image, and the labels."""
+        cells = object_cells(batch, plan.size, self.head).flatten(1)
+        scores = {"random": torch.randn_like(plan.logits)}
+        if self.prior is not None:
+            spread = F.interpolate(self.prior[None, None], size=plan.size, mode="bilinear", align_corners=False)
+            scores["prior"] = spread.flatten(1).to(plan.logits).expand_as(plan.logits)
+        return scores | {"oracle": torch.where(cells > 0, SURE, -SURE).to(plan.logits)}
+
+
+def position_prior(data: dict[str, Any]) -> torch.Tensor | None:
+    """Return how often objects touch each part of the images of the training split, logits (16, 16), None without.
+
+    Args:
+        data: The data set as Ultralytics describes it.
+    """
+    if not data.get("train"):
+        return None
+    images = [str(path) for path in some_images(split_images(data, "train"), PRIOR_IMAGES)]
+    labels = [Path(path) for path in img2label_paths(images)]
+    boxes = [_boxes(path) for path in labels if path.is_file()]
+    if not boxes or not sum(map(len, boxes)):
+        return None
+    grid = (PRIOR_GRID, PRIOR_GRID)
+    touched = [tokens_in_boxes(b, torch.zeros(len(b)), 1, grid)[0] > 0 for b in boxes]
+    often = torch.stack(touched).float().mean(0)
+    return often.clamp(1e-4, 1 - 1e-4).logit()
+
+
+def _boxes(path: Path) -> torch.Tensor:
+    """Return the boxes (M, 4) of a label file, those around polygons where it has polygons."""
+    found = []
+    for line in path.read_text().splitlines():
+        values = [float(value) for value in line.split()[1:]]
+        if len(values) > 4:
+            xs, ys = values[::2], values[1::2]
+            values = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
+        if len(values) == 4:
+            found.append(values)
+    return torch.tensor(found).view(-1, 4)

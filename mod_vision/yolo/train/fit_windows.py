@@ -1,0 +1,142 @@
+"""Fitting the router of windows: it learns from the labels which cells hold an object; the network stays as it is."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from mod_vision.routing.losses import cell_loss
+from mod_vision.routing.window_routers import LookRouter
+from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.objects import object_cells
+
+STEPS, BATCH = 400, 8
+RATE, ROWS_RATE, DECAY = 3e-3, 3e-4, 0.02  # ROWS_RATE: of rows that have learnt to see already
+WARMUP = 30  # steps
+MOMENTUM = 0.1  # of batch statistics
+BRIGHTNESS = (0.7, 1.3)
+
+
+def fit_windows(net: Any, batches: Iterator[dict[str, Any]], steps: int = STEPS, tune_rows: bool = True) -> float:
+    """Train the router of a model that runs on windows; a router without parameters needs no fit.
+
+    Args:
+        net: Torch model of Ultralytics; all but its router is as before afterwards.
+        batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
+        steps: Batches to train on.
+        tune_rows: Whether the rows that `look` copied are trained too, or its head alone.
+
+    Returns:
+        Mean loss of the last tenth of the steps, about 1 for a router that knows nothing.
+    """
+    head = head_of(net)
+    assert head is not None
+    router, training = head.entry.router, net.training
+    if not router.learned:
+        return float("nan")
+    net.eval()
+    momenta = _train_mode(router, tune_rows)
+    groups = _parameters(router, tune_rows)
+    optimiser = torch.optim.AdamW(groups, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _rate(i, steps))
+    losses: list[float] = []
+    for step in range(steps):
+        batch = augmented(next(batches))
+        images = batch["img"]
+        size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
+        loss = cell_loss(router(_seen(net, head, images), size).flatten(1), object_cells(batch, size, head))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % max(1, steps // 10) == 0:
+            LOGGER.info(f"router of windows: step {step + 1} of {steps}, loss {np.mean(losses[-steps // 10 :]):.4f}")
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
+    net.train(training)
+    return float(np.mean(losses[-max(1, steps // 10) :]))
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate at a step: a short rise, then half a cosine."""
+    return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _train_mode(router: nn.Module, tune_rows: bool) -> dict[nn.BatchNorm2d, float | None]:
+    """Put the router into training mode, but for rows that stay as they are; return the momenta that norms had.
+
+    Ultralytics' momentum is for trainings of hours.
+    """
+    router.train()
+    if isinstance(router, LookRouter) and not tune_rows:
+        router.rows.eval()
+    momenta = {norm: norm.momentum for norm in router.modules() if isinstance(norm, nn.BatchNorm2d)}
+    for norm in momenta:
+        norm.momentum = MOMENTUM
+    return momenta
+
+
+def _parameters(router: nn.Module, tune_rows: bool) -> list[dict[str, Any]]:
+    """Return the parameters that are trained, with their rates."""
+    rows = list(router.rows.parameters()) if isinstance(router, LookRouter) else []
+    known = {id(p) for p in rows}
+    groups = [{"params": [p for p in router.parameters() if id(p) not in known], "lr": RATE}]
+    if rows and tune_rows:
+        groups.append({"params": rows, "lr": ROWS_RATE})
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_()  # loaded ones are frozen
+    return groups
+
+
+def _seen(net: Any, head: Any, images: torch.Tensor) -> torch.Tensor:
+    """Return what the router reads of images."""
+    entry = head.entry
+    if entry.router.reads == "image":
+        return F.avg_pool2d(images, 2)
+    if entry.router.reads == "cells":
+        return images.new_zeros(len(images), 1, 1, 1)
+    made: list[torch.Tensor] = []
+    x: Any = images
+    with torch.no_grad():
+        for row in net.model[: entry.i]:
+            if row.f != -1:
+                x = made[row.f] if isinstance(row.f, int) else [x if j == -1 else made[j] for j in row.f]
+            x = row(x)
+            made.append(x)
+    return x
+
+
+def augmented(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with images mirrored at random, and brighter or darker."""
+    images, boxes = batch["img"], batch["bboxes"]
+    scale = torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(*BRIGHTNESS)
+    mirrored = torch.rand(len(images), device=images.device) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images) * scale
+    here = mirrored[batch["batch_idx"].long().to(images.device)].to(boxes.device)
+    boxes = torch.cat((torch.where(here, 1 - boxes[:, 0], boxes[:, 0])[:, None], boxes[:, 1:]), 1)
+    return {**batch, "img": images.clamp(max=1), "bboxes": boxes}
+
+
+def batches_by_shape(dataset: Any, batch: int) -> Iterator[list[int]]:
+    """Yield batches of places in a data set of rectangular images, at random, each of one shape, without end."""
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, group in enumerate(dataset.batch):
+        by_shape[tuple(int(side) for side in dataset.batch_shapes[group])].append(i)
+    rng = np.random.default_rng(0)
+    while True:
+        chosen = [
+            part.tolist()
+            for places in by_shape.values()
+            for part in np.array_split(rng.permutation(places), max(1, round(len(places) / batch)))
+        ]
+        yield from (chosen[i] for i in rng.permutation(len(chosen)))

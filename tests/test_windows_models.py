@@ -1,0 +1,285 @@
+"""Any Ultralytics model on windows: its own weights, bit for bit dense at capacity 1, and plain `yolo` around it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import randomise
+from helpers import attempt, make_batch, make_box_batch, read_csv, run_python, write_windows_yaml
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import ModelEMA
+
+from mod_vision import set_capacity
+from mod_vision.routing.windows import MARGIN
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.windows import head_of
+
+KINDS = {"segment": tasks.SegmentationModel, "pose": tasks.PoseModel, "obb": tasks.OBBModel}
+MODELS = (
+    *("yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-p2", "yolo26n-p6"),
+    *("yolov8n", "yolov8n-p6", "yolov9t", "yolov10n", "yolo11n-seg", "yolo11n-pose", "yolo11n-obb", "yolo12n"),
+)
+
+
+def described(name: str, **windows: Any) -> dict[str, Any]:
+    d = tasks.yaml_model_load(f"{name}.yaml")
+    d["nc"] = 3
+    return d | ({"mod": {"windows": {"size": 128, **windows}}} if windows else {})
+
+
+def made(d: dict[str, Any]) -> Any:
+    model = KINDS.get(tasks.guess_model_task(d), tasks.DetectionModel)(copy.deepcopy(d), verbose=False)
+    model.args = get_cfg()
+    model.end2end = bool(d.get("end2end")) or "v10Detect" in str(d["head"])
+    return model
+
+
+def pair(name: str, **windows: Any) -> tuple[Any, Any]:
+    """A model on windows and the dense one, with the same weights."""
+    dense = randomise(made(described(name))).eval()
+    routed = made(described(name, **{"capacity": 0.25, **windows})).eval()
+    routed.load(dense, verbose=False)
+    return routed, dense
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    parts = value if type(value) in (list, tuple) else ()
+    return [value] if isinstance(value, torch.Tensor) else [t for part in parts for t in tensors(part)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_weights_of_the_dense_model_fit_and_capacity_one_is_it(name):
+    """Bit for bit, and at less it is not; a window as large as the image gives what the dense model gives."""
+    routed, dense = pair(name)
+    names = {key for key in routed.state_dict() if ".router." not in key}
+    assert names == dense.state_dict().keys()
+    x = torch.rand(2, 3, 256, 320)
+    expected = tensors(dense(x))
+    less = tensors(routed(x))[0]
+    assert less.shape[0] == 2
+    assert less.shape != expected[0].shape or not torch.allclose(less, expected[0])
+    entry = head_of(routed).entry
+    entry.window = 640
+    torch.testing.assert_close(tensors(routed(x)[0])[0], expected[0], rtol=1e-4, atol=1e-3)
+    set_capacity(routed, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(routed(x)), expected, strict=True))
+    assert entry.plan is None
+
+
+@pytest.mark.parametrize("name", ["yolo26n", "yolo11n-seg"])
+@pytest.mark.parametrize("windows", [{}, {"coarse": 0.25}, {"router": "stem", "entry": 5}, {"router": "scout"}])
+@torch.no_grad()
+def test_a_batch_is_its_images(name, windows):
+    """Fixed and adaptive, each image as if it were alone; fused too."""
+    routed, _ = pair(name, **windows)
+    routed = routed.double().fuse(verbose=False)
+    entry = head_of(routed).entry
+    for parameter in (p for key, p in entry.router.named_parameters() if p.ndim > 1):
+        parameter.normal_(std=0.3)
+    x = torch.rand(3, 3, 192, 256, dtype=torch.float64)
+    x[1] = 114 / 255  # nothing but padding
+    for least in (None, 3.0, 1e9):
+        entry.threshold = least
+        together = routed(x)
+        for i in range(3):
+            alone, mine = (found(tensors(y)[0][n], name) for y, n in ((routed(x[i : i + 1])[0], 0), (together[0], i)))
+            n = min(len(alone), len(mine))
+            torch.testing.assert_close(alone[:n], mine[:n])
+
+
+def found(y: torch.Tensor, name: str) -> torch.Tensor:
+    """Detections of an image, the best first, without those that are nothing."""
+    y = y if "26" in name else y.T
+    best = y[:, 4] if "26" in name else y[:, 4:7].amax(1)
+    order = best.argsort(descending=True, stable=True)
+    return y[order[best[order] > 1e-6]]
+
+
+def convolutions() -> dict[str, Any]:
+    """A network of small reach: what a position reads lies within 52 px of it."""
+    rows = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
+    return {"nc": 2, "backbone": rows, "head": [[[2], 1, "Detect", ["nc"]]]}
+
+
+@torch.no_grad()
+def test_a_window_that_holds_all_that_a_position_reads_gives_its_dense_value():
+    reach = 56
+    dense = randomise(tasks.DetectionModel(convolutions(), verbose=False)).double().eval()
+    d = convolutions() | {"mod": {"windows": {"size": 192, "capacity": 0.6, "router": "random"}}}
+    routed = tasks.DetectionModel(d, verbose=False).double().eval()
+    routed.load(dense, verbose=False)
+    routed, dense = routed.double(), dense.double()  # loading casts both
+    x = torch.rand(2, 3, 320, 384, dtype=torch.float64)
+    expected = dense(x)[0]
+    found = routed(x)[0]
+    plan = head_of(routed).windows
+    assert plan.width == 2
+    deep = plan.owned((8,), reach).flatten(1)
+    assert deep.sum() > 200
+    assert not torch.allclose(found, expected.gather(2, plan.positions((8,)).flatten(1)[:, None].expand_as(found)))
+    for i in range(2):
+        at = plan.positions((8,))[i].flatten()[deep[i]]
+        torch.testing.assert_close(found[i][:, deep[i]], expected[i][:, at])
+    silent = ~plan.owned((8,), MARGIN).flatten(1)
+    assert float(found[:, 4:].amax(1)[silent].max()) < 1e-6
+
+
+@torch.no_grad()
+def test_masks_of_a_window_are_those_of_the_dense_model():
+    """Prototypes come back to the map of the image: a window as large as it gives the dense ones."""
+    routed, dense = pair("yolo26n-seg")
+    x = torch.rand(1, 3, 192, 256)
+    (_, proto), _ = routed(x)
+    plan = head_of(routed).windows
+    (_, whole), _ = dense(x)
+    assert proto.shape == whole.shape
+    skipped = ~plan.kept().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert float(proto.abs().amax(1)[skipped].max()) == 0
+    assert float(proto.abs().amax(1)[~skipped].min()) > 0
+    head_of(routed).entry.window = 640
+    torch.testing.assert_close(routed(x)[0][1], whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo11n-pose", "yolo26n-obb", "yolo12n"])
+def test_training_reaches_windows_and_router(name):
+    """The loss counts what windows own; the router learns by a column of its own."""
+    routed, _ = pair(name, size=64)
+    routed.train()
+    batch = make_batch(2, 192) if "seg" in name else make_box_batch(2, 192)
+    batch["img"] = torch.rand(2, 3, 192, 192)
+    if "pose" in name:
+        batch["keypoints"] = torch.rand(3, 17, 3)
+    if "obb" in name:
+        batch["bboxes"] = torch.cat((batch["bboxes"], torch.zeros(3, 1)), 1)
+    total, items = routed.loss(batch)
+    assert "windows" in items
+    assert 0 < float(items["windows"]) < 5
+    total.sum().backward()
+    gradients = {key for key, p in routed.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any(".router.rows." in key for key in gradients)
+    assert any(".router.head." in key for key in gradients)
+    assert "model.0.conv.weight" in gradients
+
+
+def test_in_training_windows_find_the_objects():
+    """Whatever the router knows."""
+    routed, _ = pair("yolo26n", size=64, capacity=0.2)
+    routed.train()
+    batch = make_box_batch(2, 320)
+    batch["img"] = torch.rand(2, 3, 320, 320)
+    batch["bboxes"] = torch.tensor([[0.25, 0.25, 0.05, 0.05], [0.9, 0.1, 0.05, 0.05], [0.1, 0.9, 0.05, 0.05]])
+    routed.loss(batch)
+    kept = head_of(routed).windows.kept()
+    assert kept[0, 2, 2]
+    assert kept[1, 0, 8] or kept[1, 1, 9]
+    assert kept[1, 9, 1] or kept[1, 8, 0]
+
+
+def test_copies_and_files_keep_windows(tmp_path):
+    """deepcopy, EMA, pickle, a checkpoint, weights alone, half precision."""
+    routed, _ = pair("yolo26n")
+    x = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        expected = routed(x)[0]
+        for other in (copy.deepcopy(routed), ModelEMA(routed).ema, pickle.loads(pickle.dumps(routed))):
+            assert torch.equal(other.eval()(x)[0], expected)
+            assert head_of(other).entry is other.model[0]
+        routed.half()(x.half())
+        routed.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            routed(x)
+    torch.save({"model": routed}, tmp_path / "w.pt")
+    again = load_model(tmp_path / "w.pt").model
+    assert type(head_of(again)).__name__ == "WindowedDetect"
+
+
+def test_plain_yolo_trains_validates_predicts_and_tracks(tmp_path, tiny_data):
+    """In a fresh process, from the YAML, with published names of weights; then `val` shows what windows lose."""
+    file = write_windows_yaml(tmp_path, size=64, capacity=0.4, coarse=0.25)
+    code = f"""
+from ultralytics import YOLO
+model = YOLO({str(file)!r})
+model.train(data={str(tiny_data)!r}, epochs=2, imgsz=192, batch=4, workers=0, plots=False, project={str(tmp_path)!r})
+best = YOLO(model.trainer.last)
+best.val(data={str(tiny_data)!r}, imgsz=192, workers=0, plots=False)
+photo = {str(next(Path(tiny_data).parent.rglob("*.jpg")))!r}
+best.predict(photo, imgsz=192)
+best.track(photo, imgsz=192, persist=True)
+print("trained", best.model.model[0].plan.width, best.model.model[0].router.trained)
+"""
+    done = run_python(code, tmp_path)
+    assert "trained" in done.stdout, done.stderr
+    folder = next(tmp_path.rglob("results.csv")).parent
+    assert float(read_csv(folder / "results.csv")[-1]["train/windows"]) > 0
+    assert float(read_csv(folder / "routing.csv")[-1]["routed"]) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "windows", "told"),
+    [
+        ("yolo26n", {"size": 100}, "mod.windows.size must be a multiple of 32 px"),
+        ("yolov8n-p6", {"size": 96}, "must be a multiple of 64 px, the model's largest stride"),
+        ("yolo26n", {"capacity": 0}, "capacity"),
+        ("yolo26n", {"router": "magic"}, "unknown router 'magic', choose one of look, stem"),
+        ("yolo26n", {"router": "density"}, "reads the coarse pass; set coarse: 0.25"),
+        ("yolo26n", {"router": "stem"}, "set entry: to a later row"),
+        ("yolo26n", {"coarse": 0.3}, "mod.windows.coarse must be one of 0, 0.5, 0.25, 0.125"),
+        ("yolo26n", {"entry": 40}, "windows cannot be taken at layer 40"),
+        ("yolo26n", {"entry": -1}, "mod.windows.entry must be the number of a row"),
+        ("yolo26n", {"entry": 17}, "the head reads a row before layer 17"),
+        ("yolo26n", {"threshold": 0}, "mod.windows.threshold must be a number above 0"),
+        ("yolo26n", {"sizes": 3}, "mod.windows: unknown key sizes"),
+        ("yolo11n-cls", {"size": 64}, "head Classify does not run on windows"),
+        ("yolo26n-mod", {"size": 64}, "routes tokens of the whole image"),
+    ],
+)
+def test_what_is_refused(name, windows, told):
+    d = tasks.yaml_model_load(f"{name}.yaml")
+    d["mod"] = {"windows": windows}
+    _, error = attempt(lambda: tasks.DetectionModel(d, verbose=False))
+    assert told in error
+    assert "\n" not in error
+
+
+def test_images_that_are_no_whole_number_of_cells():
+    routed, _ = pair("yolo26n")
+    with pytest.raises(ValueError, match="multiples of 32 px, got 200 x 256"):
+        routed(torch.rand(1, 3, 200, 256))
+
+
+def test_attention_is_told(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    tasks.DetectionModel(described("yolo26n", size=128), verbose=True)
+    assert "attention of layer 10 (C2PSA) is within a window" in caplog.text
+
+
+def test_look_starts_from_the_weights_that_are_loaded():
+    routed, dense = pair("yolo26n")
+    rows = head_of(routed).entry.router.rows
+    assert torch.equal(rows[0].conv.weight, dense.model[0].conv.weight)
+    with torch.no_grad():
+        rows[0].conv.weight.fill_(1.0)
+    other = made(described("yolo26n", capacity=0.25))
+    other.load(routed, verbose=False)  # a router that was trained is kept
+    assert float(head_of(other).entry.router.rows[0].conv.weight.min()) == 1.0
+    assert isinstance(rows, nn.Sequential)
+
+
+def test_a_yolo_object_takes_capacity_and_saves_it(tmp_path):
+    yolo = YOLO(str(write_windows_yaml(tmp_path, size=64, capacity=0.4)))
+    set_capacity(yolo, 0.2)
+    assert yolo.model.yaml["mod"]["windows"] == {"size": 64, "capacity": 0.2}
+    yolo.save(tmp_path / "a.pt")
+    assert YOLO(tmp_path / "a.pt").model.model[0].capacities == (0.2,)
