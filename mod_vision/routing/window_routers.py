@@ -31,6 +31,14 @@ class WindowRouter(nn.Module):
     learned: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
+    @property
+    def trained(self) -> bool:
+        """False if it still scores as it was made: what it starts at, `UNLIKELY`, is no value that a step leaves."""
+        if not self.learned:
+            return True
+        last = list(self.parameters())[-1]  # the bias of `scoring`, or the map of `prior`
+        return not bool((last == UNLIKELY).all())
+
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the logits (B, h, w) of the cells of a `size` (h, w) from what the router reads, (B, C, H, W)."""
         raise NotImplementedError

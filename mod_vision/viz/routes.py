@@ -1,4 +1,4 @@
-"""The routes of an image: which of its patches each routed layer computed."""
+"""The routes of an image: which of its patches each routed layer computed, or which windows a network ran on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,52 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mod_vision.routing.windows import WindowPlan
 from mod_vision.viz.traced import Trace, TracedLayer, open_traced
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.letterbox import Letterboxed
+
+SHADES = 3  # windows of a cell that have colours of their own in all images: more are rare
+
+
+class Windows(NamedTuple):
+    """The windows of an image that a network ran on, in the order in which they were placed: the best ones first.
+
+    Attributes:
+        boxes: (k, 4) float, top, left, height and width of each in shares of the image, maybe beyond it.
+        size: Height and width of a window in px of the model's input.
+        counts: (H_s, W_s) int, by how many windows each cell was computed.
+        trained: False if the router that placed them was never trained.
+        coarse: Share of its side at which the whole image was run besides; 0 if it was not.
+    """
+
+    boxes: np.ndarray
+    size: tuple[int, int]
+    counts: np.ndarray
+    trained: bool = True
+    coarse: float = 0.0
+
+    @property
+    def besides(self) -> str | None:
+        """Return in words what the network ran on besides, None if the windows are all."""
+        return f"the whole image at 1/{round(1 / self.coarse)} of its side" if self.coarse else None
+
+    @property
+    def most(self) -> int:
+        """By how many windows a cell was computed at most."""
+        return int(self.counts.max())
+
+    @property
+    def overlap(self) -> float:
+        """Share of the cells that more than one window computed."""
+        return float((self.counts > 1).mean())
+
+    def told(self) -> str:
+        """Return number and size in words, such as '3 windows of 192 px'."""
+        height, width = self.size
+        side = f"{width} px" if height == width else f"{width} x {height} px"
+        count = len(self.boxes)
+        return f"{count} window{'s' * (count != 1)} of {side}" if count else f"no window of {side}"
 
 
 class RouteMap(NamedTuple):
@@ -23,6 +66,7 @@ class RouteMap(NamedTuple):
         blocks: Number of blocks of the layer.
         extent: (top, left, height, width) of the grid in shares of the image. Patches at the border can reach into the
             padding or stop short of it, so this is only about (0, 0, 1, 1).
+        windows: The windows, where the layer routes those: its patches are cells then. None of any other.
     """
 
     name: str
@@ -31,6 +75,7 @@ class RouteMap(NamedTuple):
     depth: np.ndarray
     blocks: int
     extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    windows: Windows | None = None
 
 
 def route_maps(model: Any, image: Any, imgsz: int = 640) -> list[RouteMap]:
@@ -53,6 +98,19 @@ def route_maps(model: Any, image: Any, imgsz: int = 640) -> list[RouteMap]:
 def crop_maps(trace: Trace) -> list[RouteMap]:
     """Return the maps of an image that was run, without the patches whose centre lies in the padding."""
     return [_crop(layer, trace.forward.boxed) for layer in trace.layers]
+
+
+def windows_of(maps: Sequence[RouteMap]) -> Windows | None:
+    """Return the windows of an image, None of a model that does not run on windows: which it does alone, or not."""
+    return maps[0].windows if maps else None
+
+
+def by_windows(layer: RouteMap) -> RouteMap:
+    """Return the map of a layer that routes windows with the number of windows of each cell as its depth."""
+    windows = layer.windows
+    if windows is None:
+        raise ValueError(f"{layer.name} routes tokens, there are no windows to draw.")
+    return layer._replace(depth=windows.counts, blocks=max(windows.most, SHADES))
 
 
 def skipped_share(layer: RouteMap) -> float:
@@ -96,7 +154,26 @@ def _crop(layer: TracedLayer, boxed: Letterboxed) -> RouteMap:
     cols, x, share_x = _inside(plan.size[1], boxed.size[1], left, width)
     grids = (plan.kept(), plan.to_map(plan.logits.float()), layer.passed)
     kept, score, passed = (grid[0, rows, cols].cpu().numpy() for grid in grids)
-    return RouteMap(layer.name, kept, score, passed, layer.blocks, (y, x, share_y, share_x))
+    windows = _windows(layer, plan, boxed, rows, cols) if isinstance(plan, WindowPlan) else None
+    return RouteMap(layer.name, kept, score, passed, layer.blocks, (y, x, share_y, share_x), windows)
+
+
+def _windows(layer: TracedLayer, plan: WindowPlan, boxed: Letterboxed, rows: slice, cols: slice) -> Windows:
+    """Return the windows of an image, and by how many of them the cells in it, of some rows and columns, were computed.
+
+    Args:
+        layer: The layer.
+        plan: Its plan.
+        boxed: Where the image lies in the input.
+        rows: Rows of cells that lie in the image.
+        cols: Columns of cells that do.
+    """
+    top, left, height, width = boxed.valid
+    corners = plan.corners[0] if plan.real is None else plan.corners[0, plan.real[0]]
+    size = plan.window[0] * plan.cell, plan.window[1] * plan.cell
+    first = corners.cpu().numpy().reshape(-1, 2) * plan.cell - (top, left)
+    boxes = np.concatenate((first, np.broadcast_to(size, first.shape)), 1) / (height, width, height, width)
+    return Windows(boxes, size, plan.covered()[0, rows, cols].cpu().numpy(), layer.trained, layer.coarse)
 
 
 def _inside(cells: int, pixels: int, start: int, length: int) -> tuple[slice, float, float]:

@@ -13,10 +13,13 @@ from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.nn.attention_windows import window_slots
 from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
 from mod_vision.routing.capacity import ceil_div
+from mod_vision.routing.window_layer import WindowedLayer
+from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.export.graphs import onnx_session
 from mod_vision.yolo.export.notes import LayerNote, read_notes
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_export, load_model
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import input_size
 from mod_vision.yolo.run.letterbox import Forward, forward_letterboxed, letterbox
 from mod_vision.yolo.run.predict import Postprocess
@@ -32,12 +35,16 @@ class TracedLayer(NamedTuple):
         plan: Its plan, for a batch of one image.
         passed: (1, H_s, W_s) int, how many of its blocks each pixel of its feature map passed.
         blocks: Number of its blocks.
+        trained: False if its router is one of windows that was never trained; True where that is not known.
+        coarse: Share of its side at which the whole image is run besides its windows; 0 if it is not, or not known.
     """
 
     name: str
-    plan: RoutingPlan
+    plan: RoutingPlan | WindowPlan
     passed: torch.Tensor
     blocks: int
+    trained: bool = True
+    coarse: float = 0.0
 
 
 class Trace(NamedTuple):
@@ -93,7 +100,9 @@ def trace_net(net: Any, image: np.ndarray, imgsz: int) -> Trace:
         ValueError: If it is none in PyTorch, or routes nothing.
     """
     forward = forward_letterboxed(net, image, imgsz)
-    layers = [_traced(name, layer) for name, layer in routed_layers(net) if not layer.dense]
+    head = head_of(net)
+    coarse = head.coarse if head else 0.0
+    layers = [_traced(name, layer, coarse) for name, layer in routed_layers(net) if not layer.dense]
     if not layers:
         raise ValueError(f"nothing is routed: {_why_dense(net)}.")
     return Trace(forward, layers)
@@ -139,15 +148,17 @@ class _TracedTorch:
         return Postprocess(self.yolo, inner.names, bool(getattr(inner, "end2end", False)), conf)
 
 
-def _traced(name: str, layer: RoutedLayer) -> TracedLayer:
-    """Return what a layer did in the last forward.
+def _traced(name: str, layer: RoutedLayer, coarse: float) -> TracedLayer:
+    """Return what a layer did in the last forward, beside which the whole image was run at a share of its side.
 
     Raises:
         ValueError: If it did not run.
     """
     if layer.plan is None:
         raise ValueError(f"{name} did not run in the forward of the model, so it has no route.")
-    return TracedLayer(name, layer.plan, layer.plan.passed(layer.capacities, layer.depth), layer.depth)
+    passed = layer.plan.passed(layer.capacities, layer.depth)
+    trained = not isinstance(layer, WindowedLayer) or layer.router.trained
+    return TracedLayer(name, layer.plan, passed, layer.depth, trained, coarse)
 
 
 class _TracedOnnx:
