@@ -73,7 +73,7 @@ class DepthAnnotator(_Coloured):
             ValueError: If there is no map, or the scene is not of this type and shape.
         """
         depth, extent = total_depth(maps)
-        grid = _Grid(scene, depth, extent)
+        grid = Grid(scene, depth, extent)
         grid.paint(self._table(maps))
         grid.outline(SKIPPED)
         return scene
@@ -110,7 +110,7 @@ class ConfidenceAnnotator(_Coloured):
             ValueError: If the scene is not of this type and shape.
         """
         level = np.round(255 / (1 + np.exp(-layer.score.clip(-30, 30)))).astype(int)
-        _Grid(scene, level, layer.extent).paint(self._lookup(self.palette()))
+        Grid(scene, level, layer.extent).paint(self._lookup(self.palette()))
         return scene
 
     def legend(self) -> np.ndarray:
@@ -139,13 +139,13 @@ class SkipAnnotator:
             ValueError: If there is no map, or the scene is not of this type and shape.
         """
         depth, extent = total_depth(maps)
-        grid = _Grid(scene, depth > 0, extent)
+        grid = Grid(scene, depth > 0, extent)
         grid.darken(SHADE)
         grid.outline(WHITE)
         return scene
 
 
-class _Grid:
+class Grid:
     """A grid of labels over a scene.
 
     Args:
@@ -171,16 +171,23 @@ class _Grid:
             band[:] = lookup[labels, cv2.cvtColor(band, cv2.COLOR_BGR2GRAY)]
 
     def darken(self, tint: Sequence[int]) -> None:
-        """Darken and tint the cells whose label is False."""
+        """Darken and tint the cells whose label is False or 0."""
         lookup = (0.2 * np.arange(256)[:, None] + tint).round().astype(np.uint8)[None]
         for band, labels in self._bands():
-            np.copyto(band, cv2.LUT(band, lookup), where=~labels[:, None])
+            np.copyto(band, cv2.LUT(band, lookup), where=(labels == 0)[:, None])
+
+    def tint(self, palette: np.ndarray, opacity: float) -> None:
+        """Lay a colour of `palette` (n, 3) over the cells of each label; those of label 0 and 1 stay as they are."""
+        tints = opacity * palette.astype(np.float32)
+        for band, labels in self._bands():
+            mixed = (1 - opacity) * band + tints[labels]
+            np.copyto(band, mixed.round().astype(np.uint8), where=(labels > 1)[:, None])
 
     def outline(self, colour: Sequence[int]) -> None:
         """Draw a line where neighbouring cells have different labels; none if cells are too small for it."""
         height, width = self.scene.shape[:2]
         smallest = min(height / self.labels.shape[0], width / self.labels.shape[1])
-        line = min(max(1, round(math.sqrt(height * width) / 700)), int(smallest / 4))
+        line = min(hairline(self.scene), int(smallest / 4))
         if not line:
             return
         before, after = line // 2, line - line // 2
@@ -197,6 +204,11 @@ class _Grid:
             labels = np.repeat(self.labels[row], np.diff(self.cols))
             for start in range(top, bottom, BAND):
                 yield self.scene[start : min(start + BAND, bottom)], labels
+
+
+def hairline(scene: np.ndarray) -> int:
+    """Return the width of a line in pixels that is thin on a scene (H, W, 3), however large it is."""
+    return max(1, round(math.sqrt(scene.shape[0] * scene.shape[1]) / 700))
 
 
 def _edges(cells: int, start: float, length: float, pixels: int) -> np.ndarray:

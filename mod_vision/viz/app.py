@@ -135,11 +135,12 @@ def build(explorer: Explorer) -> gr.Blocks:
     """Return the page."""
     answers = _Answers(explorer)
     capacity = round(float(np.clip(explorer.capacity, *CAPACITIES)), 2)
+    unit = "the image" if explorer.windowed else "patches"
     with gr.Blocks(title="mod_vision", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as page:
-        gr.Markdown("# What does the network skip?\nDark patches passed no heavy block.")
+        gr.Markdown(f"# What does the network skip?\n{_lede(explorer)}")
         with gr.Row():
             settings = [
-                gr.Slider(*CAPACITIES, capacity, step=0.05, label="capacity", info="share of patches to compute"),
+                gr.Slider(*CAPACITIES, capacity, step=0.05, label="capacity", info=f"share of {unit} to compute"),
                 gr.Radio([view for view in VIEWS if view != "page"], value="overlay", label="view"),
                 gr.Checkbox(True, label="show what is found"),
                 gr.Slider(0.05, 0.95, 0.25, step=0.05, label="lowest confidence"),
@@ -149,6 +150,15 @@ def build(explorer: Explorer) -> gr.Blocks:
         with gr.Tab("video"):
             _video_tab(answers, settings)
     return page
+
+
+def _lede(explorer: Explorer) -> str:
+    """Return what the pictures show, in a line."""
+    if not explorer.windowed:
+        return "Dark patches passed no heavy block."
+    besides = ", for large objects on the whole image in small too" if explorer.coarse else ""
+    trained = "" if explorer.trained else " **Their router has no training yet, so they lie anywhere.**"
+    return f"The network ran on the windows{besides}; what is dark lies in none.{trained}"
 
 
 def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> None:
@@ -244,6 +254,10 @@ def _table(rows: list[tuple[str, str, str, str]]) -> str:
 
 def _skipped(figures: Figures) -> str:
     """Return what was skipped, in a line."""
+    if figures.windows is not None:
+        count = f"{figures.windows:.3g}"
+        windows = f"{count} window{'s' * (count != '1')}"
+        return f"\n\nSkipped **{100 * figures.skipped:.0f} %** of the image: the network ran on {windows}."
     layers = ", ".join(f"{name} {100 * share:.0f} %" for name, share in figures.by_layer.items())
     return f"\n\nSkipped **{100 * figures.skipped:.0f} %** of all blocks; of the patches {layers}."
 

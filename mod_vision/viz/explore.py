@@ -15,13 +15,14 @@ import torch
 
 from mod_vision.eval.cost.latency import Latency, as_deployed, paired_latency
 from mod_vision.routing import routed_layers
-from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
+from mod_vision.viz.routes import crop_maps
 from mod_vision.viz.traced import Trace, open_traced
-from mod_vision.viz.video import Figures, Recording
+from mod_vision.viz.video import Figures, Recording, figures_of
 from mod_vision.viz.views import View, draw_view
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import torch_device
 from mod_vision.yolo.run.predict import Postprocess
 from mod_vision.yolo.run.sources import Source, open_clip
@@ -86,6 +87,9 @@ class Explorer:
         self.dense = deepcopy(self.yolo.model)
         set_capacity(self.dense, 1.0)
         self.traced = open_traced(self.yolo, imgsz)
+        head = head_of(self.yolo.model)
+        self.windowed, self.coarse = head is not None, bool(head and head.coarse)
+        self.trained = head is None or head.entry.router.trained
         self.capacity = mean(layer.capacities[0] for _, layer in routed_layers(self.yolo.model))  # as it was saved
         self._finders: dict[float, Postprocess] = {}
 
@@ -146,18 +150,14 @@ class Explorer:
         trace = self.traced.trace(image)
         maps = crop_maps(trace)
         result = self._find(settings.conf)(trace.forward, image) if settings.boxes else None
-        return draw_view(image, maps, settings.view, result), trace, self._figures(trace, maps)
+        figures = figures_of(maps, self.traced.gflops(trace))
+        return draw_view(image, maps, settings.view, result), trace, figures
 
     def _find(self, conf: float) -> Postprocess:
         """Return what finds objects with confidences of at least `conf`, made once."""
         if conf not in self._finders:
             self._finders[conf] = self.traced.postprocess(conf)
         return self._finders[conf]
-
-    def _figures(self, trace: Trace, maps: list[RouteMap]) -> Figures:
-        """Return what a frame cost."""
-        by_layer = {layer.name: skipped_share(layer) for layer in maps}
-        return Figures(skipped_depth(maps), by_layer, self.traced.gflops(trace))
 
 
 def _check_size(video: Path) -> None:
@@ -178,4 +178,6 @@ def _mean(seen: list[Figures]) -> Figures:
     by_layer = {name: float(np.mean([figures.by_layer[name] for figures in seen])) for name in seen[0].by_layer}
     costs = [figures.gflops for figures in seen if figures.gflops]
     executed, dense = np.mean(costs, axis=0).tolist()
-    return Figures(float(np.mean([figures.skipped for figures in seen])), by_layer, (executed, dense))
+    counts = [figures.windows for figures in seen if figures.windows is not None]
+    skipped, windows = float(np.mean([figures.skipped for figures in seen])), mean(counts) if counts else None
+    return Figures(skipped, by_layer, (executed, dense), windows)

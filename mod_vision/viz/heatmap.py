@@ -17,13 +17,15 @@ from mod_vision.files import writable_dir, write_bytes
 from mod_vision.text import printable, short_stem
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.encode import import_av
-from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, skipped_share
+from mod_vision.viz.routes import RouteMap, crop_maps, skipped_share, windows_of
 from mod_vision.viz.traced import Trace, open_traced
-from mod_vision.viz.video import Figures, Recording
+from mod_vision.viz.video import Recording, figures_of
 from mod_vision.viz.views import check_view, draw_view
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.log import progress_bar
 from mod_vision.yolo.run.sources import Source, find_sources, open_clip
+
+UNTRAINED = "this router has no training yet, so its windows lie anywhere; train the model, or `mod-vision fit` it"
 
 
 def heatmap(
@@ -79,6 +81,8 @@ def heatmap(
     finally:
         if job.written:
             print(f"mean of {job.counted()}: skipped {_shares(job.skipped)}; see {printable(job.folder)}")
+        if job.untrained:
+            print(UNTRAINED)
     if not job.written:
         raise ValueError(f"none of the {len(sources)} files of {source} can be read.")
     return job.written
@@ -105,6 +109,7 @@ class _Job:
         skipped: The skipped shares of each layer, one for each image and frame.
         images: Number of images drawn.
         frames: Number of frames drawn.
+        untrained: Whether windows were placed by a router that was never trained.
     """
 
     def __init__(self, model: _Model, view: str | None, cmap: str, folder: Path) -> None:
@@ -112,6 +117,7 @@ class _Job:
         self.written: list[Path] = []
         self.skipped: dict[str, list[float]] = defaultdict(list)
         self.images = self.frames = 0
+        self.untrained = False
 
     def draw_image(self, source: Source, label: str) -> None:
         """Draw an image file."""
@@ -129,7 +135,8 @@ class _Job:
         self.images += 1
         self._count(maps)
         shares = _shares({layer.name: [skipped_share(layer)] for layer in maps})
-        print(f"{label}: skipped {shares}, see {printable(path.name)}")
+        windows = windows_of(maps)
+        print(f"{label}: {f'{windows.told()}, ' if windows else ''}skipped {shares}, see {printable(path.name)}")
 
     def draw_clip(self, source: Source, label: str, max_frames: int | None) -> None:
         """Draw a video, or several streams side by side, until they end, or `max_frames` frames, or Ctrl-C."""
@@ -159,8 +166,7 @@ class _Job:
         for images in frames:
             for image, recording in zip(images, recordings, strict=True):
                 trace, maps, result = self.model.look(image)
-                by_layer = {layer.name: skipped_share(layer) for layer in maps}
-                figures = Figures(skipped_depth(maps), by_layer, self.model.traced.gflops(trace))
+                figures = figures_of(maps, self.model.traced.gflops(trace))
                 recording.add(draw_view(image, maps, view, result, self.cmap), figures)
                 self._count(maps)
                 self.frames += 1
@@ -175,9 +181,10 @@ class _Job:
             print(f"{label}: left out, it has no frame that can be read")
 
     def _count(self, maps: Sequence[RouteMap]) -> None:
-        """Note the skipped shares."""
+        """Note the skipped shares, and whether they mean something."""
         for layer in maps:
             self.skipped[layer.name].append(skipped_share(layer))
+            self.untrained |= layer.windows is not None and not layer.windows.trained
 
     def counted(self) -> str:
         """Return what the shares are the mean of."""

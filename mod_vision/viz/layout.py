@@ -28,8 +28,9 @@ def ink_on(colour: Sequence[int] | np.ndarray) -> tuple[int, int, int]:
 
 
 def caption(lines: Sequence[str], px: int) -> np.ndarray:
-    """Write lines of text; the picture is as wide for any percentage in them, so that those of a video agree."""
-    width = max(text_width(re.sub(r"\d+%", "100%", line), px) for line in lines)
+    """Write lines of text; it is as wide for any percentage or number of windows, so that frames of a video agree."""
+    widest = [re.sub(r"\b(no|\d+) windows?\b", "999 windows", re.sub(r"\d+%", "100%", line)) for line in lines]
+    width = max(text_width(line, px) for line in widest)
     block = blank(len(lines) * line_height(px), width)
     for number, line in enumerate(lines):
         put_text(block, line, 0, number * line_height(px), px)

@@ -14,14 +14,16 @@ from torch import nn
 from mod_vision.files import write_bytes, write_figure
 from mod_vision.viz.annotators import DepthAnnotator
 from mod_vision.viz.layout import blank, swatches, with_blocks
-from mod_vision.viz.routes import crop_maps, skipped_depth
+from mod_vision.viz.routes import RouteMap, crop_maps, skipped_depth, windows_of
 from mod_vision.viz.sheet import TEXT, fit_into, panel_grid
 from mod_vision.viz.traced import trace_net
+from mod_vision.viz.views import COUNTS
+from mod_vision.viz.window_annotator import WindowAnnotator
 from mod_vision.yolo.run.images import read_image
 
 TILE = (320, 240)  # pixels of a photo, width and height
 CURVES = {
-    "routed": "share of tokens that are routed",
+    "routed": "share of positions that are routed",
     "entropy": "entropy of the positions, 1 if all are routed alike",
     "variance": "variance across images, 0 if all have the same routes",
     "never": "share of positions that are never routed",
@@ -41,21 +43,33 @@ def draw_mosaic(net: nn.Module, files: Sequence[Path], imgsz: int, path: Path) -
         OSError: If it cannot be written.
         ValueError: If no image can be read, or nothing is routed.
     """
-    depth, panels = DepthAnnotator(), []
+    panels, most = [], 0
     for file in files:
         try:
             image = read_image(file)
         except (OSError, ValueError):
             continue
         maps = crop_maps(trace_net(net, image, imgsz))
-        scene = depth.annotate(fit_into(image, *TILE), maps)
-        panels.append([(f"skipped {100 * skipped_depth(maps):.0f}%", _centred(scene))])
+        title, scene, depth = _drawn(fit_into(image, *TILE), maps)
+        panels.append([(title, _centred(scene))])
+        most = max(most, depth)
     if not panels:
         raise ValueError(f"none of {len(files)} images can be read")
-    legend = swatches("depth: blocks passed in all layers", depth.legend(maps), TEXT)
+    if windows_of(maps) is None:
+        legend = swatches("depth: blocks passed in all layers", DepthAnnotator().legend(maps), TEXT)
+    else:
+        legend = swatches(COUNTS, WindowAnnotator().legend(most), TEXT)
     picture = with_blocks(panel_grid(panels), [legend], TEXT)
     write_bytes(path, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return picture
+
+
+def _drawn(scene: np.ndarray, maps: Sequence[RouteMap]) -> tuple[str, np.ndarray, int]:
+    """Draw the routes of an image on it; return a title, the scene, and the most windows of a cell."""
+    skipped, windows = f"skipped {100 * skipped_depth(maps):.0f}%", windows_of(maps)
+    if windows is None:
+        return skipped, DepthAnnotator().annotate(scene, maps), 0
+    return f"{windows.told()}, {skipped}", WindowAnnotator().annotate(scene, maps[0]), windows.most
 
 
 def draw_curves(rows: Sequence[Mapping[str, str]], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from mod_vision.text import in_csv
 from mod_vision.viz.curves import curve
 from mod_vision.viz.encode import video_file
 from mod_vision.viz.layout import WHITE, with_blocks
+from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share, windows_of
 from mod_vision.viz.views import View
 from mod_vision.yolo.run.sources import Clip
 
@@ -33,19 +35,30 @@ class Figures(NamedTuple):
         skipped: Share of the blocks of all layers that its patches did not pass.
         by_layer: Share of the patches that each layer did not compute.
         gflops: Executed GFLOPs, and those of the dense baseline; None where they cannot be counted.
+        windows: Number of windows, a mean over frames; None of a model that does not run on windows.
     """
 
     skipped: float
     by_layer: dict[str, float]
     gflops: tuple[float, float] | None
+    windows: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the figures as columns of a table."""
         executed, dense = self.gflops or (None, None)
         saved = None if executed is None or dense is None else dense - executed
         costs = {"gflops": executed, "dense_gflops": dense, "saved_gflops": saved}
-        named = {"skipped": self.skipped} | {f"{name} skipped": share for name, share in self.by_layer.items()} | costs
+        counted = {} if self.windows is None else {"windows": self.windows}
+        shares = {f"{name} skipped": share for name, share in self.by_layer.items()}
+        named = {"skipped": self.skipped} | shares | counted | costs
         return {name: "" if value is None else round(value, 4) for name, value in named.items()}
+
+
+def figures_of(maps: Sequence[RouteMap], gflops: tuple[float, float] | None) -> Figures:
+    """Return the figures of a frame from its route maps, and what it cost."""
+    windows = windows_of(maps)
+    by_layer = {layer.name: skipped_share(layer) for layer in maps}
+    return Figures(skipped_depth(maps), by_layer, gflops, None if windows is None else len(windows.boxes))
 
 
 class Recording:

@@ -1,4 +1,7 @@
-"""The views of an image: a page of panels, or the photo with the depth on it or beside it, or with skips dark."""
+"""The views of an image: a page of panels, or the photo with the depth on it or beside it, or with skips dark.
+
+Of a model that runs on windows they show those: what they saw in its colours, the rest shaded.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ from mod_vision.viz.annotators import ConfidenceAnnotator, DepthAnnotator, SkipA
 from mod_vision.viz.layout import blank, caption, gradient, swatches, with_blocks
 from mod_vision.viz.lettering import text_size_for
 from mod_vision.viz.results import draw_results
-from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share
+from mod_vision.viz.routes import RouteMap, by_windows, skipped_depth, skipped_share, windows_of
 from mod_vision.viz.sheet import TEXT, fit_panel, panel_grid
+from mod_vision.viz.window_annotator import WindowAnnotator
 from mod_vision.yolo.run.images import read_image
 
+COUNTS = "windows that compute a cell"
+SCORES = "scores of cells"
 SMALLEST_SIDE = 160  # smaller photos are enlarged, or nothing could be read off them
 
 
@@ -67,7 +73,8 @@ def draw_view(
     """
     if not maps:
         raise ValueError("there is no route map to draw.")
-    return VIEWS[check_view(view)](image, maps, result, cmap)
+    views = VIEWS if windows_of(maps) is None else WINDOW_VIEWS
+    return views[check_view(view)](image, maps, result, cmap)
 
 
 def check_view(view: str) -> str:
@@ -107,9 +114,7 @@ def _overlay(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str
 def _side(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
     """Show the photo, and beside it the depth over the photo."""
     depth = DepthAnnotator(cmap)
-    photo, scene = _enlarge(image), depth.annotate(_enlarge(image), maps)
-    between = blank(photo.shape[0], text_size_for(photo))
-    return _depth_view(np.hstack((_with_results(photo, result), between, _with_results(scene, result))), depth, maps)
+    return _depth_view(_beside(image, depth.annotate(_enlarge(image), maps), result), depth, maps)
 
 
 def _depth_view(picture: np.ndarray, depth: DepthAnnotator, maps: Sequence[RouteMap]) -> View:
@@ -133,9 +138,71 @@ VIEWS: dict[str, Callable[[np.ndarray, Sequence[RouteMap], Any, str], View]] = {
 }
 
 
+def _windows_page(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
+    """Show the photo, the windows on it, how often each cell was computed, and the scores that placed them."""
+    photo, layer = fit_panel(image), maps[0]
+    counted, windows = [by_windows(layer)], windows_of(maps)
+    assert windows is not None
+    depth, confidence = DepthAnnotator(cmap), ConfidenceAnnotator(cmap)
+    seen = WindowAnnotator(cmap, tint=False).annotate(photo.copy(), layer)
+    stacks = [
+        [("photo", _with_results(photo.copy(), result)), (", ".join(_told(maps)[:2]), _with_results(seen, result))],
+        [(COUNTS, depth.annotate(photo.copy(), counted)), (SCORES, confidence.annotate(photo.copy(), layer))],
+    ]
+    shades = depth.legend(counted)[: windows.most + 1]
+    legends = [swatches(COUNTS, shades, TEXT), gradient(SCORES, confidence.legend(), TEXT)]
+    return View(panel_grid(stacks), legends, _told(maps)[2:], TEXT)
+
+
+def _windows_overlay(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
+    """Show the windows on the photo, and where they overlap."""
+    seen = WindowAnnotator(cmap)
+    return _windows_view(_with_results(seen.annotate(_enlarge(image), maps[0]), result), seen, maps)
+
+
+def _windows_side(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
+    """Show the photo, and beside it the windows on the photo."""
+    seen = WindowAnnotator(cmap)
+    return _windows_view(_beside(image, seen.annotate(_enlarge(image), maps[0]), result), seen, maps)
+
+
+def _windows_view(picture: np.ndarray, seen: WindowAnnotator, maps: Sequence[RouteMap]) -> View:
+    """Add the legend of the windows to a picture."""
+    px, windows = text_size_for(picture), windows_of(maps)
+    assert windows is not None
+    return View(picture, [swatches(COUNTS, seen.legend(windows.most), px)], _told(maps), px)
+
+
+def _windows_mask(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
+    """Show the photo with the cells darkened that no window computed."""
+    scene = _with_results(WindowAnnotator(tint=False).annotate(_enlarge(image), maps[0]), result)
+    px = text_size_for(scene)
+    return View(scene, [caption(["dark: in no window"], px)], _told(maps), px)
+
+
+WINDOW_VIEWS = {"page": _windows_page, "overlay": _windows_overlay, "side": _windows_side, "mask": _windows_mask}
+
+
+def _told(maps: Sequence[RouteMap]) -> list[str]:
+    """Return in lines what an image's windows are, what they skipped, and what else there is to know of them."""
+    windows = windows_of(maps)
+    assert windows is not None
+    lines = [windows.told(), f"skipped {skipped_share(maps[0]):.0%}, overlap {windows.overlap:.0%}"]
+    if windows.besides:
+        lines.append(f"besides: {windows.besides}")
+    return lines if windows.trained else [*lines, "placed by a router without training"]
+
+
 def _with_results(scene: np.ndarray, result: Any) -> np.ndarray:
     """Draw what was found on a scene, if anything was looked for."""
     return scene if result is None else draw_results(scene, result)
+
+
+def _beside(image: np.ndarray, scene: np.ndarray, result: Any) -> np.ndarray:
+    """Put the photo to the left of a scene, what was found on both."""
+    photo = _enlarge(image)
+    between = blank(photo.shape[0], text_size_for(photo))
+    return np.hstack((_with_results(photo, result), between, _with_results(scene, result)))
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:
