@@ -14,9 +14,10 @@ import numpy as np
 from mod_vision.errors import one_line
 from mod_vision.eval.evaluate import Evaluation, evaluate_model
 from mod_vision.routing import check_capacity, routed_layers
+from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.report.image_ranking import ImageRanking, rank_images
-from mod_vision.viz.routes import RouteMap, route_maps
+from mod_vision.viz.routes import RouteMap, Windows, route_maps, windows_of
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
@@ -43,10 +44,11 @@ class Stop(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A routed layer: its name, and how many blocks a patch passes in it at most."""
+    """A routed layer: its name, how many blocks a patch passes in it at most, and whether it routes windows."""
 
     name: str
     blocks: int
+    windowed: bool = False
 
 
 class AtStop(NamedTuple):
@@ -101,6 +103,24 @@ class Content:
     evaluations: list[Evaluation] = field(default_factory=list)
     ranking: ImageRanking | None = None
 
+    @property
+    def windowed(self) -> bool:
+        """Whether the model runs on windows."""
+        return self.stages[0].windowed
+
+    @property
+    def windows(self) -> list[Windows]:
+        """The windows of all images at all stops; none of a model without."""
+        maps = [look.maps for picture in self.pictures for look in picture.looks]
+        return [windows for of_look in maps if (windows := windows_of(of_look)) is not None]
+
+    @property
+    def most(self) -> int:
+        """The most that a patch can pass: blocks of all stages, or windows that compute a cell, of those shown."""
+        if self.windowed:
+            return max([1, *(windows.most for windows in self.windows)])
+        return sum(stage.blocks for stage in self.stages)
+
 
 def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: bool) -> Content:
     """Score the model on the split at each stop, then look at the images of the gallery.
@@ -111,7 +131,7 @@ def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: boo
     """
     yolo = load_model(settings.model)
     stops = find_stops(yolo, capacities)
-    stages = [Stage(name, layer.depth) for name, layer in routed_layers(yolo.model)]
+    stages = [Stage(name, layer.depth, isinstance(layer, WindowedLayer)) for name, layer in routed_layers(yolo.model)]
     every = some_images(settings.data, sys.maxsize, settings.run.split)
     names = dict(zip(every, image_names(every)[1], strict=True))
     files = evenly_spaced(every, settings.images)

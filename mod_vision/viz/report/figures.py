@@ -68,24 +68,21 @@ def sparse(content: Content) -> list[tuple[int, Stop]]:
 
 def depth_figure(content: Content) -> Figure:
     """Show over the patches of the gallery how many blocks they passed."""
-    most = sum(stage.blocks for stage in content.stages)
-    shares = {}
+    most, shares = content.most, {}
     for i, stop in sparse(content):
         passed = [depth_of(picture.looks[i].maps, content.stages).ravel() for picture in content.pictures]
         counts = np.bincount(np.concatenate(passed), minlength=most + 1)
         shares[describe(stop)] = (counts / counts.sum()).tolist()
     occurring = [i for i in range(most + 1) if any(row[i] for row in shares.values())]
-    columns = ["blocks passed", *shares]
+    axis = "windows that compute it" if content.windowed else "blocks passed"
     rows = [[str(i), *(percent(row[i]) for row in shares.values())] for i in occurring]
-    title = "Depth of the patches"
-    return Figure(
-        title,
-        f"Routed blocks that a patch passed, of {most}; share of all patches of the gallery's "
-        f"{len(content.pictures)} images, on the finest grid.",
-        histograms(shares, palette(most), "blocks passed", f"{title}: a histogram for each capacity; table below"),
-        [],
-        Table(columns, rows),
-    )
+    title = "Windows of the cells" if content.windowed else "Depth of the patches"
+    images = f"the gallery's {len(content.pictures)} images"
+    note = f"Routed blocks that a patch passed, of {most}; share of all patches of {images}, on the finest grid."
+    if content.windowed:
+        note = f"Windows that compute a cell, none where it is skipped; share of all cells of {images}."
+    colours, label = palette(most, content.windowed), f"{title}: a histogram for each capacity; table below"
+    return Figure(title, note, histograms(shares, colours, axis, label), [], Table([axis, *shares], rows))
 
 
 def recall_figure(content: Content) -> Figure:

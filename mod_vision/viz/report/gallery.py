@@ -11,11 +11,12 @@ import numpy as np
 
 from mod_vision.viz.annotators import depth_palette
 from mod_vision.viz.report.data import AtStop, Content, Picture, Stage, describe
-from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share, total_depth
+from mod_vision.viz.routes import SHADES, RouteMap, skipped_depth, skipped_share, total_depth, windows_of
 
 PHOTO_SIDE = 800  # pixels of the longer side
 WEBP_QUALITY = 80
 SCORE_STEPS = 2**16 - 1
+GRAY = "#808080"  # for the photo
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -24,14 +25,17 @@ def encode(content: Content) -> dict[str, Any]:
     return {
         "stops": [{"label": stop.label, "words": describe(stop)} for stop in content.stops],
         "stages": [stage._asdict() for stage in content.stages],
-        "palette": palette(sum(stage.blocks for stage in content.stages)),
+        "palette": palette(content.most, content.windowed),
+        "windowed": content.windowed,
         "images": [_image(picture, content.stages) for picture in content.pictures],
     }
 
 
-def palette(max_depth: int) -> list[str]:
-    """Return the colour of 0 to `max_depth` passed blocks."""
-    return [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in depth_palette(max_depth)]
+def palette(most: int, windowed: bool = False) -> list[str]:
+    """Return the colour of 0 to `most` passed blocks, or windows of a cell: those of a single one show the photo."""
+    colours = depth_palette(max(most, SHADES) if windowed else most)[: most + 1]
+    named = [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in colours]
+    return [named[0], GRAY, *named[2:]] if windowed else named
 
 
 def photo(image: np.ndarray) -> str:
@@ -44,10 +48,13 @@ def photo(image: np.ndarray) -> str:
 
 
 def depth_of(maps: Sequence[RouteMap], stages: Sequence[Stage]) -> np.ndarray:
-    """Return how many blocks of all stages each patch of an image passed, (H_s, W_s) int.
+    """Return how many blocks of all stages each patch of an image passed, (H_s, W_s) int, or how many windows it has.
 
     A stage without a map skipped nothing.
     """
+    windows = windows_of(maps)
+    if windows is not None:
+        return windows.counts
     dense = sum(stage.blocks for stage in stages) - sum(layer.blocks for layer in maps)
     return total_depth(maps)[0] + dense if maps else np.full((1, 1), dense)
 
@@ -75,12 +82,19 @@ def _look(look: AtStop, stages: Sequence[Stage], width: int, height: int) -> dic
             "skipped": _skipped(look.maps, stages),
             "none": float((depth == 0).mean()),
         },
+        "windows": _windows(look.maps),
         "stages": [_stage(by_name.get(stage.name), stage) for stage in stages],
         "boxes": [
             {"name": name, "conf": round(conf, 3), "box": box.round(4).tolist()}
             for name, conf, box in zip(look.found.name, look.found.conf, boxes, strict=True)
         ],
     }
+
+
+def _windows(maps: Sequence[RouteMap]) -> dict[str, Any] | None:
+    """Return the windows of an image in words, and where they are; None where there is none to tell of."""
+    windows = windows_of(maps)
+    return windows and {"told": windows.told(), "boxes": windows.boxes.round(4).tolist()}
 
 
 def _skipped(maps: Sequence[RouteMap], stages: Sequence[Stage]) -> float:
@@ -97,7 +111,7 @@ def _stage(layer: RouteMap | None, stage: Stage) -> dict[str, Any]:
     step = (float(layer.score.max()) - low) / SCORE_STEPS or 1.0
     steps = np.rint((layer.score.astype(np.float64) - low) / step).astype("<u2")
     return {
-        **_grid(layer.depth, layer.extent),
+        **_grid(layer.depth if layer.windows is None else layer.windows.counts, layer.extent),
         "skipped": skipped_share(layer),
         "scores": {"low": low, "step": step, "steps": _base64(steps)},
     }

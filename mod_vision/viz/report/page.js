@@ -3,6 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const canvas = at("overlay");
+const Patch = data.windowed ? "Cell" : "Patch";
 const images = [...document.querySelectorAll("input[name=image]")];
 let patch = null; // what is pointed at: x and y in shares of the image
 
@@ -53,7 +54,13 @@ function draw() {
   if (patch) drawPointed(pen, ratio);
 }
 
-/** Colour each patch by the blocks it passed, with a line where the number changes. */
+/** How much the colour of a patch hides the photo; cells of a single window show it as it is. */
+function alpha(depth) {
+  if (!depth) return 0.78;
+  return data.windowed && depth === 1 ? 0 : 0.5;
+}
+
+/** Colour each patch by the blocks it passed, with a line where the number changes, or around each window. */
 function drawPatches(pen, ratio) {
   const map = grid();
   const passed = depths(map);
@@ -63,18 +70,34 @@ function drawPatches(pen, ratio) {
     for (let col = 0; col < map.cols; col++) {
       const depth = passed[row * map.cols + col];
       const [x, y, right, bottom] = [xs[col], ys[row], xs[col + 1], ys[row + 1]];
-      pen.globalAlpha = depth ? 0.5 : 0.78;
+      pen.globalAlpha = alpha(depth);
       pen.fillStyle = data.palette[depth];
       pen.fillRect(x, y, right - x, bottom - y);
       if (col + 1 < map.cols && passed[row * map.cols + col + 1] !== depth) borders.rect(right, y, 0, bottom - y);
       if (row + 1 < map.rows && passed[(row + 1) * map.cols + col] !== depth) borders.rect(x, bottom, right - x, 0);
     }
   }
+  if (data.windowed) return drawWindows(pen, ratio);
   pen.globalAlpha = 0.85;
   pen.strokeStyle = data.palette[0];
   pen.lineWidth = ratio;
   pen.stroke(borders);
   pen.globalAlpha = 1;
+}
+
+/** Draw a border around each window, the first ones on top. */
+function drawWindows(pen, ratio) {
+  pen.globalAlpha = 1;
+  const inset = 1.5 * ratio;
+  for (const [top, left, height, width] of [...(look().windows?.boxes ?? [])].reverse()) {
+    const [x, right] = [left, left + width].map((share) => Math.min(1, Math.max(0, share)) * canvas.width);
+    const [y, bottom] = [top, top + height].map((share) => Math.min(1, Math.max(0, share)) * canvas.height);
+    for (const [colour, line] of [["#111", 3], ["#fff", 1]]) {
+      pen.strokeStyle = colour;
+      pen.lineWidth = line * ratio;
+      pen.strokeRect(x + inset, y + inset, right - x - 2 * inset, bottom - y - 2 * inset);
+    }
+  }
 }
 
 function drawBox(pen, ratio, found) {
@@ -116,6 +139,9 @@ function routes() {
   });
 }
 
+/** How many blocks, or windows, a patch passed, in words. */
+const passed = (route) => (data.windowed ? `${route.passed}` : `${route.passed} of ${route.blocks}`);
+
 function showRoute() {
   const rows = [...at("route").rows];
   const found = patch ? routes() : [];
@@ -124,18 +150,19 @@ function showRoute() {
     const route = found[i];
     cells[0].className = route?.passed ? "computed" : "";
     const score = route && route.score !== null ? route.score.toFixed(2) : "-";
-    const texts = route ? [route.passed ? "computed" : "skipped", `${route.passed} of ${route.blocks}`, score] : ["-", "-", "-"];
+    const texts = route ? [route.passed ? "computed" : "skipped", passed(route), score] : ["-", "-", "-"];
     texts.forEach((text, j) => (cells[j].textContent = text));
   });
   const map = grid();
   const [row, col] = patch ? cellAt(map, patch) : [];
-  at("route-title").textContent = patch ? `Patch, row ${row + 1}, column ${col + 1}` : "Patch";
+  at("route-title").textContent = patch ? `${Patch}, row ${row + 1}, column ${col + 1}` : Patch;
 }
 
 function speakRoute() {
   const said = routes().map((route) => {
     const score = route.score === null ? "" : `, score ${route.score.toFixed(2)}`;
-    return `${route.name} ${route.passed ? `computed, ${route.passed} of ${route.blocks} blocks` : "skipped"}${score}`;
+    const unit = data.windowed ? (route.passed === 1 ? "window" : "windows") : "blocks";
+    return `${route.name} ${route.passed ? `computed, ${passed(route)} ${unit}` : "skipped"}${score}`;
   });
   at("spoken").textContent = `${at("route-title").textContent}: ${said.join("; ")}`;
 }
@@ -144,7 +171,10 @@ function showSummary() {
   const [all, stage, stop] = [look().all, at("stage").value, data.stops[at("stop").value].words];
   const big = document.createElement("strong");
   big.textContent = percent(grid().skipped);
-  const text = stage === ""
+  const windows = look().windows ? `: ${look().windows.told}` : "";
+  const text = data.windowed
+    ? ` of the image skipped at ${stop}${windows}.`
+    : stage === ""
     ? ` of the block passes skipped at ${stop}; ${percent(all.none)} of the patches pass no routed block.`
     : ` of the patches skipped by ${data.stages[stage].name} at ${stop}.`;
   at("summary").replaceChildren(big, text);
@@ -167,7 +197,7 @@ function show() {
   at("name").textContent = `Image ${number() + 1} of ${images.length}: ${name}`;
   at("stop-name").textContent = data.stops[stop].label;
   at("stop").setAttribute("aria-valuetext", data.stops[stop].label);
-  canvas.setAttribute("aria-label", `Patches of ${name}`);
+  canvas.setAttribute("aria-label", `${data.windowed ? "Cells" : "Patches"} of ${name}`);
   for (const figure of document.querySelectorAll("[data-stop]")) figure.hidden = figure.dataset.stop !== stop;
   const ofStops = document.querySelectorAll("[data-stop]");
   at("nothing").hidden = !ofStops.length || [...ofStops].some((figure) => !figure.hidden);
