@@ -24,7 +24,7 @@ def plans(draw: st.DrawFn, adaptive: bool = False) -> WindowPlan:
 
 
 def placed_by_loops(logits: torch.Tensor, size: tuple[int, int], window: tuple[int, int], k: int) -> list[list[int]]:
-    left = (logits.sigmoid().view(size) * LEVELS).round() + 1
+    left = (logits.sigmoid().square().view(size) * LEVELS).round() + 1
     corners = []
     for _ in range(k):
         best, found = -1.0, [0, 0]

@@ -206,13 +206,24 @@ def test_copies_and_files_keep_windows(tmp_path):
 
 
 def test_plain_yolo_trains_validates_predicts_and_tracks(tmp_path, tiny_data):
-    """In a fresh process, from the YAML, with published names of weights; then `val` shows what windows lose."""
+    """In a fresh process, from the YAML; stopped after an epoch, the training goes on."""
     file = write_windows_yaml(tmp_path, size=64, capacity=0.4, coarse=0.25)
     code = f"""
 from ultralytics import YOLO
+
+def stop(trainer):
+    if trainer.epoch == 1:
+        raise KeyboardInterrupt
+
 model = YOLO({str(file)!r})
-model.train(data={str(tiny_data)!r}, epochs=2, imgsz=192, batch=4, workers=0, plots=False, project={str(tmp_path)!r})
-best = YOLO(model.trainer.last)
+model.add_callback("on_train_epoch_start", stop)
+try:
+    model.train(data={str(tiny_data)!r}, epochs=2, imgsz=192, batch=4, workers=0, plots=False, project={str(tmp_path)!r})
+except KeyboardInterrupt:
+    print("stopped")
+last = model.trainer.last
+YOLO(last).train(resume=True)
+best = YOLO(last)
 best.val(data={str(tiny_data)!r}, imgsz=192, workers=0, plots=False)
 photo = {str(next(Path(tiny_data).parent.rglob("*.jpg")))!r}
 best.predict(photo, imgsz=192)
@@ -220,9 +231,12 @@ best.track(photo, imgsz=192, persist=True)
 print("trained", best.model.model[0].plan.width, best.model.model[0].router.trained)
 """
     done = run_python(code, tmp_path)
-    assert "trained" in done.stdout, done.stderr
+    assert "stopped" in done.stdout, done.stderr
+    assert "trained 2 True" in done.stdout, done.stderr
     folder = next(tmp_path.rglob("results.csv")).parent
-    assert float(read_csv(folder / "results.csv")[-1]["train/windows"]) > 0
+    rows = read_csv(folder / "results.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["train/windows"]) > 0
     assert float(read_csv(folder / "routing.csv")[-1]["routed"]) > 0.3
 
 
@@ -239,7 +253,6 @@ print("trained", best.model.model[0].plan.width, best.model.model[0].router.trai
         ("yolo26n", {"entry": 40}, "windows cannot be taken at layer 40"),
         ("yolo26n", {"entry": -1}, "mod.windows.entry must be the number of a row"),
         ("yolo26n", {"entry": 17}, "the head reads a row before layer 17"),
-        ("yolo26n", {"threshold": 0}, "mod.windows.threshold must be a number above 0"),
         ("yolo26n", {"sizes": 3}, "mod.windows: unknown key sizes"),
         ("yolo11n-cls", {"size": 64}, "head Classify does not run on windows"),
         ("yolo26n-mod", {"size": 64}, "routes tokens of the whole image"),

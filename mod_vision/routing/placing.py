@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mod_vision.routing.padding import without_padding
 from mod_vision.routing.windows import CELL, WindowPlan, arange
 
-LEVELS = 1023  # steps of a cell's probability: windows are compared by whole numbers, so all runtimes place them alike
+LEVELS = 1023  # steps of a cell's worth: windows are compared by whole numbers, so all runtimes place them alike
 BUCKETS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # window counts of adaptive plans
 
 
@@ -33,9 +33,10 @@ def plan_windows(
 ) -> WindowPlan:
     """Place k windows in each image, each where most score is left, or as many as cover enough of it.
 
-    The score of a window is the sum of its cells' probabilities that no earlier window covers, those of its border
-    once and the inner ones twice, so that objects come to lie inside. Padding counts nothing. Equal windows are taken
-    in raster order.
+    A cell is worth the square of its probability, or many doubtful cells would draw windows away from a lone object.
+    The score of a window is the sum over its cells that no earlier window covers, those of its border once and the
+    inner ones twice, so that objects come to lie inside. Padding counts nothing. Equal windows are taken in raster
+    order.
 
     Args:
         logits: (B, N) router scores.
@@ -43,12 +44,12 @@ def plan_windows(
         window: Rows and columns of a window, in cells.
         k: Number of windows, or the most of them.
         cell: Side of a cell in px.
-        least: Take the windows that cover at least this sum of probabilities first, up to the next of `BUCKETS`; waits
-            for the device. None takes k.
+        least: Take the windows that cover cells of at least this worth first, up to the next of `BUCKETS`; waits for
+            the device. None takes k.
         inside: (B, N) False where a cell is padding.
     """
     probabilities = without_padding(logits.detach().float(), inside).sigmoid().view(-1, *size)
-    levels = (probabilities * LEVELS).round()
+    levels = (probabilities.square() * LEVELS).round()
     left = levels + 1 if inside is None else levels + inside.view(-1, *size)  # nothing to see is better than padding
     if least is None:
         _, corners, gains = _place(left, k, window)
@@ -95,7 +96,7 @@ def _place(left: torch.Tensor, k: int, window: tuple[int, int]) -> tuple[torch.T
     """Place k windows on levels (B, h, w), whole numbers.
 
     Returns:
-        The levels with what is covered set to 0, corners (B, k, 2), and the probability that each covers first (B, k).
+        The levels with what is covered set to 0, corners (B, k, 2), and the worth of what each covers first (B, k).
     """
     b, h, w = left.shape
     rows, cols = h - window[0] + 1, w - window[1] + 1

@@ -101,7 +101,7 @@ class WindowedLayer(RoutedLayer):
         return logits if cells is None else logits.detach().masked_fill(cells.flatten(1) > 0, SURE)
 
     def set_threshold(self, threshold: float) -> None:
-        """Take the windows that cover at least this sum of probabilities first; training stays at the capacity.
+        """Take the windows that cover cells of at least this worth first; training stays at the capacity.
 
         Raises:
             ValueError: If the scores of the router do not compare across images, or nothing is routed.

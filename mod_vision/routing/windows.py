@@ -23,7 +23,7 @@ class WindowPlan(NamedTuple):
     Attributes:
         logits: (B, N) router scores of the cells.
         corners: (B, k, 2) row and column of the first cell of each window, in the order in which they were placed.
-        gains: (B, k) sum of the probabilities that each window covers first.
+        gains: (B, k) worth of the cells that each window covers first, see `plan_windows`.
         size: (h, w), cells of the image: N = h * w.
         window: Rows and columns of a window, in cells.
         cell: Side of a cell in px.

@@ -40,7 +40,6 @@ class WindowSettings:
         router: Name of a router of windows.
         coarse: Share of the image's side at which the whole image is looked at for large objects; 0 leaves it out.
         entry: Row at which windows are taken; the rows before see the whole image.
-        threshold: Sum of probabilities that a window must cover first to be computed; None for a fixed number.
     """
 
     size: int = 192
@@ -48,7 +47,6 @@ class WindowSettings:
     router: str = "look"
     coarse: float = 0.0
     entry: int = 0
-    threshold: float | None = None
 
     @classmethod
     def from_yaml(cls, section: Any) -> WindowSettings | None:
@@ -71,8 +69,6 @@ class WindowSettings:
             raise ValueError(f"mod.windows.coarse must be one of {', '.join(map(str, COARSE))}, got {found.coarse!r}.")
         if not _is_whole(found.entry) or found.entry < 0:
             raise ValueError(f"mod.windows.entry must be the number of a row of the backbone, got {found.entry!r}.")
-        if found.threshold is not None and not (_is_number(found.threshold) and found.threshold > 0):
-            raise ValueError(f"mod.windows.threshold must be a number above 0, got {found.threshold!r}.")
         return found
 
 

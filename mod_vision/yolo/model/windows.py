@@ -56,8 +56,6 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     router = _router(settings, model, strides, cell, before, widths[first - 1] if first else channels)
     entry = forms.form_of(model[first], forms.ENTRIES)
     entry.init_windows(router, settings.size, cell, before, settings.capacity)
-    if settings.threshold is not None:
-        entry.set_threshold(settings.threshold)
     _replace(model, first, entry)
     for i in range(first + 1, len(model) - 1):
         sources = [model[i].f] if isinstance(model[i].f, int) else model[i].f

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
+from mod_vision.routing.window_routers import OracleRouter, labelled
 from mod_vision.yolo.data.description import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import image_names
+from mod_vision.yolo.run.objects import object_cells
 from mod_vision.yolo.run.token_groups import stuff_maps, stuff_tokens, token_groups
 from mod_vision.yolo.run.window_objects import WindowObjects
 
@@ -118,6 +121,7 @@ class _Collect(DetectionValidator):
         self.file_names = dict(zip(paths, self.found.files, strict=True))
         self.found.annotations = annotations_file(self.data, self.args.split)
         head = head_of(native)
+        self.shown = ExitStack()
         self.windows = None if head is None else WindowObjects(head, self.data, self.found.names)
         self.found.lost = self.windows and self.windows.found
         self.stuff = stuff_folder(self.data, self.args.split)
@@ -125,6 +129,15 @@ class _Collect(DetectionValidator):
             raise ValueError(
                 "dense annotations (stuff:) go by file name, and images in different folders share theirs."
             )
+
+    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Show the labels of the batch to a router that goes by them, the oracle."""
+        batch = super().preprocess(batch)
+        self.shown.close()
+        if self.windows is not None and isinstance(self.windows.head.entry.router, OracleRouter):
+            head = self.windows.head
+            self.shown.enter_context(labelled(lambda size: object_cells(batch, size, head)))
+        return batch
 
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
         """Hand on the predictions of a batch, and count its routes."""
@@ -148,6 +161,7 @@ class _Collect(DetectionValidator):
 
     def get_stats(self) -> dict[str, Any]:
         """Return none of Ultralytics' own figures."""
+        self.shown.close()
         return {}
 
     def print_results(self) -> None:

@@ -26,7 +26,8 @@ def calibrate_thresholds(
 
     Args:
         model: A `YOLO` object with trained, learned routers.
-        data: Data YAML, whose validation split is taken, or images as `yolo predict` reads them.
+        data: Data YAML, whose training split is taken, since thresholds are not chosen on the data they are judged by,
+            or images as `yolo predict` reads them.
         capacity: Mean share of tokens over the images, in (0, 1).
         imgsz: Image size in pixels.
         images: Most images to look at.
@@ -44,7 +45,7 @@ def calibrate_thresholds(
         raise ValueError("capacity 1 routes every token of every image; a threshold needs a budget below 1.")
     set_capacity(yolo, capacity)
     layers = dict(routed_layers(yolo.model))
-    photos = read_images(some_images(data, images, "val"))
+    photos = read_images(some_images(data, images, "train"))
     for _ in range(PASSES):
         plans = _route(yolo, layers, photos, imgsz)
         for name, layer in layers.items():
