@@ -215,24 +215,24 @@ def stop(trainer):
     if trainer.epoch == 1:
         raise KeyboardInterrupt
 
-model = YOLO({str(file)!r})
+model, data = YOLO({str(file)!r}), {str(tiny_data)!r}
 model.add_callback("on_train_epoch_start", stop)
 try:
-    model.train(data={str(tiny_data)!r}, epochs=2, imgsz=192, batch=4, workers=0, plots=False, project={str(tmp_path)!r})
+    model.train(data=data, epochs=2, imgsz=192, batch=4, workers=0, plots=False, project={str(tmp_path)!r})
 except KeyboardInterrupt:
     print("stopped")
 last = model.trainer.last
 YOLO(last).train(resume=True)
 best = YOLO(last)
-best.val(data={str(tiny_data)!r}, imgsz=192, workers=0, plots=False)
+best.val(data=data, imgsz=192, workers=0, plots=False)
 photo = {str(next(Path(tiny_data).parent.rglob("*.jpg")))!r}
 best.predict(photo, imgsz=192)
 best.track(photo, imgsz=192, persist=True)
-print("trained", best.model.model[0].plan.width, best.model.model[0].router.trained)
+print("trained", best.model.model[0].router.trained)
 """
     done = run_python(code, tmp_path)
     assert "stopped" in done.stdout, done.stderr
-    assert "trained 2 True" in done.stdout, done.stderr
+    assert "trained True" in done.stdout, done.stderr
     folder = next(tmp_path.rglob("results.csv")).parent
     rows = read_csv(folder / "results.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
