@@ -77,6 +77,8 @@ class WindowedLayer(RoutedLayer):
         if given is None:
             raise ValueError(f"{type(self.router).__name__} reads the image, which is not known outside of a model.")
         logits = self.router(given, size).flatten(1)
+        if self.training:
+            self.router.steps += 1
         inside = None if small is None else Frame(small).inside(size)
         window = window_cells(self.window, size, self.cell)
         least = self.threshold if self.input_adaptive else None

@@ -25,19 +25,22 @@ class WindowRouter(nn.Module):
             scores of the `coarse` pass, or the `cells`, a map of zeros, where it needs none of them.
         learned: Whether it has parameters that a training sets.
         compares: Whether scores of different images compare, so that a threshold on them means something.
+        steps: Batches that it was trained on, a scalar.
     """
 
     reads: ClassVar[str] = "image"
     learned: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    steps: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
 
     @property
     def trained(self) -> bool:
-        """False if it still scores as it was made: what it starts at, `UNLIKELY`, is no value that a step leaves."""
-        if not self.learned:
-            return True
-        last = list(self.parameters())[-1]  # the bias of `scoring`, or the map of `prior`
-        return not bool((last == UNLIKELY).all())
+        """False if it would have to learn and has not; this waits for the device."""
+        return not self.learned or bool(self.steps > 0)
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the logits (B, h, w) of the cells of a `size` (h, w) from what the router reads, (B, C, H, W)."""

@@ -57,6 +57,7 @@ def fit_windows(net: Any, batches: Iterator[dict[str, Any]], steps: int = STEPS,
         loss.backward()
         optimiser.step()
         schedule.step()
+        router.steps += 1
         losses.append(float(loss.detach()))
         if (step + 1) % max(1, steps // 10) == 0:
             LOGGER.info(f"router of windows: step {step + 1} of {steps}, loss {np.mean(losses[-steps // 10 :]):.4f}")
