@@ -110,7 +110,6 @@ def test_adaptive_plans_take_what_is_worth_it(plan):
         count = int(plan.counts()[image])
         alone = plan._replace(
             logits=plan.logits[image : image + 1], corners=plan.corners[image : image + 1, :count], real=None,
-            gains=plan.gains[image : image + 1, :count],
         )  # fmt: skip
         assert torch.equal(full[image : image + 1], alone.put_map(alone.take(x[image : image + 1])))
         assert torch.equal(plan.covered()[image : image + 1], alone.covered())
@@ -125,7 +124,7 @@ def test_padding_takes_no_window(plan, data):
     padded = plan_windows(plan.logits, plan.size, plan.window, plan.corners.shape[1], inside=inside)
     covered = torch.zeros(len(inside), *plan.size, dtype=torch.bool)
     for n in range(padded.corners.shape[1]):
-        one = padded._replace(corners=padded.corners[:, n : n + 1], gains=padded.gains[:, n : n + 1])
+        one = padded._replace(corners=padded.corners[:, n : n + 1])
         new = one.kept() & inside.view(-1, *plan.size) & ~covered
         done = (covered | ~inside.view(-1, *plan.size)).flatten(1).all(1)
         assert bool((new.flatten(1).any(1) | done).all())

@@ -107,15 +107,11 @@ class RoutedLayer(nn.Module):
             ValueError: If the layer cannot take a batch, or the model is exported.
         """
         assert self.threshold is not None
+        refuse_in_exports("routed tokens")
         if len(logits) > 1 and not self.takes_ragged:
             raise ValueError(
                 f"{type(self).__name__} cannot compute images that need different numbers of tokens in one batch; use "
                 "batch=1, or set_capacity(model, ...) for a fixed number."
-            )
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            raise ValueError(
-                "an export has a fixed number of routed tokens; call set_capacity(model, ...) before it, which ends "
-                "threshold mode."
             )
         return count_above(without_padding(logits, inside), self.threshold)
 
@@ -183,6 +179,19 @@ class RoutedLayer(nn.Module):
         """Start without a plan."""
         super().__setstate__({key: value for key, value in state.items() if key not in NOT_SAVED})
         self.forget_plans()
+
+
+def refuse_in_exports(what: str) -> None:
+    """Refuse a number of routed tokens or windows that is each image's own in the trace of an export.
+
+    Raises:
+        ValueError: If the model is exported.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        raise ValueError(
+            f"an export has a fixed number of {what}; call set_capacity(model, ...) before it, which ends threshold "
+            "mode."
+        )
 
 
 def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLayer]]:

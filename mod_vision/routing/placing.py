@@ -48,25 +48,23 @@ def plan_windows(
             the device. None takes k.
         inside: (B, N) False where a cell is padding.
     """
-    probabilities = without_padding(logits.detach().float(), inside).sigmoid().view(-1, *size)
-    levels = (probabilities.square() * LEVELS).round()
-    left = levels + 1 if inside is None else levels + inside.view(-1, *size)  # nothing to see is better than padding
+    left = _levels(logits, size, inside)
     if least is None:
-        _, corners, gains = _place(left, k, window)
-        return WindowPlan(logits, corners, gains, size, window, cell, None, inside)
-    corners, gains, counts = _place_worthy(left, k, window, least)
+        _, corners, _ = _place(left, k, window)
+        return WindowPlan(logits, corners, size, window, cell, None, inside)
+    corners, counts = _place_worthy(left, k, window, least)
     most = int(counts.max())
     real = None
     if len(counts) > 1:
         real = arange(most, counts) < counts[:, None]
-    return WindowPlan(logits, corners[:, :most], gains[:, :most], size, window, cell, real, inside)
+    return WindowPlan(logits, corners[:, :most], size, window, cell, real, inside)
 
 
 def gains_of(plan: WindowPlan) -> torch.Tensor:
     """Return, of an image alone, what each window would at least gain, if as many were placed as cover it, (k,)."""
     k = windows_of(plan.size, plan.window, 1.0)
-    whole = plan_windows(plan.logits, plan.size, plan.window, k, plan.cell, inside=plan.inside)
-    return whole.gains[0].cummin(0).values
+    _, _, gains = _place(_levels(plan.logits, plan.size, plan.inside), k, plan.window)
+    return gains[0].cummin(0).values
 
 
 def next_bucket(count: int, k: int) -> int:
@@ -74,12 +72,22 @@ def next_bucket(count: int, k: int) -> int:
     return next(b for b in (*(b for b in BUCKETS if b < k), k) if b >= count)
 
 
+def _levels(logits: torch.Tensor, size: tuple[int, int], inside: torch.Tensor | None) -> torch.Tensor:
+    """Return what cells are worth as whole numbers (B, h, w) in 32 bits, which no runtime rounds."""
+    probabilities = without_padding(logits.detach().float(), inside).sigmoid().view(-1, *size)
+    levels = (probabilities.square() * LEVELS).round().to(torch.int32)
+    return levels + (1 if inside is None else inside.view(-1, *size).int())  # nothing to see is better than padding
+
+
 def _place_worthy(
     left: torch.Tensor, k: int, window: tuple[int, int], least: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Place windows until none gains `least`; return corners, gains, and how many of them each image takes, (B,)."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place windows until none gains `least`; return corners, and how many of them each image takes, (B,)."""
     steps = [b for b in BUCKETS if 0 < b < k] + [k] * (k > 0)
-    corners, gains = [left.new_zeros((len(left), 0, 2), dtype=torch.long)], [left.new_zeros(len(left), 0)]
+    corners, gains = (
+        [left.new_zeros((len(left), 0, 2), dtype=torch.long)],
+        [left.new_zeros((len(left), 0), dtype=torch.float)],
+    )
     for before, after in zip([0, *steps], steps, strict=False):
         left, more, gained = _place(left, after - before, window)
         corners.append(more)
@@ -89,37 +97,44 @@ def _place_worthy(
     gain = torch.cat(gains, 1)
     wanted = (gain >= least).long().cumprod(1).sum(1)
     buckets = torch.tensor([0, *steps], device=left.device)
-    return torch.cat(corners, 1), gain, buckets[torch.searchsorted(buckets, wanted)]
+    return torch.cat(corners, 1), buckets[torch.searchsorted(buckets, wanted)]
 
 
 def _place(left: torch.Tensor, k: int, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Place k windows on levels (B, h, w), whole numbers.
+    """Place k windows on levels (B, h, w), whole numbers in 32 bits.
 
     Returns:
         The levels with what is covered set to 0, corners (B, k, 2), and the worth of what each covers first (B, k).
     """
     b, h, w = left.shape
     rows, cols = h - window[0] + 1, w - window[1] + 1
-    n = rows * cols
-    whole = torch.int32 if 2 * (LEVELS + 1) * window[0] * window[1] * n < 2**31 else torch.int64
-    later = arange(n, left).flip(0).to(whole)
-    ys, xs = arange(h, left), arange(w, left)
+    later = arange(rows * cols, left).flip(0) + 1  # the first of equal windows has the largest
+    spans = _spans(rows, window[0], left), _spans(cols, window[1], left)
     corners, gains = [], []
     for _ in range(k):
-        covered = total = _box_sums(left, window)
+        sums = F.pad(left, (1, 0, 1, 0)).cumsum(1, dtype=left.dtype).cumsum(2, dtype=left.dtype)
+        covered = total = _box_sums(sums, window)
         if min(window) > 2:
-            total = total + _box_sums(left[:, 1:-1, 1:-1], (window[0] - 2, window[1] - 2))
-        best = (total.flatten(1).to(whole) * n + later).argmax(1, keepdim=True)
-        y, x = torch.div(best, cols, rounding_mode="floor"), best % cols
-        corners.append(torch.cat((y, x), 1))
-        gains.append(covered.flatten(1).gather(1, best))
-        hit = ((ys >= y) & (ys < y + window[0]))[:, :, None] & ((xs >= x) & (xs < x + window[1]))[:, None]
+            total = total + _box_sums(sums[:, 1:-1, 1:-1], (window[0] - 2, window[1] - 2))
+        total = total.flatten(1)
+        best = torch.where(total == total.amax(1, keepdim=True), later, 0).argmax(1)
+        y, x = torch.div(best, cols, rounding_mode="trunc"), best % cols
+        corners.append(torch.stack((y, x), 1))
+        gains.append(covered.flatten(1).gather(1, best[:, None]))
+        hit = spans[0].index_select(0, y)[:, :, None] & spans[1].index_select(0, x)[:, None]
         left = left.masked_fill(hit, 0)
     if not corners:
-        return left, left.new_zeros((b, 0, 2), dtype=torch.long), left.new_zeros(b, 0)
-    return left, torch.stack(corners, 1), torch.cat(gains, 1) / LEVELS
+        return left, left.new_zeros((b, 0, 2), dtype=torch.long), left.new_zeros((b, 0), dtype=torch.float)
+    return left, torch.stack(corners, 1), torch.cat(gains, 1).float() / LEVELS
 
 
-def _box_sums(values: torch.Tensor, box: tuple[int, int]) -> torch.Tensor:
-    """Return the sums of whole numbers (B, h, w) in all boxes, exact in float32 up to 2^24."""
-    return (F.avg_pool2d(values[:, None], box, 1) * (box[0] * box[1])).round()[:, 0]
+def _spans(places: int, lines: int, like: torch.Tensor) -> torch.Tensor:
+    """Return which lines of an axis a window of `lines` covers at each of its places, (places, size)."""
+    line, first = arange(places + lines - 1, like), arange(places, like)[:, None]
+    return (line >= first) & (line < first + lines)
+
+
+def _box_sums(sums: torch.Tensor, box: tuple[int, int]) -> torch.Tensor:
+    """Return the sums in all boxes of a map of which `sums` has those above and left of each corner of a cell."""
+    bands = sums[:, box[0] :] - sums[:, : -box[0]]
+    return bands[:, :, box[1] :] - bands[:, :, : -box[1]]

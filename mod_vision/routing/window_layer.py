@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from mod_vision.routing.capacity import check_capacity
-from mod_vision.routing.layer import RoutedLayer
+from mod_vision.routing.layer import RoutedLayer, refuse_in_exports
 from mod_vision.routing.padding import Frame, running_images
 from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, windows_of
 from mod_vision.routing.window_routers import WindowRouter, label_cells
-from mod_vision.routing.windows import WindowPlan
+from mod_vision.routing.windows import WindowPlan, is_channels_last
 
+EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
 SURE = 12.0  # logit of the cells that labels mark in a training
 
 
@@ -65,11 +66,14 @@ class WindowedLayer(RoutedLayer):
             coarse: (B, 1, h, w) logits of a coarse pass at the cells, for routers that read it.
 
         Raises:
-            ValueError: If the image is not a whole number of cells high and wide.
+            ValueError: If the image is not a whole number of cells high and wide, or the model is exported while
+                images need different numbers of windows.
         """
+        if self.input_adaptive:
+            refuse_in_exports("windows")
         size = self._cells(x)
         image = x if self.reduction == 1 else running_images()
-        small = None if image is None else F.avg_pool2d(image, 2)
+        small = None if image is None else shrunk(image, 2)
         seen = {"image": small, "map": x, "coarse": coarse, "cells": x.new_zeros(x.shape[0], 1, *size)}
         given = seen[self.router.reads]
         if given is None and self.router.reads == "coarse":  # a training has no coarse pass: windows follow the labels
@@ -79,7 +83,7 @@ class WindowedLayer(RoutedLayer):
         logits = self.router(given, size).flatten(1)
         if self.training:
             self.router.steps += 1
-        inside = None if small is None else Frame(small).inside(size)
+        inside = None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
         window = window_cells(self.window, size, self.cell)
         least = self.threshold if self.input_adaptive else None
         k = windows_of(size, window, self.capacities[0] if least is None else 1.0)
@@ -127,3 +131,14 @@ class WindowedLayer(RoutedLayer):
             mean = sum(n * share for n, (_, share) in zip(counts, curves, strict=True)) / len(curves)
             low, high = (low, middle) if mean <= capacity else (middle + 1, high)
         return float(candidates[low])
+
+
+def shrunk(image: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return images (B, C, H, W) at 1 / `factor` of their side.
+
+    Each channel is an image by itself where they do not lie side by side: some runtimes would fill three up to 16.
+    """
+    if is_channels_last(image):
+        return F.avg_pool2d(image, factor)
+    planes = F.avg_pool2d(image.flatten(0, 1)[:, None], factor)
+    return planes.view(-1, image.shape[1], *planes.shape[2:])

@@ -23,7 +23,6 @@ class WindowPlan(NamedTuple):
     Attributes:
         logits: (B, N) router scores of the cells.
         corners: (B, k, 2) row and column of the first cell of each window, in the order in which they were placed.
-        gains: (B, k) worth of the cells that each window covers first, see `plan_windows`.
         size: (h, w), cells of the image: N = h * w.
         window: Rows and columns of a window, in cells.
         cell: Side of a cell in px.
@@ -33,7 +32,6 @@ class WindowPlan(NamedTuple):
 
     logits: torch.Tensor
     corners: torch.Tensor
-    gains: torch.Tensor
     size: tuple[int, int]
     window: tuple[int, int]
     cell: int = CELL
@@ -51,6 +49,11 @@ class WindowPlan(NamedTuple):
         return self.corners.shape[1]
 
     @property
+    def places(self) -> tuple[int, int]:
+        """Rows and columns of the cells at which a window can begin."""
+        return self.size[0] - self.window[0] + 1, self.size[1] - self.window[1] + 1
+
+    @property
     def share(self) -> float:
         """Share of the image's pixels that k windows compute; overlaps count twice."""
         return self.corners.shape[1] * self.window[0] * self.window[1] / (self.size[0] * self.size[1])
@@ -64,7 +67,7 @@ class WindowPlan(NamedTuple):
         wh, ww = self.window
         rows = self._lines(0, self.cell // side)  # (B, k, wh * side)
         runs = (rows[..., None] * self.size[1] + self.corners[:, :, 1, None, None] + arange(ww, x)).flatten(2)
-        if _is_channels_last(x):
+        if is_channels_last(x):
             flat = x.permute(0, 2, 3, 1).reshape(-1, side * x.shape[1])
             taken = flat.index_select(0, self._of_batch(runs, x.shape[2] * self.size[1]))
             return taken.view(-1, wh * side, ww * side, x.shape[1]).permute(0, 3, 1, 2)
@@ -156,7 +159,7 @@ class WindowPlan(NamedTuple):
 
     def counts(self) -> torch.Tensor:
         """Return how many windows each image has, (B,)."""
-        real = torch.ones_like(self.gains, dtype=torch.bool) if self.real is None else self.real
+        real = torch.ones_like(self.corners[:, :, 0], dtype=torch.bool) if self.real is None else self.real
         return real.sum(dim=1)
 
     def covered(self) -> torch.Tensor:
@@ -215,6 +218,6 @@ def arange(n: int, like: torch.Tensor) -> torch.Tensor:
     return torch.arange(n, device=like.device)
 
 
-def _is_channels_last(x: torch.Tensor) -> bool:
+def is_channels_last(x: torch.Tensor) -> bool:
     """Return whether the channels of a pixel lie side by side."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

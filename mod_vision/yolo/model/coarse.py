@@ -41,7 +41,8 @@ def cell_scores(coarse: Any, head: WindowedHead, size: torch.Size) -> torch.Tens
     cols = touched(boxes[..., 0], boxes[..., 2], size[1] // head.entry.cell)
     inside = rows[..., :, None] & cols[..., None, :]
     found = (inside * best[..., None, None]).amax(1, keepdim=True)
-    return found.clamp(LEAST, 1 - LEAST).logit()
+    found = found.clamp(LEAST, 1 - LEAST)
+    return (found / (1 - found)).log()  # OpenVINO has no logit
 
 
 def largest_for_windows(head: WindowedHead) -> float:

@@ -14,6 +14,7 @@ from ultralytics.utils import LOGGER
 
 from mod_vision.routing import window_routers as routers
 from mod_vision.routing.padding import GRAY
+from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.windows import CELL
 from mod_vision.yolo.blocks import windows as forms
 from mod_vision.yolo.blocks.windows import WindowedHead
@@ -172,7 +173,7 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
             entry.plan = None
             return predict_once(self, x, *args, **kwargs)
         if head.coarse and not head.training:
-            small = shrunk(x, round(1 / head.coarse), entry.cell)
+            small = overview(x, round(1 / head.coarse), entry.cell)
             with entry.whole_image():
                 coarse = predict_once(self, small)
             scores = cell_scores(coarse, head, x.shape[2:])
@@ -187,9 +188,9 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
     return predict
 
 
-def shrunk(x: torch.Tensor, factor: int, cell: int) -> torch.Tensor:
+def overview(x: torch.Tensor, factor: int, cell: int) -> torch.Tensor:
     """Return images (B, C, H, W) at 1 / `factor` of their side, padded by gray to whole cells."""
-    small = F.avg_pool2d(x, factor)
+    small = shrunk(x, factor)
     return F.pad(small, (0, -small.shape[3] % cell, 0, -small.shape[2] % cell), value=GRAY)
 
 
