@@ -168,7 +168,8 @@ class _TracedOnnx:
         if not path.is_file():
             raise FileNotFoundError(f"model {path} does not exist.")
         self.path, self.notes = path, read_notes(path)
-        self.session = onnx_session(path, [note.name for note in self.notes.layers], scores=True)
+        windows = any(note.windows for note in self.notes.layers)
+        self.session = onnx_session(path, [note.name for note in self.notes.layers], scores=True, windows=windows)
         self.input = self.session.get_inputs()[0]
         batch, _, *size = self.input.shape
         self.dynamic = not all(isinstance(side, int) for side in size)
@@ -199,11 +200,17 @@ def _layer(note: LayerNote, indices: torch.Tensor, scores: torch.Tensor, size: t
 
     Args:
         note: What the layer is.
-        indices: (1, k) selected tokens, or (1, windows, k) places within windows.
-        scores: (1, N).
+        indices: (1, k) selected tokens, (1, windows, k) places within attention windows, or (1, k) places of windows.
+        scores: (1, N), of windows (1, h, w).
         size: (height, width) of the input.
     """
     grid = ceil_div(size[0], note.stride), ceil_div(size[1], note.stride)
+    if note.windows:
+        rows, cols = note.windows
+        places = grid[1] - cols + 1
+        corners = torch.stack((indices // places, indices % places), 2)
+        windows = WindowPlan(scores.flatten(1).float(), corners, grid, (rows, cols), note.stride)
+        return TracedLayer(note.name, windows, windows.passed(note.capacities, note.blocks), note.blocks)
     if indices.ndim == 3:
         slots = window_slots(grid, note.window, indices.device)[None]
         chosen = slots.gather(2, indices).flatten(1)

@@ -1,4 +1,4 @@
-"""Does an export keep the routing? Outputs and routed tokens against eager, image by image."""
+"""Does an export keep the routing? Outputs and routed tokens or windows against eager, image by image."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from mod_vision.routing import routed_layers
+from mod_vision.routing.window_layer import WindowedLayer
+from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.export.graphs import open_export, run_and_select, tensors
 
 TOLERANCE = 1e-3
@@ -25,16 +27,18 @@ class ExportCheck:
     Attributes:
         images: Number of images compared.
         max_error: Largest difference of an output, relative to the largest value of its channel.
-        same_indices: Share of routed tokens that both chose, 1.0 if the routes are identical, None where the format
-            does not show them.
+        same_indices: Share of routed tokens that both chose, or of windows that both placed alike, 1.0 if the routes
+            are identical, None where the format does not show them.
         distinct_routes: Whether two images took different routes, which a route frozen into the graph cannot; None
             where the format does not show them, or eager's do not differ either.
+        routed: What is routed.
     """
 
     images: int
     max_error: float
     same_indices: float | None
     distinct_routes: bool | None
+    routed: str = "routed tokens"
 
     @property
     def same_as_eager(self) -> bool:
@@ -51,8 +55,8 @@ class ExportCheck:
         verdict = "equals eager" if self.same_as_eager else "DIFFERS from eager"
         verdict += f" on {self.images} images: largest relative error {self.max_error:.1e}"
         if self.same_indices is None:
-            return f"{verdict}; this format does not show which tokens are routed"
-        verdict += f"; {100 * self.same_indices:.2f} % of routed tokens agree"
+            return f"{verdict}; this format does not show the {self.routed}"
+        verdict += f"; {100 * self.same_indices:.2f} % of {self.routed} agree"
         if self.distinct_routes is None:
             return verdict
         return f"{verdict}, routes {'depend on the image' if self.distinct_routes else 'are the SAME for all images'}"
@@ -74,19 +78,35 @@ def check_export(
     """
     if not images:
         raise ValueError("an export cannot be checked without images.")
-    layers = [name for name, layer in routed_layers(model) if not layer.dense]
-    export, end2end = open_export(path, layers), bool(getattr(model, "end2end", False))
+    layers = {name: layer for name, layer in routed_layers(model) if not layer.dense}
+    windows = any(isinstance(layer, WindowedLayer) for layer in layers.values())
+    export, end2end = open_export(path, list(layers), windows), bool(getattr(model, "end2end", False))
+    compare = _same_places if windows else _agreement
     errors, agreed, taken, wanted = [], [], [], []
     for image in images:
-        eager, expected = run_and_select(model, image, len(layers))
+        eager, expected = run_and_select(model, image, len(layers), windows)
+        if windows:
+            expected = [_places(layer.plan) for layer in layers.values()]
         outputs, routes = export(image) if export else (_arrays(run(image)), [])
         errors.append(_error(outputs, [tensor.numpy() for tensor in tensors(eager)], end2end))
-        agreed += [_agreement(a, b) for a, b in zip(routes, expected, strict=True)] if export else []
+        agreed += [compare(a, b) for a, b in zip(routes, expected, strict=True)] if export else []
         taken += _routes_by_image(routes)
         wanted += _routes_by_image(expected)
     same = float(np.sum([a for a, _ in agreed]) / np.sum([n for _, n in agreed])) if agreed else None
     distinct = len(set(taken)) > 1 if agreed and len(set(wanted)) > 1 else None
-    return ExportCheck(sum(len(image) for image in images), max(errors), same, distinct)
+    routed = "windows" if windows else "routed tokens"
+    return ExportCheck(sum(len(image) for image in images), max(errors), same, distinct, routed)
+
+
+def _places(plan: WindowPlan) -> np.ndarray:
+    """Return where windows were placed, among all places in raster order, (B, k)."""
+    rows, cols = plan.corners.unbind(2)
+    return (rows * plan.places[1] + cols).numpy()
+
+
+def _same_places(placed: np.ndarray, expected: np.ndarray) -> tuple[int, int]:
+    """Return how many of the expected windows (B, k) were placed, in their order, and how many there are."""
+    return int((placed == expected).sum()), expected.size
 
 
 def _agreement(chosen: np.ndarray, expected: np.ndarray) -> tuple[int, int]:
@@ -144,6 +164,7 @@ def _difference(exported: np.ndarray, eager: np.ndarray) -> float:
 
 def _farthest(detections: np.ndarray, others: np.ndarray) -> float:
     """Return the largest distance of a detection to the nearest of others."""
-    rows = detections[detections[:, 4] > detections[:, 4].min() + 1e-5]
+    scores = detections[:, 4]
+    rows = detections[scores > scores[scores > 0].min(initial=1.0) + 1e-5]  # those of 0 were left out by a coarse pass
     rows = rows if len(rows) else detections[:1]
     return max(float(np.abs(others - row).max(axis=1).min()) for row in rows)

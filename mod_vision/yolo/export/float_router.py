@@ -63,7 +63,7 @@ def _leave_onnx_routers(quantise: Quantise) -> Quantise:
 
         graph = onnx.load(model).graph
         routers = {node.name for node in graph.node if f"/{ROUTER}/" in node.name}
-        rankings = [onnx_ranking(graph, node) for node in graph.node if node.op_type == "TopK"]
+        rankings = [onnx_ranking(graph, node) for node in graph.node if node.op_type in ("TopK", "ArgMax")]
         ranks = {node.name for ranking in rankings if ranking.routers for node in ranking.nodes}
         return quantise(model, *args, nodes_to_exclude=[*nodes_to_exclude, *sorted(routers | ranks)], **kwargs)
 
@@ -79,6 +79,8 @@ def _leave_openvino_routers(quantise: Quantise) -> Quantise:
         ops = model.get_ops()
         rankings = [openvino_ranking(op) for op in ops if op.get_type_name() == "TopK"]
         floating = [op for op in ops if f".{ROUTER}" in op.get_friendly_name()]
+        sources = [value.get_node() for op in floating for value in op.input_values()]
+        floating += [op for op in sources if not op.get_friendly_name().startswith("__module.")]  # fused with its BN
         floating += [op for ranking in rankings if ranking.routers for op in ranking.nodes]
         names = {op.get_friendly_name() for op in floating if op.get_type_name() not in ("Constant", "Parameter")}
         scope = replace(ignored_scope or nncf.IgnoredScope())

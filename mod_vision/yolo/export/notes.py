@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mod_vision.routing import routed_layers
+from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.window_layer import WindowedLayer
 
 KEY = "mod_vision"
 
@@ -22,6 +23,7 @@ class LayerNote(NamedTuple):
         blocks: Number of blocks.
         capacities: Share of tokens routed, one for the whole layer or one per block.
         window: Side of an attention window in tokens, within which tokens are selected, None for the whole map.
+        windows: Rows and columns of a routed window in cells, which are the layer's tokens, None if it has none.
     """
 
     name: str
@@ -29,6 +31,7 @@ class LayerNote(NamedTuple):
     blocks: int
     capacities: list[float]
     window: int | None
+    windows: list[int] | None = None
 
 
 class ExportNotes(NamedTuple):
@@ -51,22 +54,25 @@ def note_routing(exporter: Any) -> None:
     """Add a note about each layer that routes to the metadata of an export; called before Ultralytics writes it.
 
     Not for RT-DETR: exports of it are opened by Ultralytics as YOLO's, whose images and boxes are scaled otherwise.
+
+    Raises:
+        ValueError: If a model that runs on windows shall take any image size.
     """
     if isinstance(exporter.model, importlib.import_module("ultralytics.nn.tasks").RTDETRDetectionModel):
         return
-    notes = [
-        LayerNote(
-            name,
-            exporter.im.shape[2] // layer.plan.size[0],
-            layer.depth,
-            list(layer.capacities),
-            getattr(layer, "window", None),
-        )
-        for name, layer in routed_layers(exporter.model)
-        if layer.plan is not None
-    ]
+    height = exporter.im.shape[2]
+    notes = [_note(name, layer, height) for name, layer in routed_layers(exporter.model) if layer.plan is not None]
+    if exporter.args.dynamic and any(note.windows for note in notes):
+        raise ValueError("exports with windows have a fixed size; leave out dynamic=True; batch=8 takes 8 images.")
     if notes:
         exporter.metadata[KEY] = json.dumps([note._asdict() for note in notes])
+
+
+def _note(name: str, layer: RoutedLayer, height: int) -> LayerNote:
+    """Return the note of a layer that routed an image of some height."""
+    routed = isinstance(layer, WindowedLayer)
+    window, windows = (None, list(layer.plan.window)) if routed else (getattr(layer, "window", None), None)
+    return LayerNote(name, height // layer.plan.size[0], layer.depth, list(layer.capacities), window, windows)
 
 
 def read_notes(path: Path) -> ExportNotes:

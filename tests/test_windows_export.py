@@ -1,0 +1,174 @@
+"""Exports of models that run on windows place them where eager does, and find what it finds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+import yaml
+from test_export import _quantised
+from ultralytics import YOLO
+from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+from mod_vision.routing.layer import routed_layers
+from mod_vision.routing.placing import plan_windows
+from mod_vision.viz.traced import open_traced
+from mod_vision.yolo.export.check import ExportCheck, check_export
+from mod_vision.yolo.export.exporter import Export, export_model, export_yolo, input_tensors
+from mod_vision.yolo.export.graphs import onnx_session
+from mod_vision.yolo.export.notes import read_notes
+from mod_vision.yolo.model.windows import head_of
+
+SIZE = 256
+GRAY = 114 / 255
+
+
+def calibrated(name: str, photos: list[Path], folder: Path, **windows: Any) -> Path:
+    """Save an untrained model on windows whose features depend on the image, and whose router likes some of it."""
+    torch.manual_seed(0)
+    d = {key: value for key, value in yaml_model_load(f"{name}.yaml").items() if key not in ("yaml_file", "scale")}
+    settings = {"size": 64, "capacity": 0.25, **windows}
+    (folder / f"{name}-win.yaml").write_text(yaml.safe_dump(d | {"nc": 3, "mod": {"windows": settings}}))
+    yolo = YOLO(folder / f"{name}-win.yaml", task=guess_model_task(d))
+    model: Any = yolo.model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain average of what follows
+            module.reset_running_stats()
+    for parameter in head_of(model).entry.router.parameters():
+        if parameter.shape[:1] == (1,) and parameter.ndim == 4:
+            torch.nn.init.normal_(parameter, std=0.5)  # the last layer
+    with torch.no_grad():
+        model(torch.cat(input_tensors(photos[:6], SIZE)))
+    yolo.save(folder / f"{name}.pt")
+    return folder / f"{name}.pt"
+
+
+def looked_at(photos: list[Path]) -> list[torch.Tensor]:
+    """Twenty photos, and images on which all cells tie: black, white, the gray of padding, another gray."""
+    blank = [torch.full((1, 3, SIZE, SIZE), value) for value in (0.0, 1.0, GRAY, 0.5)]
+    return [*input_tensors(photos[:20], SIZE), *blank]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(photos, tmp_path_factory) -> Path:
+    return calibrated("yolo26n", photos, tmp_path_factory.mktemp("windows"), coarse=0.25)
+
+
+@pytest.fixture(scope="module")
+def plain(photos, tmp_path_factory) -> Path:
+    return calibrated("yolo26n", photos, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint) -> Export:
+    return export_model(checkpoint, "onnx", SIZE)
+
+
+def assert_equals_eager(check: ExportCheck) -> None:
+    assert check.routed == "windows"
+    assert check.same_indices == 1.0
+    assert check.max_error < 2e-3  # an untrained model's float32 is not exact
+    assert check.distinct_routes
+    assert "100.00 % of windows agree" in str(check)
+
+
+def test_a_coarse_pass_in_onnx(exported, photos):
+    assert_equals_eager(check_export(*exported, looked_at(photos)))
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "windows"),
+    [
+        ("yolo11n-seg", "onnx", {"router": "scout", "capacity": 0.4}),
+        ("yolov8n", "onnx", {"router": "stem", "entry": 3}),
+        ("yolo26n-seg", "openvino", {"router": "density", "coarse": 0.25}),
+        ("yolo11n", "torchscript", {"coarse": 0.5, "size": 96}),
+    ],
+)
+def test_corners_and_outputs_equal_eager(name, format, windows, photos, tmp_path):
+    done = export_model(calibrated(name, photos, tmp_path, **windows), format, SIZE)
+    assert_equals_eager(check_export(*done, looked_at(photos)))
+
+
+def test_detections_of_plain_yolo_equal_eager(checkpoint, photos, tmp_path):
+    """YOLO26 without NMS, three images at a time, by `YOLO.export`."""
+    shutil.copy(checkpoint, tmp_path / "model.pt")
+    path = Path(YOLO(tmp_path / "model.pt").export(format="onnx", imgsz=SIZE, nms=False, batch=3))
+    eager: Any = YOLO(checkpoint).model.float().eval()
+    eager.end2end = True
+    images = list(torch.cat(looked_at(photos)).split(3))
+    assert_equals_eager(check_export(path, lambda _: [], eager.fuse(verbose=False), images))
+
+
+def test_the_check_notices_other_windows(exported, photos):
+    _, layer = next(routed_layers(exported.eager))
+    last = layer.router.head[-1].weight.data
+    last.neg_()
+    try:
+        check = check_export(*exported, looked_at(photos)[:4])
+    finally:
+        last.neg_()
+    assert check.same_indices < 1.0
+    assert not check.passed
+
+
+def test_an_export_without_windows_is_noticed(plain, tmp_path):
+    yolo = YOLO(plain)
+    head_of(yolo.model).entry.set_capacity(1.0)
+    yolo.model.pt_path = str(tmp_path / "dense.pt")
+    path = export_yolo(yolo, format="onnx", imgsz=64)
+    with pytest.raises(ValueError, match=r"no ArgMax node for the windows of model\.0"):
+        onnx_session(path, ["model.0"], windows=True)
+
+
+def test_an_export_is_drawn_as_its_checkpoint(exported, checkpoint, photos):
+    (note,) = read_notes(exported.path).layers
+    assert (note.stride, note.window, note.windows) == (32, None, [2, 2])
+    square = cv2.resize(cv2.imread(str(photos[0])), (SIZE, SIZE))
+    (expected,), (found,) = (open_traced(file, SIZE).trace(square).layers for file in (checkpoint, exported.path))
+    assert torch.equal(found.plan.corners, expected.plan.corners)
+    assert torch.equal(found.passed, expected.passed)
+    torch.testing.assert_close(found.plan.logits, expected.plan.logits, rtol=1e-3, atol=1e-3)
+    assert (found.plan.size, found.plan.window, found.plan.cell) == ((8, 8), (2, 2), 32)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8_leaves_the_router_in_float(format, plain, photos, tiny_data):
+    """So windows lie where they did, though what they give is rounded."""
+    done = export_model(plain, format, SIZE, quantize=8, data=str(tiny_data))
+    assert any("model.2" in name for name in _quantised(done.path))
+    assert check_export(*done, input_tensors(photos[:8], SIZE)).same_indices == 1.0
+
+
+def test_half_precision_in_onnx(plain, photos):
+    """Windows are placed by whole numbers, which stay exact."""
+    done = export_model(plain, "onnx", SIZE, quantize=16)
+    check = check_export(*done, input_tensors(photos[:8], SIZE))
+    assert check.same_indices > 0.9
+
+
+def test_windows_far_above_what_16_bits_hold_are_placed():
+    """Sums in 32 bits: the largest windows of 20 cells, all of them sure."""
+    logits = torch.full((1, 60 * 110), 20.0)
+    logits[0, 60 * 110 - 1] = -20.0
+    plan = plan_windows(logits, (60, 110), (20, 20), 3)
+    assert plan.corners.tolist() == [[[0, 0], [0, 20], [0, 40]]]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_any_size_is_refused(format, plain):
+    with pytest.raises(ValueError, match="exports with windows have a fixed size; leave out dynamic=True"):
+        YOLO(plain).export(format=format, imgsz=SIZE, dynamic=True)
+
+
+def test_a_number_of_windows_of_its_own_for_each_image_is_refused(plain, tmp_path):
+    yolo = YOLO(plain)
+    head_of(yolo.model).entry.set_threshold(0.5)
+    yolo.save(tmp_path / "threshold.pt")
+    with pytest.raises(ValueError, match=r"an export has a fixed number of windows; call set_capacity"):
+        export_model(tmp_path / "threshold.pt", "onnx", SIZE)
