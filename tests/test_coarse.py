@@ -14,7 +14,7 @@ from ultralytics.utils.ops import process_mask
 
 from mod_vision.routing.padding import GRAY
 from mod_vision.yolo.model.coarse import KEPT, OVERLAP, OWN, cell_scores, largest_for_windows, merge
-from mod_vision.yolo.model.windows import head_of, shrunk
+from mod_vision.yolo.model.windows import head_of, overview
 
 WINDOW, SHARE = 128, 0.25
 
@@ -119,7 +119,7 @@ def test_cells_that_a_box_touches_have_its_score():
 
 
 def test_the_small_image_has_whole_cells():
-    small = shrunk(torch.ones(1, 3, 160, 224), 4, 32)
+    small = overview(torch.ones(1, 3, 160, 224), 4, 32)
     assert small.shape == (1, 3, 64, 64)
     assert float(small[0, :, :40, :56].min()) == 1
     assert float(small[0, :, 40:].max()) == pytest.approx(GRAY)
@@ -134,7 +134,7 @@ def test_masks_of_large_objects_are_those_of_the_coarse_pass():
     x = torch.rand(1, 3, 256, 256)
     (found, proto), _ = model(x)
     with head.entry.whole_image():
-        (alone, small), _ = model(shrunk(x, 4, 32))
+        (alone, small), _ = model(overview(x, 4, 32))
     nm = head.nm
     large = found[0, found[0, :, 6 : 6 + nm].abs().sum(1) == 0]
     large = large[(large[:, 4] > 0) & (large[:, 6 + nm :].abs().sum(1) > 0)]

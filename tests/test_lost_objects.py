@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.train.calibration import calibrate_thresholds
 from mod_vision.yolo.train.fit import fit_routing
-from mod_vision.yolo.train.fit_windows import augmented, fit_windows
+from mod_vision.yolo.train.fit_windows import augmented, cropped, fit_windows
 
 GRID = (6, 8)
 
@@ -104,6 +105,26 @@ def test_a_mirrored_batch_has_mirrored_boxes():
         assert float(image[0, 12, x]) > 0.3
         sides.add(x)
     assert sides == {12, 52}
+
+
+def test_a_part_of_a_batch_has_its_boxes():
+    """Where a square is in the image, there is its box, cut at the border."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        images = torch.zeros(2, 3, 128, 192)
+        images[0, :, 40:80, 50:90] = images[1, :, 100:120, 10:30] = 1.0
+        boxes = torch.tensor([[70 / 192, 60 / 128, 40 / 192, 40 / 128], [20 / 192, 110 / 128, 20 / 192, 20 / 128]])
+        batch = {"img": images, "bboxes": boxes, "batch_idx": torch.arange(2.0), "cls": torch.zeros(2, 1)}
+        part = cropped(batch, 96, 32)
+        assert part["img"].shape == (2, 3, 96, 96)
+        seen = {int(i): b for i, b in zip(part["batch_idx"], part["bboxes"], strict=True)}
+        for i in range(2):
+            ys, xs = part["img"][i, 0].nonzero(as_tuple=True)
+            assert (i in seen) == (len(ys) > 0)
+            if i in seen:
+                cx, cy, w, h = (seen[i] * 96).tolist()
+                assert (cx - w / 2, cx + w / 2) == pytest.approx((int(xs.min()), int(xs.max()) + 1), abs=1e-3)
+                assert (cy - h / 2, cy + h / 2) == pytest.approx((int(ys.min()), int(ys.max()) + 1), abs=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +214,31 @@ def test_val_tells_of_a_router_that_was_never_trained(tmp_path, squares, capfd):
     assert main(["val", *words]) == 0
     out = "".join(capfd.readouterr())
     assert out.count("the router of the windows was never trained") == 1
+
+
+@pytest.mark.parametrize("train", ["images/train", "images/nothing-there", None])
+def test_val_needs_no_training_images(tmp_path, squares, train):
+    """Nor whole label files of them: `prior` is left out, or goes by what can be read."""
+    data = yaml.safe_load(squares.read_text()) | {"train": train or "images/val"}
+    folder = tmp_path / "copy"
+    shutil.copytree(squares.parent, folder)
+    (folder / "labels/train/0.txt").write_text("0 abc 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1")
+    (folder / "data.yaml").write_text(yaml.safe_dump(data | {"path": str(folder)}))
+    file = write_windows_yaml(tmp_path, nc=1, size=64)
+    words = [f"model={file}", f"data={folder / 'data.yaml'}", "imgsz=320", "threads=1", f"out={tmp_path / 'o'}"]
+    assert main(["val", *words]) == 0
+    lost = json.loads((tmp_path / "o" / "evaluation.json").read_text())["windows"]["lost"]
+    assert ("prior" in lost) == (train != "images/nothing-there")
+
+
+def test_fit_keeps_the_capacity_and_tells_of_windows_that_nothing_is_worth(tmp_path, squares, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mod_vision.yolo.train.fit.fit_windows", partial(fit_windows, steps=2))
+    YOLO(str(write_windows_yaml(tmp_path, nc=1, size=64, capacity=0.2))).save("a.pt")
+    assert main(["fit", "model=a.pt", f"data={squares}", "imgsz=320", "out=b.pt"]) == 0
+    assert load_model("b.pt").model.model[0].capacities == (0.2,)
+    assert all(p.grad is None for p in load_model("b.pt").model.parameters())
+    assert main(["fit", "model=a.pt", f"data={squares}", "imgsz=320", "thresholds=True", "out=c.pt"]) == 0
+    said = capsys.readouterr().out
+    assert "the router of the windows was never trained" in said
+    assert "no image is worth a window at this budget" in said

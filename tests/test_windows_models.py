@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import randomise
 from helpers import attempt, make_batch, make_box_batch, read_csv, run_python, write_windows_yaml
 from torch import nn
@@ -22,6 +24,7 @@ from mod_vision import set_capacity
 from mod_vision.routing.windows import MARGIN
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.train.fit_windows import fit_windows
 
 KINDS = {"segment": tasks.SegmentationModel, "pose": tasks.PoseModel, "obb": tasks.OBBModel}
 MODELS = (
@@ -254,6 +257,7 @@ print("trained", best.model.model[0].router.trained)
         ("yolo26n", {"entry": -1}, "mod.windows.entry must be the number of a row"),
         ("yolo26n", {"entry": 17}, "the head reads a row before layer 17"),
         ("yolo26n", {"sizes": 3}, "mod.windows: unknown key sizes"),
+        ("yolo26n", {"nc": 3}, "mod.windows: unknown key nc"),
         ("yolo11n-cls", {"size": 64}, "head Classify does not run on windows"),
         ("yolo26n-mod", {"size": 64}, "routes tokens of the whole image"),
     ],
@@ -296,3 +300,75 @@ def test_a_yolo_object_takes_capacity_and_saves_it(tmp_path):
     assert yolo.model.yaml["mod"]["windows"] == {"size": 64, "capacity": 0.2}
     yolo.save(tmp_path / "a.pt")
     assert YOLO(tmp_path / "a.pt").model.model[0].capacities == (0.2,)
+
+
+@pytest.mark.parametrize("router", ["look", "scout", "stem", "density", "prior", "random"])
+@pytest.mark.parametrize("entry", [1, 5])
+@torch.no_grad()
+def test_every_router_goes_with_every_entry(router, entry):
+    """Windows that cover the image give what the dense model gives."""
+    routed, dense = pair("yolo26n", router=router, entry=entry, size=640, coarse=0.25 if router == "density" else 0)
+    head_of(routed).coarse = 0.0 if router != "density" else 0.25
+    x = torch.rand(2, 3, 192, 256)
+    assert routed(x)[0].shape == dense(x)[0].shape
+    assert head_of(routed).windows.size == (6, 8)
+    if router != "density":
+        torch.testing.assert_close(routed(x)[0], dense(x)[0], rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def test_gray_images():
+    for router in ("look", "scout"):
+        d = described("yolo26n", size=64, router=router)
+        assert tasks.DetectionModel(d, ch=1, verbose=False).eval()(torch.rand(1, 1, 192, 192))[0].shape[0] == 1
+
+
+@torch.no_grad()
+def test_embeddings_are_of_the_whole_image():
+    routed, dense = pair("yolo26n", coarse=0.25)
+    x = torch.rand(2, 3, 192, 256)
+    for mine, expected in zip(routed.predict(x, embed=[9]), dense.predict(x, embed=[9]), strict=True):
+        assert torch.equal(mine, expected)
+
+
+def test_names_come_with_all_weights_or_not():
+    dense = made(described("yolo26n"))
+    dense.names = {0: "car", 1: "bus", 2: "van"}
+    routed = made(described("yolo26n", size=64))
+    routed.load(dense, verbose=False)
+    assert routed.names == dense.names
+    larger = made(described("yolo26s", size=64))
+    larger.load(dense, verbose=False)
+    assert larger.names == {0: "0", 1: "1", 2: "2"}
+    rows = head_of(larger).entry.router.rows
+    assert torch.equal(rows[0].conv.weight, larger.model[0].conv.weight)
+
+
+@pytest.mark.parametrize("mod", [{"warmup": 0.5}, {"elastic": [0.3, 1.0]}])
+def test_schedules_have_the_same_columns_in_each_step(tmp_path, tiny_data, mod):
+    file = write_windows_yaml(tmp_path, size=64, capacity=0.5)
+    d = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(d | {"mod": d["mod"] | mod}))
+    yolo = YOLO(str(file))
+    settings = {"imgsz": 96, "batch": 4, "workers": 0, "plots": False, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mod_vision.yolo.train.fit.fit_windows", partial(fit_windows, steps=2))
+        yolo.train(data=str(tiny_data), epochs=2, freeze=10, project=str(tmp_path), **settings)
+    rows = read_csv(next(tmp_path.rglob("results.csv")))
+    assert len(rows) == 2
+    assert all("val/windows" in row for row in rows)
+    router = YOLO(yolo.trainer.last).model.model[0].router
+    assert router.trained
+
+
+def test_trainings_that_are_refused(tmp_path, tiny_data):
+    settings = {"data": str(tiny_data), "imgsz": 64, "epochs": 1, "batch": 4, "workers": 0, "plots": False}
+    yolo = YOLO(str(write_windows_yaml(tmp_path, size=64, router="oracle")))
+    _, told = attempt(lambda: yolo.train(**settings, project=str(tmp_path)))
+    assert "router: oracle goes by the labels" in told
+
+
+def test_outputs_can_be_walked_through(tmp_path, photos):
+    """As `visualize=True` does, which takes tuples apart."""
+    yolo = YOLO(str(write_windows_yaml(tmp_path, size=64)))
+    yolo.predict(str(photos[0]), imgsz=96, visualize=True, project=str(tmp_path), verbose=False)

@@ -119,7 +119,7 @@ def convert(
 def fit(
     model: str,
     data: str = "",
-    capacity: float = 0.5,
+    capacity: Any = None,
     thresholds: bool = False,
     imgsz: int = 0,
     out: str | None = None,
@@ -127,9 +127,10 @@ def fit(
     """Routers and bypasses for a model that was trained dense, or thresholds that make it input-adaptive.
 
     thresholds=True leaves the weights of a routed model as they are: images with much to see get more than `capacity`,
-    others less, and the mean of the share of tokens stays within it.
+    others less, and the mean of the share of tokens, or of pixels in windows, stays within it.
     Example: mod-vision fit model=last.pt data=mine.yaml capacity=0.5
     """
+    from mod_vision.yolo.model.capacity import own_capacity
     from mod_vision.yolo.model.graph import check_out, save
     from mod_vision.yolo.run.device import start
 
@@ -138,6 +139,7 @@ def fit(
     path = fresh_path(path)
     yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
     run, data = start(run), data_of(yolo, data, "fit", model)
+    capacity = own_capacity(yolo) if capacity is None else as_value(capacity, "capacity")
     save(_adaptive(yolo, data, capacity, run) if thresholds else _fitted(yolo, data, capacity, run), path, model)
     accuracy = f"mod-vision val model={path} data={data} imgsz={run.imgsz}"
     print(f"saved as {path} at capacity {capacity}; for its accuracy: {accuracy}")
@@ -152,11 +154,19 @@ def _fitted(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
 
 def _adaptive(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
     """Set thresholds, and print what they route."""
-    from mod_vision.eval.evaluate import spread
+    from mod_vision.eval.evaluate import spread, warn_of_new_router
+    from mod_vision.yolo.model.windows import head_of
     from mod_vision.yolo.train.calibration import calibrate_thresholds
 
+    warn_of_new_router("", yolo.model)
     for layer, shares in calibrate_thresholds(yolo, data, capacity, run.imgsz).items():
-        print(f"{layer:<12}routed {spread(shares)} of the tokens")
+        print(f"{layer:<12}routed {spread(shares)} of the {'tokens' if head_of(yolo.model) is None else 'pixels'}")
+        if not max(shares):
+            print(
+                "warning: no image is worth a window at this budget, so nothing would be found; train the router, or "
+                "give a larger capacity",
+                flush=True,
+            )
     return yolo
 
 

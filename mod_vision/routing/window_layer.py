@@ -58,12 +58,13 @@ class WindowedLayer(RoutedLayer):
         finally:
             self._of_thread.whole = False
 
-    def route_windows(self, x: torch.Tensor, coarse: torch.Tensor | None = None) -> WindowPlan:
+    def route_windows(self, x: torch.Tensor, coarse: torch.Tensor | None = None, reduction: int = 1) -> WindowPlan:
         """Score the cells, place the windows and remember the plan.
 
         Args:
-            x: (B, C, H, W), what the layer reads: images, or a map of them.
+            x: (B, C, H, W), images, or the map of them that the layer reads.
             coarse: (B, 1, h, w) logits of a coarse pass at the cells, for routers that read it.
+            reduction: Px of the image to a position of `x`.
 
         Raises:
             ValueError: If the image is not a whole number of cells high and wide, or the model is exported while
@@ -71,8 +72,8 @@ class WindowedLayer(RoutedLayer):
         """
         if self.input_adaptive:
             refuse_in_exports("windows")
-        size = self._cells(x)
-        image = x if self.reduction == 1 else running_images()
+        size = self._cells(x, reduction)
+        image = x if reduction == 1 else running_images()
         small = None if image is None else shrunk(image, 2)
         seen = {"image": small, "map": x, "coarse": coarse, "cells": x.new_zeros(x.shape[0], 1, *size)}
         given = seen[self.router.reads]
@@ -91,9 +92,9 @@ class WindowedLayer(RoutedLayer):
         self.plan = plan = plan._replace(logits=logits)
         return plan
 
-    def _cells(self, x: torch.Tensor) -> tuple[int, int]:
+    def _cells(self, x: torch.Tensor, reduction: int) -> tuple[int, int]:
         """Return rows and columns of cells."""
-        height, width = (int(n) * self.reduction for n in x.shape[2:])
+        height, width = (int(n) * reduction for n in x.shape[2:])
         if height % self.cell or width % self.cell:
             raise ValueError(
                 f"windows need images whose sides are multiples of {self.cell} px, got {height} x {width}; "

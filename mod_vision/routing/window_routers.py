@@ -83,14 +83,15 @@ class LookRouter(WindowRouter):
     Args:
         rows: First rows of the network, each of which reads the one before.
         cell: Side of a cell in px.
+        channels: Channels of an image.
     """
 
-    def __init__(self, rows: Sequence[nn.Module], cell: int) -> None:
+    def __init__(self, rows: Sequence[nn.Module], cell: int, channels: int = 3) -> None:
         super().__init__()
         self.rows = nn.Sequential(*copy.deepcopy(list(rows)))
         self.cell = cell
-        channels, side = _output(self.rows, cell // 2)
-        self.head = CellHead(channels, side.bit_length() - 1)
+        width, side = _output(self.rows, channels, cell // 2)
+        self.head = CellHead(width, side.bit_length() - 1)
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the logits (B, h, w) of images at half their side."""
@@ -102,11 +103,11 @@ class LookRouter(WindowRouter):
             own.load_state_dict(row.state_dict(), strict=False)
 
 
-def _output(rows: nn.Module, side: int) -> tuple[int, int]:
+def _output(rows: nn.Module, channels: int, side: int) -> tuple[int, int]:
     """Return channels and side of what rows make of a cell of `side` px."""
     training = rows.training
     with torch.no_grad():
-        out = rows.eval()(torch.zeros(1, 3, side, side))
+        out = rows.eval()(torch.zeros(1, channels, side, side))
     rows.train(training)
     return out.shape[1], out.shape[2]
 
@@ -116,13 +117,14 @@ class ScoutRouter(WindowRouter):
 
     Args:
         cell: Side of a cell in px.
+        channels: Channels of an image.
     """
 
-    def __init__(self, cell: int) -> None:
+    def __init__(self, cell: int, channels: int = 3) -> None:
         super().__init__()
         widths = [16, 32, 64, 96, 96, 96][: (cell // 2).bit_length() - 1]
         layers: list[nn.Module] = []
-        for before, width in zip([3, *widths], widths, strict=False):
+        for before, width in zip([channels, *widths], widths, strict=False):
             layers += [conv(before, width, 2), conv(width, width, groups=width), conv(width, width, kernel=1)]
         self.layers = nn.Sequential(*layers, scoring(widths[-1]))
 

@@ -23,6 +23,18 @@ EXTRA = {"mask_coefficient": "nm", "angle": "ne", "kpts": "nk"}  # what tasks pr
 PROTO_STRIDE = 4  # px between positions of the prototypes of masks
 
 
+class Placed:
+    """Where raw predictions of windows belong; no tuple, or what walks through outputs would take it apart.
+
+    Args:
+        plan: The windows.
+        strides: Px between the positions of each map of the head.
+    """
+
+    def __init__(self, plan: WindowPlan, strides: tuple[int, ...]) -> None:
+        self.plan, self.strides = plan, strides
+
+
 class Windowed:
     """Mixin of what knows the entry: it reads, or makes, what belongs to windows."""
 
@@ -68,7 +80,7 @@ class _Entry(_Reads, WindowedLayer):
     def narrowed(self, x: Any) -> Any:
         """Place the windows, if that is not done, and return them."""
         if not self.dense and self.router.reads == "map":
-            self.route_windows(x)
+            self.route_windows(x, reduction=self.reduction)
         return super().narrowed(x)
 
 
@@ -95,7 +107,7 @@ class WindowedHead(Windowed):
         if plan is None or not raw:
             return raw
         strides = tuple(plan.window[0] * plan.cell // m.shape[2] for m in x)
-        raw = {**raw, "feats": full_maps(x, plan, strides), "windows": (plan, strides)}
+        raw = {**raw, "feats": full_maps(x, plan, strides), "windows": Placed(plan, strides)}
         return put_back(raw) if self.training else raw
 
     def no_windows(self, x: torch.Tensor) -> Any:
@@ -107,7 +119,7 @@ class WindowedHead(Windowed):
         places = sum(h * w for h, w in sides)
         maps = [x.new_zeros(0, 1, *side) for side in sides]
         raw: dict[str, Any] = {key: x.new_zeros(0, n, places) for key, n in self._channels().items()}
-        raw |= {"feats": full_maps(maps, plan, strides), "windows": (plan, strides)}
+        raw |= {"feats": full_maps(maps, plan, strides), "windows": Placed(plan, strides)}
         extra = sum(raw[key].shape[1] for key in raw if key in EXTRA)
         images, end2end = len(plan.logits), self.end2end
         y = x.new_zeros(images, 0, 6 + extra) if end2end else x.new_zeros(images, 4 + self.nc + extra, 0)
@@ -131,9 +143,10 @@ class WindowedHead(Windowed):
         if "centres" not in x:
             return super()._get_decode_boxes(x)
         own: Any = self
-        centres, own.strides, own.shape = x["centres"], x["steps"], None  # None: the next whole image makes its own
+        centres, steps = x["centres"], x["steps"]
+        own.strides, own.shape = steps, None  # None: the next whole image makes its own
         own.anchors = centres[:, None] if own.export else centres.transpose(0, 1)[:, :, None]  # for keypoints
-        return own.decode_bboxes(own.dfl(x["boxes"]), centres, x.get("angle")) * own.strides
+        return own.decode_bboxes(own.dfl(x["boxes"]), centres, x.get("angle")) * steps
 
 
 def full_maps(x: Sequence[torch.Tensor], plan: WindowPlan, strides: Sequence[int]) -> list[torch.Tensor]:
@@ -149,7 +162,7 @@ def predictions(raw: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def put_back(raw: dict[str, Any]) -> dict[str, Any]:
     """Return raw predictions of windows (windows, C, A) on the full maps (B, C, positions), as a loss wants them."""
-    plan, strides = raw["windows"]
+    plan, strides = raw["windows"].plan, raw["windows"].strides
     own = {key: plan.put(v, strides, NOTHING if key == "scores" else 0.0) for key, v in predictions(raw).items()}
     return {key: value for key, value in {**raw, **own}.items() if key != "windows"}
 
@@ -157,7 +170,7 @@ def put_back(raw: dict[str, Any]) -> dict[str, Any]:
 def on_full_maps(preds: Any) -> Any:
     """Return the output of a model with the raw predictions of windows in it put back, as a loss wants them."""
     if isinstance(preds, dict):
-        if isinstance(preds.get("windows"), tuple):
+        if isinstance(preds.get("windows"), Placed):
             return put_back(preds)
         return {key: on_full_maps(value) for key, value in preds.items()}
     return type(preds)(on_full_maps(p) for p in preds) if type(preds) in (tuple, list) else preds
@@ -169,7 +182,7 @@ def listed(raw: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The predictions; `centres` (B, 2, k * A), x and y in positions of their map; `steps` (1, k * A), its px.
     """
-    plan, strides = raw["windows"]
+    plan, strides = raw["windows"].plan, raw["windows"].strides
     k = plan.corners.shape[1]
     own = {key: plan.spread(v).transpose(1, 2).flatten(2) for key, v in predictions(raw).items()}
     own["scores"] = own["scores"].masked_fill(~plan.owned(strides).flatten(1)[:, None], NOTHING)

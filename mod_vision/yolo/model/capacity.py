@@ -61,6 +61,12 @@ def set_capacity(model: Any, capacity: Any) -> None:
         _write_rows(inner)
 
 
+def own_capacity(model: YOLO) -> float:
+    """Return the capacity of a model whose routed layers share one below 1, else 0.5."""
+    found = {capacity for _, layer in routed_layers(model.model) for capacity in layer.capacities}
+    return found.pop() if len(found) == 1 and min(found) < 1 else 0.5
+
+
 def _set_layers(net: nn.Module, capacity: Any) -> None:
     """Set the capacity of every routed layer, or of those that a mapping names; the last key that fits a layer wins."""
     layers = dict(routed_layers(net))

@@ -99,6 +99,8 @@ class ModSettings:
         """
         section = _mapping(section, "mod", ("capacity", "router", "warmup", "elastic", "loss", "windows"))
         own = {key: section[key] for key in ("capacity", "router") if key in section}
+        if own and section.get("windows") is not None:
+            raise ValueError(f"mod: {', '.join(own)} belongs into mod.windows, where the windows have theirs.")
         check_options(own, "mod")
         schedule = CapacitySchedule(_warmup(section.get("warmup", 0)), _elastic(section.get("elastic")))
         windows = WindowSettings.from_yaml(section.get("windows"))

@@ -48,7 +48,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
             f"mod.windows.entry: windows cannot be taken at layer {first}; take 0, or a row of the backbone that reads "
             "the row before."
         )
-    cell = max(CELL, *(strides[i] for i in head.f))
+    cell = max(CELL, *(strides[source] for source in _sources(head, len(model) - 1)))
     if settings.size % cell:
         raise ValueError(
             f"mod.windows.size must be a multiple of {cell} px, the model's largest stride, got {settings.size}."
@@ -59,19 +59,25 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     entry.init_windows(router, settings.size, cell, before, settings.capacity)
     _replace(model, first, entry)
     for i in range(first + 1, len(model) - 1):
-        sources = [model[i].f] if isinstance(model[i].f, int) else model[i].f
-        outside = tuple((i + f if f < 0 else f) < first for f in sources)
+        outside = tuple(source < first for source in _sources(model[i], i))
         if any(outside):
+            if type(model[i]) not in forms.READERS:
+                raise ValueError(f"mod.windows.entry: layer {i}, row {rows[i]} cannot read windows of an earlier map.")
             reader = forms.form_of(model[i], forms.READERS, entry)
             reader.outside = outside
             _replace(model, i, reader)
-    if any(i < first for i in head.f):
+    if any(source < first for source in _sources(head, len(model) - 1)):
         raise ValueError(f"mod.windows.entry: the head reads a row before layer {first}; take an earlier entry.")
     if hasattr(head, "proto"):
         head.proto = forms.form_of(head.proto, forms.WINDOWED_PROTOS, entry)
     new = forms.form_of(head, forms.WINDOWED_HEADS, entry)
     new.coarse = settings.coarse
     _replace(model, len(model) - 1, new)
+
+
+def _sources(row: Any, i: int) -> list[int]:
+    """Return the numbers of the rows that row `i` reads."""
+    return [i + f if f < 0 else f for f in ([row.f] if isinstance(row.f, int) else row.f)]
 
 
 def _replace(model: nn.Sequential, i: int, new: Any) -> None:
@@ -120,9 +126,9 @@ def _router(
     if name == "stem":
         return routers.StemRouter(channels, cell // before)
     if name == "look":
-        return routers.LookRouter(look_rows(model), cell)
+        return routers.LookRouter(look_rows(model), cell, _first_channels(model[0]))
     kind: Any = routers.WINDOW_ROUTERS[name]
-    return kind(cell) if name == "scout" else kind()
+    return kind(cell, _first_channels(model[0])) if name == "scout" else kind()
 
 
 def look_rows(model: nn.Sequential) -> list[nn.Module]:
@@ -164,14 +170,15 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap the forward of Ultralytics' models: the coarse pass and the placing of windows come before the rows."""
 
     @functools.wraps(predict_once)
-    def predict(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def predict(self: Any, x: torch.Tensor, profile: bool = False, embed: Any = None) -> Any:
         head = head_of(self)
         if head is None:
-            return predict_once(self, x, *args, **kwargs)
+            return predict_once(self, x, profile, embed)
         entry, coarse, scores = head.entry, None, None
-        if entry.dense:
-            entry.plan = None
-            return predict_once(self, x, *args, **kwargs)
+        finding_strides = head.training and not entry.training
+        if entry.dense or embed or finding_strides:  # an embedding is of the whole image
+            with entry.whole_image():
+                return predict_once(self, x, profile, embed)
         if head.coarse and not head.training:
             small = overview(x, round(1 / head.coarse), entry.cell)
             with entry.whole_image():
@@ -182,7 +189,7 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
             if not plan.corners.shape[1]:  # an empty image costs no row
                 out = head.no_windows(x)
                 return out if coarse is None else merge(out, coarse, head)
-        out = predict_once(self, x, *args, **kwargs)
+        out = predict_once(self, x, profile)
         return out if coarse is None else merge(out, coarse, head)
 
     return predict
@@ -196,7 +203,10 @@ def overview(x: torch.Tensor, factor: int, cell: int) -> torch.Tensor:
 
 def attention_rows(model: nn.Sequential) -> list[str]:
     """Return the rows that look at the whole image, and on windows at their window alone."""
-    return [f"{i} ({type(row).__name__})" for i, row in enumerate(model) if isinstance(row, ATTENTION)]
+    head: Any = model[-1]
+    return [
+        f"{i} ({type(row).__name__})" for i, row in enumerate(model) if i >= head.entry.i and isinstance(row, ATTENTION)
+    ]
 
 
 def say_attention(model: nn.Sequential) -> None:
@@ -212,16 +222,28 @@ def copying_look(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_and_copy(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         out = load(self, weights, *args, **kwargs)
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
-        copy_look(self, source)
+        if head_of(self) is not None:
+            copy_look(self, source)
+            copy_names(self, source)
         return out
 
     return load_and_copy
 
 
-def copy_look(net: Any, source: Any = None) -> None:
-    """Copy the first rows into the router `look`, unless the weights came from a model that has one."""
-    head, other = head_of(net), head_of(source)
-    if head is None or not isinstance(head.entry.router, routers.LookRouter):
-        return
-    if other is None or not isinstance(other.entry.router, routers.LookRouter):
-        head.entry.router.copy_rows(list(net.model))
+def copy_look(net: Any, source: Any) -> None:
+    """Copy the first rows into the router `look`, unless `source`, whose weights were loaded, has one that fits."""
+    router = net.model[-1].entry.router
+    if isinstance(router, routers.LookRouter):
+        prefix = f"model.{net.model[-1].entry.i}.router.rows."
+        own = {key: value.shape for key, value in net.state_dict().items() if key.startswith(prefix)}
+        theirs = {key: value.shape for key, value in source.state_dict().items() if key in own}
+        if theirs != own:
+            router.copy_rows(list(net.model))
+
+
+def copy_names(net: Any, source: Any) -> None:
+    """Take the class names of `source` if all its weights were loaded, as Ultralytics does for equal models."""
+    theirs = {key: value.shape for key, value in source.state_dict().items()}
+    fits = all(theirs.get(key) == value.shape for key, value in net.state_dict().items() if ".router." not in key)
+    if fits and net.names == {i: f"{i}" for i in range(len(net.names))} and len(source.names) == len(net.names):
+        net.names = source.names

@@ -73,7 +73,10 @@ def position_prior(data: dict[str, Any]) -> torch.Tensor | None:
     """
     if not data.get("train"):
         return None
-    images = [str(path) for path in some_images(split_images(data, "train"), PRIOR_IMAGES)]
+    try:
+        images = [str(path) for path in some_images(split_images(data, "train"), PRIOR_IMAGES)]
+    except FileNotFoundError:  # scoring needs no training images
+        return None
     labels = [Path(path) for path in img2label_paths(images)]
     boxes = [_boxes(path) for path in labels if path.is_file()]
     if not boxes or not sum(map(len, boxes)):
@@ -85,13 +88,16 @@ def position_prior(data: dict[str, Any]) -> torch.Tensor | None:
 
 
 def _boxes(path: Path) -> torch.Tensor:
-    """Return the boxes (M, 4) of a label file, those around polygons where it has polygons."""
+    """Return the boxes (M, 4) of a label file, those around its polygons; other lines are left out."""
     found = []
-    for line in path.read_text().splitlines():
-        values = [float(value) for value in line.split()[1:]]
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            values = [float(value) for value in line.split()[1:]]
+        except ValueError:
+            continue
         if len(values) > 4:
             xs, ys = values[::2], values[1::2]
             values = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-        if len(values) == 4:
+        if len(values) == 4 and all(0 <= value <= 1 for value in values):
             found.append(values)
     return torch.tensor(found).view(-1, 4)

@@ -20,7 +20,9 @@ from mod_vision.files import write_bytes
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
+from mod_vision.routing.window_routers import OracleRouter
 from mod_vision.yolo.model.settings import ModSettings
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.train.resume import Resume, seed_epoch
 from mod_vision.yolo.train.run_folder import (
     check_free,
@@ -177,7 +179,28 @@ def _check_folder(trainer: Any) -> None:
 def _start(trainer: Any) -> None:
     """Take over a training of a routed model."""
     net = student(trainer.model)
+    _check_windows(trainer, net)
     trainer.mod_training = RoutedTraining(trainer, net) if any(routed_layers(net)) else None
+
+
+def _check_windows(trainer: Any, net: nn.Module) -> None:
+    """Refuse what does not go with windows, and train their router whatever rows are frozen: it is none of them.
+
+    Raises:
+        ValueError: If the features of a teacher are asked for, or the router goes by the labels.
+    """
+    head = head_of(net)
+    if head is None:
+        return
+    if getattr(trainer.args, "distill_model", None):
+        raise ValueError(
+            "distill_model= compares maps of whole images, and this model has windows; leave it out, or distil the "
+            "dense model and give its weights to this one."
+        )
+    if isinstance(head.entry.router, OracleRouter):
+        raise ValueError("router: oracle goes by the labels, so it is for `mod-vision val`; train with another router.")
+    for parameter in head.entry.router.parameters():
+        parameter.requires_grad_()
 
 
 def _start_epoch(trainer: Any) -> None:

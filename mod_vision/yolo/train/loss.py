@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
+from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.losses import budget_loss, cell_loss, guide_anneal, guide_loss, z_loss
-from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.routing.window_routers import labelled
-from mod_vision.routing.windows import WindowPlan
-from mod_vision.yolo.blocks.windows import on_full_maps
+from mod_vision.yolo.blocks.windows import WindowedHead, on_full_maps
 from mod_vision.yolo.model.rows import forget_pretrained
 from mod_vision.yolo.model.settings import LossWeights, ModSettings
 from mod_vision.yolo.model.windows import head_of
@@ -41,12 +39,6 @@ def router_losses(
         progress: Share of the training that is done.
     """
     columns = {}
-    windowed = [layer.plan for layer in layers if isinstance(layer, WindowedLayer)]
-    layers = [layer for layer in layers if not isinstance(layer, WindowedLayer)]
-    if windowed and weights.windows:
-        columns["windows"] = weights.windows * _mean([cell_loss(p.logits, objects(p)) for p in windowed])
-    if windowed and not layers:
-        return columns
     plans = [layer.plan for layer in layers]
     if weights.guide:
         guide = weights.guide * guide_anneal(progress)
@@ -57,6 +49,20 @@ def router_losses(
     if weights.z:
         columns["z"] = weights.z * _mean([z_loss(p.logits) for p in plans])
     return columns
+
+
+def window_losses(head: WindowedHead, weight: float, objects: Callable[[Any], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weighted loss of the router of windows by the name of its column, 0 in a step on whole images.
+
+    Args:
+        head: The head of a model that runs on windows, after a forward.
+        weight: Weight of the loss; 0 leaves it out.
+        objects: Gives how much each cell (B, N) of a plan counts as an object.
+    """
+    if not weight or not head.entry.router.learned:
+        return {}
+    plan = head.windows
+    return {"windows": torch.zeros(()) if plan is None else weight * cell_loss(plan.logits, objects(plan))}
 
 
 def _mean(terms: list[torch.Tensor]) -> torch.Tensor:
@@ -85,12 +91,12 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
         overlap = bool(getattr(self.args, "overlap_mask", True))
         progress = getattr(self, "mod_progress", 0.0)
 
-        def objects(plan: RoutingPlan | WindowPlan) -> torch.Tensor:
-            if head is not None:
-                return object_cells(batch, plan.size, head).flatten(1)
-            return object_tokens(batch, plan.size, overlap).flatten(1)
-
-        own = router_losses(layers, settings.loss, objects, progress)
+        if head is not None:
+            own = window_losses(head, settings.loss.windows, lambda p: object_cells(batch, p.size, head).flatten(1))
+        else:
+            own = router_losses(
+                layers, settings.loss, lambda p: object_tokens(batch, p.size, overlap).flatten(1), progress
+            )
         images = len(batch["img"]) if total.ndim else 1  # RT-DETR's loss is one number per batch, YOLO's are per image
         total = torch.cat((total.reshape(-1), *(term.to(total).reshape(1) * images for term in own.values())))
         return total, {**items, **{name: term.detach() for name, term in own.items()}}
