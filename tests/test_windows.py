@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mod_vision.routing.placing import BUCKETS, LEVELS, plan_windows, window_cells, windows_of
+from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.windows import WindowPlan
 
 
@@ -152,3 +153,15 @@ def test_gradients_reach_the_windows_that_own():
     plan.put(values, (8,)).sum().backward()
     owned = plan.owned((8,)).view(6, 1, -1).expand_as(values)
     assert torch.equal(values.grad, owned.float())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_half_an_image_is_the_mean_of_four_pixels(batch, height, width, channels_last):
+    """However it is computed."""
+    image = torch.rand(batch, 3, 2 * height, 2 * width, dtype=torch.float64)
+    image = image.contiguous(memory_format=torch.channels_last) if channels_last else image
+    expected = image.view(batch, 3, height, 2, width, 2).mean((3, 5))
+    torch.testing.assert_close(shrunk(image, 2), expected)
+    traced = torch.jit.trace(lambda x: shrunk(x, 2), image)
+    torch.testing.assert_close(traced(image), expected)
