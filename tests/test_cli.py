@@ -122,7 +122,7 @@ def test_empty_data_set(capsys, tmp_path, tiny_data):
         ("val", {"annotations": ["x"]}, "`annotations: ['x']` must be a JSON file, or one for each split"),
         ("val", {"annotations": {"val": 5}}, "`annotations: {'val': 5}` must be a JSON file"),
         ("report", {"val": None}, "`val: None` names no images; write the folder, such as `val: images/val`"),
-        ("thresholds", {"val": None}, "The YAML has images for: train."),
+        ("thresholds", {"train": None}, "The YAML has images for: val."),
     ],
 )
 def test_keys_of_a_data_yaml(capsys, tmp_path, tiny_data, verb, keys, reason):

@@ -23,7 +23,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "source": "image, video, folder, pattern, list (.txt), URL, webcam number or stream",
     "predict_many.source": "folder, file, list (.txt), or object store such as s3://bucket/folder",
     "capacity": "share of tokens that pass the heavy blocks, in (0, 1]; 1 is the dense baseline",
-    "fit.capacity": "capacity in (0, 1); by default the model's own, or 0.5 for one that runs dense",
+    "fit.capacity": "capacity in (0, 1); 0 is the model's own, or 0.5 for one that runs dense",
     "val.capacity": "capacity in (0, 1]; several, joined by commas, sweep; by default the model's own",
     "report.capacity": "stops of the page's slider, joined by commas",
     "bench.capacity": "capacities to time, joined by commas",

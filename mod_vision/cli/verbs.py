@@ -119,7 +119,7 @@ def convert(
 def fit(
     model: str,
     data: str = "",
-    capacity: Any = None,
+    capacity: float = 0.0,
     thresholds: bool = False,
     imgsz: int = 0,
     out: str | None = None,
@@ -139,7 +139,7 @@ def fit(
     path = fresh_path(path)
     yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
     run, data = start(run), data_of(yolo, data, "fit", model)
-    capacity = own_capacity(yolo) if capacity is None else as_value(capacity, "capacity")
+    capacity = capacity or own_capacity(yolo)
     save(_adaptive(yolo, data, capacity, run) if thresholds else _fitted(yolo, data, capacity, run), path, model)
     accuracy = f"mod-vision val model={path} data={data} imgsz={run.imgsz}"
     print(f"saved as {path} at capacity {capacity}; for its accuracy: {accuracy}")
