@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mod_vision.routing.placing import BUCKETS, LEVELS, plan_windows, window_cells, windows_of
+from mod_vision.routing.placing import BUCKETS, LEVELS, plan_windows, window_cells, window_count
 from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.windows import WindowPlan
 
@@ -136,15 +136,15 @@ def test_a_window_as_large_as_the_image_gives_it_back():
     for size in ((4, 6), (1, 1)):
         window = window_cells(640, size)
         assert window == size
-        plan = plan_windows(torch.zeros(2, size[0] * size[1]), size, window, windows_of(size, window, 0.25))
+        plan = plan_windows(torch.zeros(2, size[0] * size[1]), size, window, window_count(size, window, 0.25))
         x = torch.randn(2, 5, size[0] * 4, size[1] * 4)
         assert torch.equal(plan.take(x), x)
         assert torch.equal(plan.put_map(x), x)
 
 
 @pytest.mark.parametrize(("capacity", "k"), [(0.25, 11), (0.125, 6), (1.0, 44), (0.001, 1)])
-def test_windows_of_a_capacity(capacity, k):
-    assert windows_of((40, 40), window_cells(192, (40, 40)), capacity) == k
+def test_window_count_a_capacity(capacity, k):
+    assert window_count((40, 40), window_cells(192, (40, 40)), capacity) == k
 
 
 def test_gradients_reach_the_windows_that_own():

@@ -34,14 +34,16 @@ def tokens_in_boxes(boxes: torch.Tensor, batch_idx: torch.Tensor, batch: int, si
     height, width = size
     cx, cy, w, h = boxes.float().unbind(1)
 
-    def touched(centre: torch.Tensor, extent: torch.Tensor, cells: int) -> torch.Tensor:
-        low, high = (centre - extent / 2) * cells, (centre + extent / 2) * cells
-        start = torch.arange(cells, device=boxes.device)
-        return (low[:, None] < start + 1) & (high[:, None] > start)
-
-    inside = touched(cy, h, height)[:, :, None] & touched(cx, w, width)[:, None, :]
+    rows = touched((cy - h / 2) * height, (cy + h / 2) * height, height)
+    inside = rows[:, :, None] & touched((cx - w / 2) * width, (cx + w / 2) * width, width)[:, None, :]
     weights = inside * token_weights(w * h * height * width)[:, None, None]
     return _largest_by_image(weights, batch_idx, batch)
+
+
+def touched(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
+    """Return which cells of an axis intervals from `low` to `high` (...) touch, in cells, (..., cells)."""
+    start = torch.arange(cells, device=low.device)
+    return (low[..., None] < start + 1) & (high[..., None] > start)
 
 
 def tokens_in_masks(

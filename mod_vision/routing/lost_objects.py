@@ -80,9 +80,8 @@ class LostObjects(Measure):
             others: Scores of the cells (B, N) by other routers, by their names.
         """
         counts = plan.counts().tolist()
-        per_window = plan.window[0] * plan.window[1] / plan.logits.shape[1]
         self.windows += counts
-        self.shares += [count * per_window for count in counts]
+        self.shares += [count * plan.window_share for count in counts]
         sizes = ["small" if a < SMALL else "medium" if a < MEDIUM else "large" for a in objects.areas.tolist()]
         groups = [(ALL, size, f"class {name}") for size, name in zip(sizes, objects.classes, strict=True)]
         for group in (group for own in groups for group in own):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -12,7 +14,7 @@ LEVELS = 1023  # steps of a cell's worth: windows are compared by whole numbers,
 BUCKETS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # window counts of adaptive plans
 
 
-def windows_of(size: tuple[int, int], window: tuple[int, int], capacity: float) -> int:
+def window_count(size: tuple[int, int], window: tuple[int, int], capacity: float) -> int:
     """Return how many windows compute a share `capacity` of the pixels, to the nearest, and at least one."""
     return max(1, round(capacity * size[0] * size[1] / (window[0] * window[1])))
 
@@ -62,14 +64,19 @@ def plan_windows(
 
 def gains_of(plan: WindowPlan) -> torch.Tensor:
     """Return, of an image alone, what each window would at least gain, if as many were placed as cover it, (k,)."""
-    k = windows_of(plan.size, plan.window, 1.0)
+    k = window_count(plan.size, plan.window, 1.0)
     _, _, gains = _place(_levels(plan.logits, plan.size, plan.inside), k, plan.window)
     return gains[0].cummin(0).values
 
 
 def next_bucket(count: int, k: int) -> int:
     """Return the number of windows that are computed where `count` of at most k are worth it."""
-    return next(b for b in (*(b for b in BUCKETS if b < k), k) if b >= count)
+    return next(bucket for bucket in _buckets(k) if bucket >= count)
+
+
+def _buckets(k: int) -> list[int]:
+    """Return the numbers of windows that occur where there are at most k."""
+    return [*(bucket for bucket in BUCKETS if bucket < k), k]
 
 
 def _levels(logits: torch.Tensor, size: tuple[int, int], inside: torch.Tensor | None) -> torch.Tensor:
@@ -83,12 +90,12 @@ def _place_worthy(
     left: torch.Tensor, k: int, window: tuple[int, int], least: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Place windows until none gains `least`; return corners, and how many of them each image takes, (B,)."""
-    steps = [b for b in BUCKETS if 0 < b < k] + [k] * (k > 0)
+    buckets = _buckets(k)
     corners, gains = (
         [left.new_zeros((len(left), 0, 2), dtype=torch.long)],
         [left.new_zeros((len(left), 0), dtype=torch.float)],
     )
-    for before, after in zip([0, *steps], steps, strict=False):
+    for before, after in pairwise(buckets):
         left, more, gained = _place(left, after - before, window)
         corners.append(more)
         gains.append(gained)
@@ -96,8 +103,8 @@ def _place_worthy(
             break
     gain = torch.cat(gains, 1)
     wanted = (gain >= least).long().cumprod(1).sum(1)
-    buckets = torch.tensor([0, *steps], device=left.device)
-    return torch.cat(corners, 1), buckets[torch.searchsorted(buckets, wanted)]
+    taken = torch.tensor(buckets, device=left.device)
+    return torch.cat(corners, 1), taken[torch.searchsorted(taken, wanted)]
 
 
 def _place(left: torch.Tensor, k: int, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

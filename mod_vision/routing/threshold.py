@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -27,14 +27,25 @@ def budget_threshold(logits: Sequence[torch.Tensor], capacity: float) -> float:
         logits: Router scores of some images, each (1, N), of any N.
         capacity: The budget, mean share of tokens in (0, 1].
     """
-    candidates = torch.cat([scores.flatten() for scores in logits]).unique()  # in ascending order
+
+    def shares(threshold: float) -> list[float]:
+        return [float(count_above(scores, threshold)) / scores.shape[1] for scores in logits]
+
+    return lowest_threshold(torch.cat([scores.flatten() for scores in logits]), shares, capacity)
+
+
+def lowest_threshold(candidates: torch.Tensor, shares: Callable[[float], Sequence[float]], capacity: float) -> float:
+    """Return the lowest of some thresholds at which the mean share is within a budget, the highest if none is.
+
+    Args:
+        candidates: Thresholds, in any order.
+        shares: Gives the share of each image at a threshold; a higher threshold gives no larger ones.
+        capacity: The budget, mean share in (0, 1].
+    """
+    candidates = candidates.unique()  # in ascending order
     low, high = 0, len(candidates) - 1
     while low < high:
         middle = (low + high) // 2
-        threshold = float(candidates[middle])
-        shares = [float(count_above(scores, threshold)) / scores.shape[1] for scores in logits]
-        if sum(shares) / len(shares) <= capacity:
-            high = middle
-        else:
-            low = middle + 1
+        found = shares(float(candidates[middle]))
+        low, high = (low, middle) if sum(found) / len(found) <= capacity else (middle + 1, high)
     return float(candidates[low])

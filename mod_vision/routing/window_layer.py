@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.layer import RoutedLayer, refuse_in_exports
 from mod_vision.routing.padding import Frame, running_images
-from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, windows_of
-from mod_vision.routing.window_routers import WindowRouter, label_cells
+from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, window_count
+from mod_vision.routing.threshold import lowest_threshold
+from mod_vision.routing.window_routers import SURE, WindowRouter, label_cells
 from mod_vision.routing.windows import WindowPlan, is_channels_last
 
 EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
-SURE = 12.0  # logit of the cells that labels mark in a training
 
 
 class WindowedLayer(RoutedLayer):
@@ -75,22 +75,38 @@ class WindowedLayer(RoutedLayer):
         size = self._cells(x, reduction)
         image = x if reduction == 1 else running_images()
         small = None if image is None else shrunk(image, 2)
-        seen = {"image": small, "map": x, "coarse": coarse, "cells": x.new_zeros(x.shape[0], 1, *size)}
-        given = seen[self.router.reads]
-        if given is None and self.router.reads == "coarse":  # a training has no coarse pass: windows follow the labels
-            given = seen["cells"]
-        if given is None:
-            raise ValueError(f"{type(self.router).__name__} reads the image, which is not known outside of a model.")
-        logits = self.router(given, size).flatten(1)
+        logits = self.router(self.seen(x, size, small, coarse), size).flatten(1)
         if self.training:
             self.router.steps += 1
         inside = None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
         window = window_cells(self.window, size, self.cell)
         least = self.threshold if self.input_adaptive else None
-        k = windows_of(size, window, self.capacities[0] if least is None else 1.0)
+        k = window_count(size, window, self.capacities[0] if least is None else 1.0)
         plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside)
         self.plan = plan = plan._replace(logits=logits)
         return plan
+
+    def seen(
+        self, x: torch.Tensor, size: tuple[int, int], small: torch.Tensor | None, coarse: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return what the router reads.
+
+        Args:
+            x: (B, C, H, W), what the layer reads.
+            size: (h, w), cells of the image.
+            small: Images at half their side, None if they are not known.
+            coarse: As in `route_windows`.
+
+        Raises:
+            ValueError: If it is not known.
+        """
+        cells = x.new_zeros(x.shape[0], 1, *size)
+        if coarse is None:  # a training has no coarse pass: windows follow the labels
+            coarse = cells
+        given = {"image": small, "map": x, "coarse": coarse, "cells": cells}[self.router.reads]
+        if given is None:
+            raise ValueError(f"{type(self.router).__name__} reads the image, which is not known outside of a model.")
+        return given
 
     def _cells(self, x: torch.Tensor, reduction: int) -> tuple[int, int]:
         """Return rows and columns of cells."""
@@ -122,16 +138,15 @@ class WindowedLayer(RoutedLayer):
 
     def budget_threshold(self, plans: Sequence[Any], capacity: float) -> float:
         """Return the lowest threshold at which the mean share of computed pixels is within a budget."""
-        curves = [(gains_of(plan), plan.window[0] * plan.window[1] / plan.logits.shape[1]) for plan in plans]
-        candidates = torch.cat([gains for gains, _ in curves]).unique()  # in ascending order
-        candidates = torch.cat((candidates, candidates[-1:] + 1))  # at which there is no window
-        low, high = 0, len(candidates) - 1
-        while low < high:
-            middle = (low + high) // 2
-            counts = [next_bucket(int((gains >= candidates[middle]).sum()), len(gains)) for gains, _ in curves]
-            mean = sum(n * share for n, (_, share) in zip(counts, curves, strict=True)) / len(curves)
-            low, high = (low, middle) if mean <= capacity else (middle + 1, high)
-        return float(candidates[low])
+        gains = [gains_of(plan) for plan in plans]
+
+        def shares(threshold: float) -> list[float]:
+            counts = [next_bucket(int((own >= threshold).sum()), len(own)) for own in gains]
+            return [count * plan.window_share for count, plan in zip(counts, plans, strict=True)]
+
+        candidates = torch.cat(gains)
+        none = candidates.max()[None] + 1  # at which there is no window
+        return lowest_threshold(torch.cat((candidates, none)), shares, capacity)
 
 
 def shrunk(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 Size = tuple[int, int]
 PRIOR_GRID = 16
 UNLIKELY = -3.0  # logit at which routers start: few cells hold an object
+SURE = 12.0  # logit of what labels say
 
 
 class WindowRouter(nn.Module):
@@ -82,16 +83,14 @@ class LookRouter(WindowRouter):
 
     Args:
         rows: First rows of the network, each of which reads the one before.
-        cell: Side of a cell in px.
-        channels: Channels of an image.
+        channels: Channels of the map that they make.
+        side: Its positions along a cell, of images at half their side.
     """
 
-    def __init__(self, rows: Sequence[nn.Module], cell: int, channels: int = 3) -> None:
+    def __init__(self, rows: Sequence[nn.Module], channels: int, side: int) -> None:
         super().__init__()
         self.rows = nn.Sequential(*copy.deepcopy(list(rows)))
-        self.cell = cell
-        width, side = _output(self.rows, channels, cell // 2)
-        self.head = CellHead(width, side.bit_length() - 1)
+        self.head = CellHead(channels, side.bit_length() - 1)
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the logits (B, h, w) of images at half their side."""
@@ -101,15 +100,6 @@ class LookRouter(WindowRouter):
         """Start from the weights of the network's rows."""
         for own, row in zip(self.rows, rows, strict=False):
             own.load_state_dict(row.state_dict(), strict=False)
-
-
-def _output(rows: nn.Module, channels: int, side: int) -> tuple[int, int]:
-    """Return channels and side of what rows make of a cell of `side` px."""
-    training = rows.training
-    with torch.no_grad():
-        out = rows.eval()(torch.zeros(1, channels, side, side))
-    rows.train(training)
-    return out.shape[1], out.shape[2]
 
 
 class ScoutRouter(WindowRouter):
@@ -175,8 +165,12 @@ class PriorRouter(WindowRouter):
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the same logits (B, h, w) for each image."""
-        logits = F.interpolate(self.map, size=size, mode="bilinear", align_corners=False)
-        return logits[:, 0].expand(seen.shape[0], -1, -1)
+        return prior_logits(self.map, size).expand(seen.shape[0], -1, -1)
+
+
+def prior_logits(prior: torch.Tensor, size: Size) -> torch.Tensor:
+    """Return the logits (1, h, w) of cells by their position alone, from a map (1, 1, H, W) of any image."""
+    return F.interpolate(prior, size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 class RandomWindowRouter(WindowRouter):
@@ -205,7 +199,12 @@ class OracleRouter(WindowRouter):
         cells = label_cells(size)
         if cells is None:
             raise ValueError("router: oracle needs labels; it is for `mod-vision val` on a labelled split.")
-        return torch.where(cells.to(seen.device) > 0, 12.0, -12.0).to(seen.dtype)
+        return sure_logits(cells).to(seen)
+
+
+def sure_logits(cells: torch.Tensor) -> torch.Tensor:
+    """Return the logits of cells of which labels say how much each counts as an object, 0 where none is."""
+    return torch.where(cells > 0, SURE, -SURE)
 
 
 WINDOW_ROUTERS: dict[str, type[WindowRouter]] = {

@@ -39,11 +39,6 @@ class WindowPlan(NamedTuple):
     inside: torch.Tensor | None = None
 
     @property
-    def gates(self) -> None:
-        """Windows have no gates: what they compute is what the network would."""
-        return
-
-    @property
     def width(self) -> int:
         """Windows that the batch has of each image."""
         return self.corners.shape[1]
@@ -54,9 +49,14 @@ class WindowPlan(NamedTuple):
         return self.size[0] - self.window[0] + 1, self.size[1] - self.window[1] + 1
 
     @property
+    def window_share(self) -> float:
+        """Share of the image's pixels that a window computes."""
+        return self.window[0] * self.window[1] / (self.size[0] * self.size[1])
+
+    @property
     def share(self) -> float:
         """Share of the image's pixels that k windows compute; overlaps count twice."""
-        return self.corners.shape[1] * self.window[0] * self.window[1] / (self.size[0] * self.size[1])
+        return self.width * self.window_share
 
     def take(self, x: torch.Tensor) -> torch.Tensor:
         """Return the windows (B * k, C, wh, ww) of images or maps (B, C, H, W); only real ones, if some are not.

@@ -20,6 +20,24 @@ def to_tokens(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
+def sharing(module: nn.Module, kind: Any) -> Any:
+    """Return a module of another class that shares the parameters and attributes of one."""
+    new = kind.__new__(kind)
+    for key, value in module.__dict__.items():  # dicts of modules, parameters and hooks are not shared
+        new.__dict__[key] = copy(value) if isinstance(value, dict) else value
+    new.__dict__.pop("forward", None)  # that of the other class, set by Ultralytics' fuse()
+    return new
+
+
+def take_place(old: nn.Module, new: Any) -> Any:
+    """Give the new layer what Ultralytics attaches to the layers of a model."""
+    new.i, new.f = old.i, old.f
+    kind = type(new[0] if isinstance(new, nn.Sequential) else new)
+    new.type = f"{kind.__module__}.{kind.__name__}"
+    new.np = sum(p.numel() for p in new.parameters())
+    return new
+
+
 class RoutedBlock(RowKind, RoutedLayer):
     """Base of layers made from a dense Ultralytics block; their rows have the arguments of the dense block's."""
 
@@ -38,10 +56,7 @@ class RoutedBlock(RowKind, RoutedLayer):
         Raises:
             ValueError: If the block has nothing to route, or capacity or router is not valid.
         """
-        routed = cls.__new__(cls)
-        for key, value in block.__dict__.items():  # dicts of modules, parameters and hooks are not shared
-            routed.__dict__[key] = copy(value) if isinstance(value, dict) else value
-        routed.__dict__.pop("forward", None)  # that of the dense block, set by Ultralytics' fuse()
+        routed = sharing(block, cls)
         dim, depth = routed.check_block(where)
         routed.init_routing(dim, depth, capacity, router, where)
         return routed

@@ -8,7 +8,6 @@ inference as a list of the positions that the windows own, in a training as the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from ultralytics.nn.modules import block, conv, head
 
 from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.routing.windows import WindowPlan
+from mod_vision.yolo.blocks.base import sharing
 
 NOTHING = -20.0  # class logit where nothing is predicted
 EXTRA = {"mask_coefficient": "nm", "angle": "ne", "kpts": "nk"}  # what tasks predict besides, and its channels
@@ -124,7 +124,7 @@ class WindowedHead(Windowed):
         images, end2end = len(plan.logits), self.end2end
         y = x.new_zeros(images, 0, 6 + extra) if end2end else x.new_zeros(images, 4 + self.nc + extra, 0)
         if isinstance(self, head.Segment):
-            proto = x.new_zeros(len(plan.logits), self.nm, *(n * plan.cell // PROTO_STRIDE for n in plan.size))
+            proto = x.new_zeros(images, self.nm, *(n * plan.cell // PROTO_STRIDE for n in plan.size))
             return (y, proto) if self.export else ((y, proto), raw | {"proto": proto})
         return y if self.export else (y, raw)
 
@@ -183,13 +183,13 @@ def listed(raw: dict[str, Any]) -> dict[str, Any]:
         The predictions; `centres` (B, 2, k * A), x and y in positions of their map; `steps` (1, k * A), its px.
     """
     plan, strides = raw["windows"].plan, raw["windows"].strides
-    k = plan.corners.shape[1]
     own = {key: plan.spread(v).transpose(1, 2).flatten(2) for key, v in predictions(raw).items()}
     own["scores"] = own["scores"].masked_fill(~plan.owned(strides).flatten(1)[:, None], NOTHING)
     dtype = own["boxes"].dtype
     cells = plan.window[0] * plan.window[1]
     steps = [own["boxes"].new_full((cells * (plan.cell // s) ** 2,), float(s)) for s in strides]
-    return {**raw, **own, "centres": plan.centres(strides).to(dtype), "steps": torch.cat(steps).repeat(k)[None]}
+    places = {"centres": plan.centres(strides).to(dtype), "steps": torch.cat(steps).repeat(plan.width)[None]}
+    return {**raw, **own, **places}
 
 
 class _Proto(Windowed):
@@ -240,10 +240,6 @@ def form_of(module: nn.Module, forms: Mapping[type, type], entry: nn.Module | No
     Raises:
         KeyError: If there is no such form.
     """
-    kind: Any = forms[type(module)]
-    new = kind.__new__(kind)
-    for key, value in module.__dict__.items():  # dicts of modules, parameters and hooks are not shared
-        new.__dict__[key] = copy(value) if isinstance(value, dict) else value
-    new.__dict__.pop("forward", None)  # that of the dense module, set by Ultralytics' fuse()
+    new = sharing(module, forms[type(module)])
     new._entry = () if entry is None else (entry,)
     return new

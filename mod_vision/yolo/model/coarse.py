@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from ultralytics.utils.metrics import bbox_iou
 
+from mod_vision.routing.losses import touched
 from mod_vision.yolo.blocks.windows import WindowedHead
 
 OWN, KEPT = 0.5, 0.75  # of a window's side: above it boxes are the coarse pass's, up to it the windows' are kept
@@ -31,12 +33,7 @@ def cell_scores(coarse: Any, head: WindowedHead, size: torch.Size) -> torch.Tens
     """
     boxes, scores, _, _ = _parts(_detections(coarse), head)
     best, which = scores.amax(-1).topk(min(TOP, scores.shape[1]), dim=1)
-    boxes = boxes.gather(1, which[..., None].expand(-1, -1, 4)) / head.coarse
-
-    def touched(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
-        start = torch.arange(cells, device=low.device) * head.entry.cell
-        return (low[..., None] < start + head.entry.cell) & (high[..., None] > start)
-
+    boxes = boxes.gather(1, which[..., None].expand(-1, -1, 4)) / (head.coarse * head.entry.cell)
     rows = touched(boxes[..., 1], boxes[..., 3], size[0] // head.entry.cell)
     cols = touched(boxes[..., 0], boxes[..., 2], size[1] // head.entry.cell)
     inside = rows[..., :, None] & cols[..., None, :]
@@ -54,7 +51,7 @@ def merge(fine: Any, coarse: Any, head: WindowedHead) -> Any:
     """Return the output of the windows with the large objects of the coarse pass, in the form of a plain output."""
     own: Any = head
     y, small = _detections(fine), _detections(coarse)
-    if _has_masks(fine, own):
+    if hasattr(own, "proto"):
         proto, small_proto = _proto(fine), _proto(coarse)
         y, small, proto = _join_masks(y, small, proto, small_proto, own)
         joined: Any = (_join(y, small, own), proto)
@@ -68,11 +65,6 @@ def _detections(out: Any) -> torch.Tensor:
     while isinstance(out, tuple):
         out = out[0]
     return out
-
-
-def _has_masks(out: Any, head: Any) -> bool:
-    """Return whether an output has prototypes of masks."""
-    return hasattr(head, "proto")
 
 
 def _proto(out: Any) -> torch.Tensor:
@@ -126,7 +118,8 @@ def _join(fine: torch.Tensor, coarse: torch.Tensor, head: Any) -> torch.Tensor:
     keep_coarse = _longer(coarse, head) > OWN * head.entry.window
     mine = torch.where(keep_fine, fine[..., 4], -1.0)
     theirs = torch.where(keep_coarse, coarse[..., 4], -1.0)
-    same = _overlaps(_parts(fine, head)[0], _parts(coarse, head)[0]) & (fine[..., 5, None] == coarse[:, None, :, 5])
+    ious = bbox_iou(_parts(fine, head)[0][:, :, None], _parts(coarse, head)[0][:, None], xywh=False)[..., 0]
+    same = (ious > OVERLAP) & (fine[..., 5, None] == coarse[:, None, :, 5])
     beaten = (same & (theirs[:, None] > mine[..., None])).any(2)
     lost = (same & (mine[..., None] >= theirs[:, None])).any(1)
     both = torch.cat((fine, coarse), 1)
@@ -146,14 +139,6 @@ def _silenced(y: torch.Tensor, keep: torch.Tensor, head: Any) -> torch.Tensor:
     """Return detections (B, C, n) with the scores of those not kept at 0."""
     scores = y[:, 4 : 4 + head.nc] * keep[:, None]
     return torch.cat((y[:, :4], scores, y[:, 4 + head.nc :]), 1)
-
-
-def _overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return which boxes (B, n, 4) and (B, m, 4) overlap by more than half, (B, n, m)."""
-    corner = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    common = (torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner).clamp(min=0).prod(-1)
-    areas = [(x[..., 2:] - x[..., :2]).clamp(min=0).prod(-1) for x in (a, b)]
-    return common > OVERLAP * (areas[0][:, :, None] + areas[1][:, None] - common)
 
 
 def _join_masks(

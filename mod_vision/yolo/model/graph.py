@@ -18,8 +18,8 @@ from ultralytics import YOLO
 
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.yolo.blocks import ROUTED_BLOCKS
+from mod_vision.yolo.blocks.base import take_place
 from mod_vision.yolo.blocks.registry import RoutedRow
-from mod_vision.yolo.model.rows import take_place
 
 CAN_BE_ROUTED = {block.dense_type for block in ROUTED_BLOCKS.values()}
 

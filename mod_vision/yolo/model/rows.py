@@ -24,6 +24,7 @@ from ultralytics.utils import LOGGER
 from mod_vision.errors import one_line
 from mod_vision.limits import MAX_REPEATS, check_nodes
 from mod_vision.yolo.blocks import KINDS
+from mod_vision.yolo.blocks.base import take_place
 from mod_vision.yolo.blocks.old_names import REMOVED, advice
 from mod_vision.yolo.blocks.registry import RoutedRow
 from mod_vision.yolo.model.offline import builds_are_offline, offline
@@ -215,15 +216,6 @@ def forget_pretrained(d: dict[str, Any]) -> None:
         options = row[3][-1] if row[2] in KINDS and row[3] else None
         if isinstance(options, dict) and options.get("pretrained"):
             options["pretrained"] = False
-
-
-def take_place(old: nn.Module, new: Any) -> Any:
-    """Give the new layer what Ultralytics attaches to the layers of a model."""
-    new.i, new.f = old.i, old.f
-    kind = type(new[0] if isinstance(new, nn.Sequential) else new)
-    new.type = f"{kind.__module__}.{kind.__name__}"
-    new.np = sum(p.numel() for p in new.parameters())
-    return new
 
 
 def _print_table(rows: list[list[Any]], model: nn.Sequential) -> None:

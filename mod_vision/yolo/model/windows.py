@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from mod_vision.routing.padding import GRAY
 from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.windows import CELL
 from mod_vision.yolo.blocks import windows as forms
+from mod_vision.yolo.blocks.base import take_place
 from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.model.coarse import cell_scores, merge
 from mod_vision.yolo.model.settings import WindowSettings
@@ -42,7 +43,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     if type(head) not in forms.WINDOWED_HEADS:
         known = ", ".join(kind.__name__ for kind in forms.HEADS)
         raise ValueError(f"mod.windows: head {type(head).__name__} does not run on windows; there are {known}.")
-    first, strides, widths = settings.entry, *_strides(model, rows, channels)
+    first, strides, widths = settings.entry, *_probed(model, rows, channels)
     if not first < len(model) - 1 or type(model[first]) not in forms.ENTRIES or not model[first].f == -1:
         raise ValueError(
             f"mod.windows.entry: windows cannot be taken at layer {first}; take 0, or a row of the backbone that reads "
@@ -53,11 +54,10 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
         raise ValueError(
             f"mod.windows.size must be a multiple of {cell} px, the model's largest stride, got {settings.size}."
         )
-    before = strides[first - 1] if first else 1
-    router = _router(settings, model, strides, cell, before, widths[first - 1] if first else channels)
+    router = _router(settings, model, strides, widths, cell, channels)
     entry = forms.form_of(model[first], forms.ENTRIES)
-    entry.init_windows(router, settings.size, cell, before, settings.capacity)
-    _replace(model, first, entry)
+    entry.init_windows(router, settings.size, cell, strides[first - 1] if first else 1, settings.capacity)
+    model[first] = take_place(model[first], entry)
     for i in range(first + 1, len(model) - 1):
         outside = tuple(source < first for source in _sources(model[i], i))
         if any(outside):
@@ -65,14 +65,14 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
                 raise ValueError(f"mod.windows.entry: layer {i}, row {rows[i]} cannot read windows of an earlier map.")
             reader = forms.form_of(model[i], forms.READERS, entry)
             reader.outside = outside
-            _replace(model, i, reader)
+            model[i] = take_place(model[i], reader)
     if any(source < first for source in _sources(head, len(model) - 1)):
         raise ValueError(f"mod.windows.entry: the head reads a row before layer {first}; take an earlier entry.")
     if hasattr(head, "proto"):
         head.proto = forms.form_of(head.proto, forms.WINDOWED_PROTOS, entry)
     new = forms.form_of(head, forms.WINDOWED_HEADS, entry)
     new.coarse = settings.coarse
-    _replace(model, len(model) - 1, new)
+    model[-1] = take_place(head, new)
 
 
 def _sources(row: Any, i: int) -> list[int]:
@@ -80,83 +80,74 @@ def _sources(row: Any, i: int) -> list[int]:
     return [i + f if f < 0 else f for f in ([row.f] if isinstance(row.f, int) else row.f)]
 
 
-def _replace(model: nn.Sequential, i: int, new: Any) -> None:
-    """Put a windowed form in the place of its dense row."""
-    kind = type(new)
-    new.type = f"{kind.__module__}.{kind.__name__}"
-    new.np = sum(p.numel() for p in new.parameters())
-    model[i] = new
-
-
-def _strides(model: nn.Sequential, rows: Sequence[Any], channels: int) -> tuple[list[int], list[int]]:
+def _probed(model: nn.Sequential, rows: Sequence[Any], channels: int) -> tuple[list[int], list[int]]:
     """Return stride and channels of the map that each row but the head makes.
 
     Raises:
         ValueError: If a row makes no map.
     """
     training = model.training
-    made: list[torch.Tensor] = []
-    model.eval()
-    x: Any = torch.zeros(1, channels, PROBE, PROBE)
     with torch.no_grad():
-        for i, row in enumerate(model[:-1]):
-            if row.f != -1:
-                x = made[row.f] if isinstance(row.f, int) else [x if j == -1 else made[j] for j in row.f]
-            x = row(x)
-            if not isinstance(x, torch.Tensor) or x.ndim != 4:
-                raise ValueError(f"mod.windows: layer {i}, row {rows[i]} makes no map, so it cannot run on windows.")
-            made.append(x)
+        made = run_rows(model.eval()[:-1], torch.zeros(1, channels, PROBE, PROBE))
     model.train(training)
+    for i, x in enumerate(made):
+        if not isinstance(x, torch.Tensor) or x.ndim != 4:
+            raise ValueError(f"mod.windows: layer {i}, row {rows[i]} makes no map, so it cannot run on windows.")
     return [PROBE // m.shape[2] for m in made], [m.shape[1] for m in made]
 
 
+def run_rows(rows: Iterable[Any], x: Any) -> list[Any]:
+    """Return what each of a model's first rows makes of images, as Ultralytics runs them."""
+    made: list[Any] = []
+    for row in rows:
+        if row.f != -1:
+            x = made[row.f] if isinstance(row.f, int) else [x if j == -1 else made[j] for j in row.f]
+        x = row(x)
+        made.append(x)
+    return made
+
+
 def _router(
-    settings: WindowSettings, model: nn.Sequential, strides: Sequence[int], cell: int, before: int, channels: int
+    settings: WindowSettings, model: nn.Sequential, strides: Sequence[int], widths: Sequence[int], cell: int, image: int
 ) -> routers.WindowRouter:
     """Build the router.
+
+    Args:
+        settings: `mod.windows` of the YAML.
+        model: The rows.
+        strides: Stride of the map that each row makes.
+        widths: Its channels.
+        cell: Side of a cell in px.
+        image: Channels of an image.
 
     Raises:
         ValueError: If it does not go with the entry or the coarse pass.
     """
-    name = settings.router
+    name, last = settings.router, settings.entry - 1
     if name == "density" and not settings.coarse:
         raise ValueError("mod.windows: router density reads the coarse pass; set coarse: 0.25.")
     if name == "stem" and not settings.entry:
         raise ValueError("mod.windows: router stem reads the map of the entry; set entry: to a later row, such as 5.")
     if name == "stem":
-        return routers.StemRouter(channels, cell // before)
+        return routers.StemRouter(widths[last], cell // strides[last])
     if name == "look":
-        return routers.LookRouter(look_rows(model), cell, _first_channels(model[0]))
+        rows = look_rows(model, strides)
+        return routers.LookRouter(model[:rows], widths[rows - 1], cell // 2 // strides[rows - 1])
     kind: Any = routers.WINDOW_ROUTERS[name]
-    return kind(cell, _first_channels(model[0])) if name == "scout" else kind()
+    return kind(cell, image) if name == "scout" else kind()
 
 
-def look_rows(model: nn.Sequential) -> list[nn.Module]:
-    """Return the first rows of a model, as far as each reads the one before, with maps of at most 8 px a position.
+def look_rows(model: nn.Sequential, strides: Sequence[int]) -> int:
+    """Return how many first rows of a model each read the one before and make maps of at most 8 px a position.
 
     Raises:
         ValueError: If there is none.
     """
-    found: list[nn.Module] = []
-    x = torch.zeros(1, _first_channels(model[0]), 64, 64)
-    for row in model[:-1]:
-        if row.f != -1:
-            break
-        with torch.no_grad():
-            training = row.training
-            x = row.eval()(x)
-            row.train(training)
-        if 64 // x.shape[2] > LOOK_STRIDE:
-            break
-        found.append(row)
-    if not found:
+    fits = [row.f == -1 and stride <= LOOK_STRIDE for row, stride in zip(model, strides, strict=False)]
+    rows = (*fits, False).index(False)
+    if not rows:
         raise ValueError("mod.windows: router look copies the first rows, but the first one reads another; take scout.")
-    return found
-
-
-def _first_channels(row: nn.Module) -> int:
-    """Return the channels that the first row reads."""
-    return next(p for p in row.parameters() if p.ndim == 4).shape[1]
+    return rows
 
 
 def head_of(net: Any) -> WindowedHead | None:
@@ -186,7 +177,7 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
             scores = cell_scores(coarse, head, x.shape[2:])
         if entry.router.reads != "map":
             plan = entry.route_windows(x, scores)
-            if not plan.corners.shape[1]:  # an empty image costs no row
+            if not plan.width:  # an empty image costs no row
                 out = head.no_windows(x)
                 return out if coarse is None else merge(out, coarse, head)
         out = predict_once(self, x, profile)
@@ -201,17 +192,11 @@ def overview(x: torch.Tensor, factor: int, cell: int) -> torch.Tensor:
     return F.pad(small, (0, -small.shape[3] % cell, 0, -small.shape[2] % cell), value=GRAY)
 
 
-def attention_rows(model: nn.Sequential) -> list[str]:
-    """Return the rows that look at the whole image, and on windows at their window alone."""
-    head: Any = model[-1]
-    return [
-        f"{i} ({type(row).__name__})" for i, row in enumerate(model) if i >= head.entry.i and isinstance(row, ATTENTION)
-    ]
-
-
 def say_attention(model: nn.Sequential) -> None:
-    """Tell that attention rows see their window alone."""
-    if rows := attention_rows(model):
+    """Tell which rows would look at the whole image, and on windows see their window alone."""
+    head: Any = model[-1]
+    late = list(enumerate(model))[head.entry.i :]
+    if rows := [f"{i} ({type(row).__name__})" for i, row in late if isinstance(row, ATTENTION)]:
         LOGGER.info(f"mod_vision: on windows, the attention of layer {', '.join(rows)} is within a window")
 
 

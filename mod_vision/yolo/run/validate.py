@@ -20,7 +20,7 @@ from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
 from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
-from mod_vision.routing.window_routers import OracleRouter, labelled
+from mod_vision.routing.window_routers import labelled
 from mod_vision.yolo.data.description import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of
@@ -81,13 +81,14 @@ class PixelLabels(Sequence[dict[str, Any]]):
 class _Collect(DetectionValidator):
     """A validator that collects; predictions are as Ultralytics' `save_json` writes them, without its scoring.
 
-    Ultralytics builds the validator itself, so `found`, `receive` and `watch` are set on a subclass made for one run.
-    Its own metrics stay empty: they would grow with every image.
+    Ultralytics builds the validator itself, so what is annotated here is set on a subclass made for one run. Its own
+    metrics stay empty: they would grow with every image.
     """
 
     found: Validation
     receive: Receiver | None
     watch: Watcher | None
+    shown: ExitStack
 
     def get_desc(self) -> str:
         """Return what the progress bar says."""
@@ -121,7 +122,6 @@ class _Collect(DetectionValidator):
         self.file_names = dict(zip(paths, self.found.files, strict=True))
         self.found.annotations = annotations_file(self.data, self.args.split)
         head = head_of(native)
-        self.shown = ExitStack()
         self.windows = None if head is None else WindowObjects(head, self.data, self.found.names)
         self.found.lost = self.windows and self.windows.found
         self.stuff = stuff_folder(self.data, self.args.split)
@@ -131,10 +131,10 @@ class _Collect(DetectionValidator):
             )
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Show the labels of the batch to a router that goes by them, the oracle."""
+        """Show the labels of the batch, for a router that goes by them."""
         batch = super().preprocess(batch)
         self.shown.close()
-        if self.windows is not None and isinstance(self.windows.head.entry.router, OracleRouter):
+        if self.windows is not None:
             head = self.windows.head
             self.shown.enter_context(labelled(lambda size: object_cells(batch, size, head)))
         return batch
@@ -161,7 +161,6 @@ class _Collect(DetectionValidator):
 
     def get_stats(self) -> dict[str, Any]:
         """Return none of Ultralytics' own figures."""
-        self.shown.close()
         return {}
 
     def print_results(self) -> None:
@@ -237,9 +236,9 @@ def validate(
     found = Validation()
     hooks = {"receive": receive, "watch": watch}
     own = {name: staticmethod(hook) if hook else None for name, hook in hooks.items()}
-    validator = type(base.__name__, (base,), {"found": found, **own})
     defaults = {"plots": False, "verbose": False, "workers": 0}
-    with restricted(), naming_split(overrides["data"], overrides.get("split", "val")):
+    with ExitStack() as shown, restricted(), naming_split(overrides["data"], overrides.get("split", "val")):
+        validator = type(base.__name__, (base,), {"found": found, "shown": shown, **own})
         model.val(validator=validator, **{**defaults, **overrides, "data": data})
     return found
 

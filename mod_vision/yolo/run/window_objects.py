@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from ultralytics.data.utils import img2label_paths
 
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.lost_objects import LostObjects, Objects
-from mod_vision.routing.window_routers import PRIOR_GRID
+from mod_vision.routing.window_routers import PRIOR_GRID, prior_logits, sure_logits
 from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.data.description import split_images
@@ -20,7 +19,6 @@ from mod_vision.yolo.run.images import some_images
 from mod_vision.yolo.run.objects import object_cells
 
 PRIOR_IMAGES = 2000
-SURE = 12.0  # logit
 
 
 class WindowObjects:
@@ -60,9 +58,9 @@ class WindowObjects:
         cells = object_cells(batch, plan.size, self.head).flatten(1)
         scores = {"random": torch.randn_like(plan.logits)}
         if self.prior is not None:
-            spread = F.interpolate(self.prior[None, None], size=plan.size, mode="bilinear", align_corners=False)
+            spread = prior_logits(self.prior[None, None], plan.size)
             scores["prior"] = spread.flatten(1).to(plan.logits).expand_as(plan.logits)
-        return scores | {"oracle": torch.where(cells > 0, SURE, -SURE).to(plan.logits)}
+        return scores | {"oracle": sure_logits(cells).to(plan.logits)}
 
 
 def position_prior(data: dict[str, Any]) -> torch.Tensor | None:

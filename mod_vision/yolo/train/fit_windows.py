@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.routing.losses import cell_loss
+from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.window_routers import LookRouter
-from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.model.windows import head_of, run_rows
 from mod_vision.yolo.run.objects import object_cells
 
 STEPS, BATCH = 400, 8
@@ -68,7 +68,7 @@ def _steps(
         batch = augmented(cropped(next(batches), CROP, head.entry.cell))
         images = batch["img"]
         size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
-        loss = cell_loss(router(_seen(net, head, images), size).flatten(1), object_cells(batch, size, head))
+        loss = cell_loss(router(_seen(net, head, images, size), size).flatten(1), object_cells(batch, size, head))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -112,22 +112,13 @@ def _parameters(router: nn.Module, tune_rows: bool) -> list[dict[str, Any]]:
     return groups
 
 
-def _seen(net: Any, head: Any, images: torch.Tensor) -> torch.Tensor:
+def _seen(net: Any, head: Any, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return what the router reads of images."""
-    entry = head.entry
-    if entry.router.reads == "image":
-        return F.avg_pool2d(images, 2)
-    if entry.router.reads == "cells":
-        return images.new_zeros(len(images), 1, 1, 1)
-    made: list[torch.Tensor] = []
-    x: Any = images
-    with torch.no_grad():
-        for row in net.model[: entry.i]:
-            if row.f != -1:
-                x = made[row.f] if isinstance(row.f, int) else [x if j == -1 else made[j] for j in row.f]
-            x = row(x)
-            made.append(x)
-    return x
+    x = images
+    if head.entry.router.reads == "map":
+        with torch.no_grad():
+            x = run_rows(net.model[: head.entry.i], images)[-1]
+    return head.entry.seen(x, size, shrunk(images, 2))
 
 
 def cropped(batch: dict[str, Any], side: int, cell: int) -> dict[str, Any]:

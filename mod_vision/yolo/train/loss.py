@@ -80,7 +80,8 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(loss)
     def loss_with_router(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
         head = head_of(self)
-        with labelled(lambda size: object_cells(batch, size, head)) if head and "bboxes" in batch else nullcontext():
+        cells = functools.cache(lambda size: object_cells(batch, size, head))  # for placing, and for the loss
+        with labelled(cells) if head and "bboxes" in batch else nullcontext():
             total, items = loss(self, batch, preds if preds is None else on_full_maps(preds))
         forget_pretrained(self.yaml)  # in training from here on, and saved with the weights
         settings = ModSettings.from_yaml(self.yaml.get("mod"))
@@ -90,9 +91,8 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
             return total, items
         overlap = bool(getattr(self.args, "overlap_mask", True))
         progress = getattr(self, "mod_progress", 0.0)
-
         if head is not None:
-            own = window_losses(head, settings.loss.windows, lambda p: object_cells(batch, p.size, head).flatten(1))
+            own = window_losses(head, settings.loss.windows, lambda p: cells(p.size).flatten(1))
         else:
             own = router_losses(
                 layers, settings.loss, lambda p: object_tokens(batch, p.size, overlap).flatten(1), progress
