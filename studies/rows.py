@@ -29,7 +29,7 @@ class Row:
 
     Attributes:
         name: Name in tables and of files.
-        make: Gives the model YAML from the routed one, its file name, such as yolo26n-mod.yaml, and the image size.
+        make: Gives the model YAML from the routed one, its file name, such as yolo26n-mod-seg.yaml, and the image size.
         capacities: Capacities to score at, None for the model as it was trained.
         start: Row whose training it takes over, with its own routing fitted to it, instead of a training of its own.
         tuned: Whether it is trained on for a few epochs after that.
@@ -81,9 +81,9 @@ def plain(scale: str) -> Make:
     """Return how to find Ultralytics' own model of the same family at another scale."""
 
     def make(d: ModelYaml, name: str, imgsz: int) -> ModelYaml:
-        found = re.match(r"(yolo\d+)[nslmx]-mod(-conv|-vit-[tsb])?(-seg)?", name)
+        found = re.match(r"(yolo\d+)[nslmx]-mod(-hybrid|-attention|-vit-[tsb])?(-seg)?", name)
         if found is None:
-            raise ValueError(f"{name} is not named after a model of Ultralytics, such as yolo26n-mod.yaml.")
+            raise ValueError(f"{name} is not named after a model of Ultralytics, such as yolo26n-mod-hybrid.yaml.")
         return {"model": f"{found[1]}{scale}{found[3] or ''}.yaml"}
 
     return make
@@ -131,7 +131,9 @@ def read_model(name: str) -> ModelYaml:
     """
     file = find_shipped(name) or find_shipped(re.sub(r"^(yolo\d+)[nslmx]", r"\1", name))
     if file is None:
-        raise ValueError(f"there is no model {name!r}; see cfg/models, and write the scale, as in yolo26n-mod.yaml.")
+        raise ValueError(
+            f"there is no model {name!r}; see cfg/models, and write the scale, as in yolo26n-mod-hybrid.yaml."
+        )
     d: ModelYaml = yaml.safe_load(file.read_text())
     if not any(row[2] == StageRow.row_name for row in d["backbone"]):
         raise ValueError(

@@ -22,7 +22,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def scale(
-    model: str = "yolo26n-mod.yaml",
+    model: str = "yolo26n-mod-hybrid.yaml",
     capacity: float = 0.5,
     imgsz: Any = (320, 640, 1280, 2560),
     batch: Any = (1, 4, 16, 64),

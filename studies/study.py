@@ -14,7 +14,7 @@ def main(
     name: str,
     rows: str = "dense,routed-0.5,isoflop-0.5,random-0.5",
     seeds: str = "0,1,2",
-    model: str = "yolo26n-mod.yaml",
+    model: str = "yolo26n-mod-hybrid.yaml",
     jobs: int = 1,
     device: str = "cpu",
     out: str = "studies/results",

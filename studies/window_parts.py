@@ -22,7 +22,7 @@ from mod_vision.yolo.run.device import start
 STRIDES = (8, 16, 32)
 
 
-def parts(model: str = "yolo26n-windows.yaml", imgsz: int = 1280, capacity: float = 0.125, threads: int = 2) -> None:
+def parts(model: str = "yolo26n-mod.yaml", imgsz: int = 1280, capacity: float = 0.125, threads: int = 2) -> None:
     """Time them in turn and print medians in milliseconds."""
     start(RunSettings(imgsz, "cpu", threads))
     image = torch.rand(1, 3, imgsz, imgsz)

@@ -82,7 +82,7 @@ def _windowed(weights: str, section: dict[str, Any], names: dict[int, str]) -> Y
     """Return YOLO26 n on windows with the weights of a dense one."""
     d = yaml_model_load("yolo26n.yaml") | {"mod": {"windows": section}, "nc": len(names)}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "yolo26n-windows-study.yaml"
+        file = Path(folder) / "yolo26n-mod-study.yaml"
         file.write_text(yaml.safe_dump({key: value for key, value in d.items() if key not in ("yaml_file", "scale")}))
         yolo = YOLO(str(file)).load(weights)
     yolo.model.names = names

@@ -35,7 +35,7 @@ def build(name: str) -> nn.Module:
     return copy.deepcopy(_built(name))
 
 
-def shipped(name: str = "yolo26-mod.yaml") -> dict:
+def shipped(name: str = "yolo26-mod-hybrid.yaml") -> dict:
     return yaml.safe_load(find_shipped(name).read_text())
 
 
@@ -45,7 +45,9 @@ def build_yaml(tmp_path: Path, d: dict, name: str = "yolo26n-x.yaml") -> nn.Modu
     return DetectionModel(str(tmp_path / name), verbose=False)
 
 
-def write_mod_yaml(folder: Path, mod: dict, name: str = "yolo26n-mod-x.yaml", base: str = "yolo26-mod.yaml") -> Path:
+def write_mod_yaml(
+    folder: Path, mod: dict, name: str = "yolo26n-mod-hybrid-x.yaml", base: str = "yolo26-mod-hybrid.yaml"
+) -> Path:
     """Write a shipped YAML with keys of its `mod:` section changed, under a name with a scale."""
     d = shipped(base)
     d["mod"] |= mod

@@ -199,7 +199,7 @@ def test_val_ends_with_one_line(tiny_data, tmp_path, capsys):
     for annotation in source["annotations"]:
         annotation["segmentation"] = [[1e12, 0, 5, 5, 9, 0]]
     (tmp_path / "evil.json").write_text(json.dumps(source))
-    words = [f"data={tiny_data}", "model=yolo26n-mod-seg.pt", "imgsz=32", "threads=1", f"out={tmp_path / 'out'}"]
+    words = [f"data={tiny_data}", "model=yolo26n-mod-hybrid-seg.pt", "imgsz=32", "threads=1", f"out={tmp_path / 'out'}"]
     assert main(["val", f"annotations={tmp_path / 'evil.json'}", *words]) == 1
     told = capsys.readouterr().err
     assert "evil.json: annotation " in told

@@ -131,7 +131,7 @@ def test_options_that_do_not_exist():
 def looked():
     """A photo with its maps and results, from the checkpoint that ships."""
     image = read_image(PHOTO)
-    model = open_traced("yolo26n-mod-seg.pt", 160)
+    model = open_traced("yolo26n-mod-hybrid-seg.pt", 160)
     trace = model.trace(image)
     result = model.postprocess(0.05)(trace.forward, image)
     assert len(result.boxes) > 2

@@ -18,7 +18,7 @@ from mod_vision.yolo.model.loading import load_model
 
 httpx = pytest.importorskip("httpx")
 gradio_client = pytest.importorskip("gradio_client")
-MODEL, IMGSZ, MAX_MB = "yolo26n-mod-seg.pt", 160, 1
+MODEL, IMGSZ, MAX_MB = "yolo26n-mod-hybrid-seg.pt", 160, 1
 WAIT = 60_000
 
 
@@ -263,7 +263,7 @@ def test_a_film_without_frames(explorer, tmp_path):
 
 
 def test_the_routed_model_is_left_alone():
-    yolo = load_model("yolo26n-mod.yaml")
+    yolo = load_model("yolo26n-mod-hybrid.yaml")
     before = {name for name, _ in yolo.model.named_modules()}
     Explorer(yolo, IMGSZ)
     assert {name for name, _ in yolo.model.named_modules()} == before

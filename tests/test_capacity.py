@@ -27,7 +27,7 @@ def capacities(model) -> dict[str, tuple[float, ...]]:
 @functools.cache
 def attention_model() -> DetectionModel:
     """YOLO11 with routed attention in three rows."""
-    d = shipped("yolo11-mod.yaml") | {"scale": "n"}
+    d = shipped("yolo11-mod-attention.yaml") | {"scale": "n"}
     for row in (6, 8):
         d["backbone"][row][2:] = ["MoDC2PSA", d["backbone"][row][3][:1]]
     return DetectionModel(d, verbose=False)
@@ -39,7 +39,7 @@ def rebuilt(model) -> DetectionModel:
 
 
 def test_it_survives_a_rebuild():
-    d = copy.deepcopy(YOLO("yolo26n-mod.yaml").model.yaml)
+    d = copy.deepcopy(YOLO("yolo26n-mod-hybrid.yaml").model.yaml)
     d["backbone"][6][3] = [512, 0.75, 2, {"router": "norm"}]
     d["backbone"][8][3] = [1024, {"capacity": 0.9}]
     model = DetectionModel(d, verbose=False)
@@ -55,7 +55,7 @@ def test_it_survives_a_rebuild():
 
 @pytest.mark.parametrize("value", [0, 1.5, "half", {10: 0}])
 def test_bad_values_change_nothing(value):
-    yolo = YOLO("yolo11n-mod.yaml")
+    yolo = YOLO("yolo11n-mod-attention.yaml")
     mod_vision.set_capacity(yolo, 0.25)
     before = copy.deepcopy(yolo.model.yaml)
     with pytest.raises(ValueError, match=r"^model\.10 \(MoDC2PSA\): capacity must be a number in \(0, 1\], got "):
@@ -66,7 +66,7 @@ def test_bad_values_change_nothing(value):
 
 @pytest.mark.parametrize("key", [7, "model.7", "model", "model.2.m", "6 "])
 def test_layer_that_does_not_exist(key):
-    model = YOLO("yolo26n-mod.yaml").model
+    model = YOLO("yolo26n-mod-hybrid.yaml").model
     before = capacities(model)
     wanted = {6: 0.1, key: 0.3}
     if key == "model":  # a module that holds all of them
@@ -80,7 +80,7 @@ def test_layer_that_does_not_exist(key):
 
 
 def test_the_next_prediction_has_it():
-    model = YOLO("yolo26n-mod.yaml")
+    model = YOLO("yolo26n-mod-hybrid.yaml")
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     model.predict(image, imgsz=64, verbose=False)
     mod_vision.set_capacity(model, (0.5, 0.25))
@@ -90,7 +90,7 @@ def test_the_next_prediction_has_it():
 
 def test_the_next_prediction_has_what_the_torch_model_was_given():
     """Ultralytics predicts with a copy, which it makes once; other copies are left alone."""
-    model = load_model("yolo26n-mod-seg.pt")
+    model = load_model("yolo26n-mod-hybrid-seg.pt")
     image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
 
     def predict():
@@ -118,7 +118,7 @@ def test_the_next_prediction_has_what_the_torch_model_was_given():
 def test_a_prediction_with_a_copy_of_a_copy_follows_the_one_that_is_left():
     """Ultralytics copies once more where a model was loaded in inference mode."""
     with torch.inference_mode():
-        model = load_model("yolo26n-mod.yaml")
+        model = load_model("yolo26n-mod-hybrid.yaml")
         for parameter in model.model.parameters():
             parameter.data = parameter.data.clone()
     image = np.zeros((64, 64, 3), dtype=np.uint8)
@@ -129,7 +129,7 @@ def test_a_prediction_with_a_copy_of_a_copy_follows_the_one_that_is_left():
 
 
 def test_it_survives_a_checkpoint(tmp_path):
-    model = YOLO("yolo12n-mod.yaml")
+    model = YOLO("yolo12n-mod-attention.yaml")
     mod_vision.set_capacity(model, {6: 0.3, "model.8": 1.0})
     model.save(tmp_path / "model.pt")
     again = YOLO(tmp_path / "model.pt")
@@ -164,7 +164,9 @@ def test_an_exported_model_has_a_fixed_capacity(tmp_path):
         mod_vision.set_capacity(model, 0.5)
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod", "yolo11n-mod", "yolo12n-mod", "yolo26-mod-vit-t"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n-mod-hybrid", "yolo11n-mod-attention", "yolo12n-mod-attention", "yolo26-mod-vit-t"]
+)
 def test_compiles_without_breaks_and_without_compiling_again(name):
     """torch.compile sees one graph, the same for every image: nothing depends on values of the routes."""
     net = load_model(f"{name}.yaml").model.eval().fuse(verbose=False)
@@ -196,7 +198,9 @@ class HostWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod", "yolo11n-mod", "yolo12n-mod", "yolo26-mod-vit-t"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n-mod-hybrid", "yolo11n-mod-attention", "yolo12n-mod-attention", "yolo26-mod-vit-t"]
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_host_never_waits_in_a_forward(name, training):
     net = load_model(f"{name}.yaml").model.train(training)

@@ -32,7 +32,7 @@ def test_help_and_unknown_words(capsys):
     assert main(["fly"]) == 2
     assert "unknown verb 'fly'" in capsys.readouterr().err
     assert "no key 'modle'" in error(capsys, "val", "modle=x")
-    assert "needs data=" in error(capsys, "val", "model=yolo26n-mod.yaml")
+    assert "needs data=" in error(capsys, "val", "model=yolo26n-mod-hybrid.yaml")
     assert "imgsz must be a whole number" in error(capsys, "heatmap", "model=x.pt", "source=y", "imgsz=big")
     assert "not of the form key=value" in error(capsys, "demo", "epochs")
 
@@ -87,7 +87,7 @@ def test_numbers_as_people_write_them():
 def test_check_names_versions_layers_and_models(capsys):
     assert main(["check"]) == 0
     text = capsys.readouterr().out
-    for word in ("ultralytics", "MoDStage", "yolo26-mod-seg.yaml", "mod-open.yaml", "registered"):
+    for word in ("ultralytics", "MoDStage", "yolo26-mod-hybrid-seg.yaml", "mod-open.yaml", "registered"):
         assert word in text
 
 
@@ -99,7 +99,7 @@ def _own_folder(tmp_path, monkeypatch):
 def test_missing_model_and_data(capsys, tmp_path):
     out = f"out={tmp_path / 'o'}"
     assert "none.pt does not exist" in error(capsys, "val", "model=none.pt", "data=mod-open.yaml", out)
-    missing = error(capsys, "val", "model=yolo26n-mod.yaml", f"data={tmp_path}/none.yaml", "imgsz=64", out)
+    missing = error(capsys, "val", "model=yolo26n-mod-hybrid.yaml", f"data={tmp_path}/none.yaml", "imgsz=64", out)
     assert "none.yaml" in missing
 
 
@@ -108,7 +108,7 @@ def test_empty_data_set(capsys, tmp_path, tiny_data):
     (tmp_path / "images" / "val").mkdir(parents=True)
     (tmp_path / "images" / "train").mkdir()
     (tmp_path / "empty.yaml").write_text(yaml.safe_dump({**data, "path": str(tmp_path)}))
-    words = ("val", "model=yolo26n-mod.yaml", f"data={tmp_path}/empty.yaml", "imgsz=64", f"out={tmp_path / 'o'}")
+    words = ("val", "model=yolo26n-mod-hybrid.yaml", f"data={tmp_path}/empty.yaml", "imgsz=64", f"out={tmp_path / 'o'}")
     assert "no images" in error(capsys, *words).lower()
 
 
@@ -129,7 +129,7 @@ def test_keys_of_a_data_yaml(capsys, tmp_path, tiny_data, verb, keys, reason):
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | keys))
     out = {"val": "o", "report": "o.html", "thresholds": "o.pt"}[verb]
     words = ["fit", "thresholds=True"] if verb == "thresholds" else [verb]
-    told = error(capsys, *words, "model=yolo26n-mod.yaml", "data=keys.yaml", "imgsz=32", f"out={out}")
+    told = error(capsys, *words, "model=yolo26n-mod-hybrid.yaml", "data=keys.yaml", "imgsz=32", f"out={out}")
     assert reason in told
     assert "keys.yaml" in told
 
@@ -139,7 +139,7 @@ def test_tasks_that_are_not_scored(capsys, task, verb):
     """Told before the data set is looked for."""
     model = load_model(f"yolo26n-{task}.yaml")
     model.save("other.pt")
-    words = ["models=other.pt,yolo26n-mod-seg.pt"] if verb == "compare" else ["model=other.pt"]
+    words = ["models=other.pt,yolo26n-mod-hybrid-seg.pt"] if verb == "compare" else ["model=other.pt"]
     verb = "val" if verb == "compare" else verb
     told = error(capsys, verb, *words, "data=none.yaml", "out=o.pt" if verb == "fit" else "out=o")
     assert f"this {'one' if verb == 'fit' else 'model'} is for {model.task!r}" in told
@@ -161,8 +161,8 @@ def test_a_checkpoint_of_other_classes(capsys, tmp_path, tiny_data):
     from ultralytics import YOLO
     from ultralytics.nn.tasks import DetectionModel
 
-    model = YOLO("yolo26n-mod.yaml")
-    model.model = DetectionModel("yolo26n-mod.yaml", nc=3, verbose=False)
+    model = YOLO("yolo26n-mod-hybrid.yaml")
+    model.model = DetectionModel("yolo26n-mod-hybrid.yaml", nc=3, verbose=False)
     model.model.args, model.model.names = {}, {0: "x", 1: "y", 2: "z"}
     model.save(tmp_path / "three.pt")
     words = ("val", f"model={tmp_path}/three.pt", f"data={tiny_data}", "imgsz=64", f"out={tmp_path / 'o'}")
@@ -176,7 +176,7 @@ def test_a_corrupt_image_is_reported_and_the_rest_scored(capsys, tmp_path, tiny_
     next((root / "images" / "val").glob("*.jpg")).write_bytes(b"no image")
     data = yaml.safe_load(tiny_data.read_text())
     (root / "tiny.yaml").write_text(yaml.safe_dump({**data, "path": str(root)}))
-    words = ["val", "model=yolo26n-mod.yaml", f"data={root}/tiny.yaml", "imgsz=64", f"out={tmp_path / 'o'}"]
+    words = ["val", "model=yolo26n-mod-hybrid.yaml", f"data={root}/tiny.yaml", "imgsz=64", f"out={tmp_path / 'o'}"]
     assert main(words) == 0, capsys.readouterr().err
     assert "3 images, COCO metrics" in capsys.readouterr().out
 
@@ -189,7 +189,7 @@ def test_images_without_a_byte(capsys, tmp_path, tiny_data, verb):
     (tmp_path / "zero.yaml").write_text(yaml.safe_dump(yaml.safe_load(tiny_data.read_text()) | {"path": str(tmp_path)}))
     out = {"val": "o", "report": "o.html"}.get(verb, "o.pt")
     first = ["fit", "thresholds=True"] if verb == "thresholds" else [verb]
-    words = (*first, "model=yolo26n-mod.yaml", "data=zero.yaml", "imgsz=32", f"out={out}")
+    words = (*first, "model=yolo26n-mod-hybrid.yaml", "data=zero.yaml", "imgsz=32", f"out={out}")
     assert main([*words, "evaluate=False"] if verb == "report" else list(words)) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("error: ")
@@ -198,7 +198,7 @@ def test_images_without_a_byte(capsys, tmp_path, tiny_data, verb):
 
 
 def test_bench_by_layer(capsys, tmp_path):
-    words = ["model=yolo12n-mod.yaml", "by=layer", "capacity=0.5", "imgsz=128", "repeats=1", "threads=1"]
+    words = ["model=yolo12n-mod-attention.yaml", "by=layer", "capacity=0.5", "imgsz=128", "repeats=1", "threads=1"]
     assert main(["bench", *words, f"out={tmp_path}"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("model.")]
     assert [line[0] for line in lines] == [f"model.{i}" for i in (6, 8)]
@@ -213,7 +213,7 @@ def test_bench_by_layer(capsys, tmp_path):
         assert row["efficiency"] == pytest.approx(float(line[9]), abs=0.006)
 
 
-@pytest.mark.parametrize("model", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml"])
+@pytest.mark.parametrize("model", ["yolo26n-mod-hybrid.yaml", "yolo26n-mod-hybrid-seg.yaml"])
 def test_bench_by_step(capsys, model):
     words = [f"model={model}", "by=step", "capacity=0.5,0.25", "imgsz=96", "batch=2", "repeats=1", "baselines="]
     assert main(["bench", *words]) == 0
@@ -243,7 +243,7 @@ def test_bench_by_something_else(capsys, words, reason):
 
 
 def test_bench_by_profile(capsys):
-    words = ["model=yolo26n-mod.yaml", "by=profile", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1"]
+    words = ["model=yolo26n-mod-hybrid.yaml", "by=profile", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1"]
     assert main(["bench", *words]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("model.")]
     assert [line[:2] for line in lines] == [[f"model.{i}", c] for i in (6, 8) for c in ("1", "0.5")]
@@ -273,14 +273,14 @@ def test_bench_of_the_backbone_in_bfloat16(capsys, tmp_path):
     words = ["by=backbone", "dtype=bfloat16", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1", "baselines="]
     assert main(["bench", *words, f"out={tmp_path}"]) == 0, capsys.readouterr().err
     dense, routed = json.loads((tmp_path / "bench.json").read_text())["rows"]
-    assert dense["gflops"] < executed_gflops(load_model("yolo26n-mod.yaml").model, 64)
+    assert dense["gflops"] < executed_gflops(load_model("yolo26n-mod-hybrid.yaml").model, 64)
     assert routed["gflops"] < 0.75 * dense["gflops"]
     assert routed["peak_mb"] > 0
 
 
 @pytest.mark.parametrize("word", ["capacity=0.5", "backend=abacus"])
 def test_bench_refuses_what_it_cannot_measure(capsys, word):
-    model = "yolo26n.yaml" if word.startswith("capacity") else "yolo26n-mod.yaml"
+    model = "yolo26n.yaml" if word.startswith("capacity") else "yolo26n-mod-hybrid.yaml"
     text = error(capsys, "bench", f"model={model}", word, "baselines=", "imgsz=64", "repeats=1")
     assert "no routed layer" in text or "backend must be" in text
 
@@ -331,13 +331,13 @@ def test_help_of_each_verb_describes_its_keys(capsys, verb):
 
 
 def test_size_and_data_are_those_of_the_training(tmp_path, tiny_data, capsys):
-    model = load_model("yolo26n-mod.yaml")
+    model = load_model("yolo26n-mod-hybrid.yaml")
     model.train(
         data=str(tiny_data), epochs=1, imgsz=96, batch=4, workers=0, plots=False, val=False, project=str(tmp_path)
     )
     best = Path(model.trainer.save_dir) / "weights" / "last.pt"
     assert trained_with(load_model(best)) == (96, str(tiny_data))
-    assert trained_with(load_model("yolo26n-mod.yaml")) == (640, None)
+    assert trained_with(load_model("yolo26n-mod-hybrid.yaml")) == (640, None)
     for out in ("o", "o2"):  # the same command twice overwrites nothing
         assert main(["val", f"model={best}", "threads=1", f"out={tmp_path / 'o'}"]) == 0
         assert (tmp_path / out / "evaluation.json").is_file()

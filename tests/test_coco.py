@@ -388,10 +388,10 @@ def test_figures_are_those_of_ultralytics_coco_tools(coco_folder, tmp_path):
     run = {"imgsz": 160, "batch": 8, "device": "cpu"}
     folder = {"project": str(tmp_path), "name": "run", "exist_ok": True}
     data = str(coco_folder / "coco.yaml")
-    load_model("yolo26n-mod-seg.pt").val(
+    load_model("yolo26n-mod-hybrid-seg.pt").val(
         validator=Reference, data=data, save_json=True, plots=False, workers=0, **run, **folder
     )
-    found = evaluate_model("yolo26n-mod-seg.pt", data, ScoreSettings(**run), **folder)
+    found = evaluate_model("yolo26n-mod-hybrid-seg.pt", data, ScoreSettings(**run), **folder)
     sizes = {"APs": "_small", "APm": "_medium", "APl": "_large"}
     for key, name in {"AP": "50-95", "AP50": "50", **sizes}.items():
         assert found.box[key] == pytest.approx(figures[f"metrics/mAP{name}(B)"], abs=1e-9)
@@ -408,7 +408,7 @@ def test_yolo_labels_score_as_a_coco_json_written_from_them(coco_folder, tmp_pat
         predictions.extend(batch)
 
     where = {"imgsz": 160, "batch": 4, "device": "cpu", "project": str(tmp_path)}
-    found = validate(load_model("yolo26n-mod-seg.pt"), receive, data=str(coco_folder / "labels.yaml"), **where)
+    found = validate(load_model("yolo26n-mod-hybrid-seg.pt"), receive, data=str(coco_folder / "labels.yaml"), **where)
     content = {
         "images": [],
         "annotations": [],
@@ -501,6 +501,6 @@ def test_memory_hardly_grows_with_the_images(tmp_path):
 
 
 def two_classes(folder):
-    d = yaml.safe_load(find_shipped("yolo26-mod.yaml").read_text())
+    d = yaml.safe_load(find_shipped("yolo26-mod-hybrid.yaml").read_text())
     (folder / "yolo26n-two.yaml").write_text(yaml.safe_dump({**d, "nc": 2}))
     return folder / "yolo26n-two.yaml"

@@ -79,7 +79,7 @@ def test_resamples_repeat_with_the_seed_and_intervals_hold_the_difference():
 
 def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
     words = [f"data={tiny_data}", f"out={tmp_path}", *WORDS]
-    assert main(["val", "model=yolo26n-mod-seg.pt", "capacity=0.25,1", *words]) == 0
+    assert main(["val", "model=yolo26n-mod-hybrid-seg.pt", "capacity=0.25,1", *words]) == 0
     content = json.loads((tmp_path / "sweep.json").read_text())
     assert [part["capacity"] for part in content] == [1.0, 0.25]
     assert content[0]["cost"]["gflops"] > content[1]["cost"]["gflops"]
@@ -93,9 +93,9 @@ def test_val_sweeps_capacities(tiny_data, tmp_path, capsys):
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert "Pareto front of AP against latency" in capsys.readouterr().out
     run = ScoreSettings(96, "cpu", batch=4)
-    alone = evaluate_capacities("yolo26n-mod-seg.pt", str(tiny_data), [0.25], run, project=str(tmp_path))[0.25]
+    alone = evaluate_capacities("yolo26n-mod-hybrid-seg.pt", str(tiny_data), [0.25], run, project=str(tmp_path))[0.25]
     assert alone.box == content[1]["box"]
-    assert main(["val", "model=yolo26n-mod-seg.pt", "capacity=1,1.5", *words]) == 1
+    assert main(["val", "model=yolo26n-mod-hybrid-seg.pt", "capacity=1,1.5", *words]) == 1
     assert "1.5" in capsys.readouterr().err
 
 
@@ -133,11 +133,11 @@ def test_a_picture_without_points_is_drawn(tmp_path):
 
 
 def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys):
-    other = load_model("yolo26n-mod-seg.pt")
+    other = load_model("yolo26n-mod-hybrid-seg.pt")
     set_capacity(other, 0.1)
-    save(other, tmp_path / "other.pt", "yolo26n-mod-seg.pt")
+    save(other, tmp_path / "other.pt", "yolo26n-mod-hybrid-seg.pt")
     words = [f"data={tiny_data}", f"out={tmp_path}", *WORDS]
-    models = f"models=yolo26n-mod-seg.pt,{tmp_path / 'other.pt'}"
+    models = f"models=yolo26n-mod-hybrid-seg.pt,{tmp_path / 'other.pt'}"
     assert main(["val", models, *words]) == 0
     found = json.loads((tmp_path / "compare.json").read_text())
     first, second = found["models"].values()
@@ -152,5 +152,5 @@ def test_compare_writes_figures_and_paired_intervals(tiny_data, tmp_path, capsys
     assert said.count("includes 0: yes") == sum(pair["ap"]["includes_zero"] for pair in found["differences"])
     assert "includes 0: no" in said or said.count("includes 0: yes") == 2
     assert "warning: 4 images are too few for resamples to show how far AP moves" in said
-    assert main(["val", "models=yolo26n-mod-seg.pt", *words]) == 1
+    assert main(["val", "models=yolo26n-mod-hybrid-seg.pt", *words]) == 1
     assert "give at least two different ones" in capsys.readouterr().err

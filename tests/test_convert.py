@@ -185,7 +185,7 @@ def test_models_without_attention(name):
 
 def test_a_routed_model_can_be_routed_further(photos, tmp_path):
     """What was routed before keeps its capacity, and the model its losses, also when it is built again."""
-    d = shipped("yolo12-mod.yaml")
+    d = shipped("yolo12-mod-attention.yaml")
     d["backbone"][6][2] = "A2C2f"
     (tmp_path / "yolo12n-half.yaml").write_text(yaml.safe_dump(d))
     first = YOLO(tmp_path / "yolo12n-half.yaml")

@@ -31,7 +31,7 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import restricted, untrusted_data
 from mod_vision.yolo.run.images import read_image
 
-SHIPPED = "yolo26n-mod-seg.pt"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 EMBEDDINGS = "text_embeddings_clip_ViT-B_32.pt"
 
 

@@ -94,7 +94,7 @@ def test_the_route_of_another_image_of_very_many():
 
 
 def test_val_prints_and_saves_the_route_of_another_image(tmp_path, capsys):
-    words = ("model=yolo26n-mod-seg.pt", "data=mod-open.yaml", "imgsz=160", "threads=1", f"out={tmp_path}")
+    words = ("model=yolo26n-mod-hybrid-seg.pt", "data=mod-open.yaml", "imgsz=160", "threads=1", f"out={tmp_path}")
     assert main(["val", *words]) == 0
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "evaluation.json").read_text())
@@ -146,14 +146,14 @@ def nested(tiny_data, folder, splits=("a", "b")):
 
 def test_equal_file_names_in_folders_are_different_images(tiny_data, tmp_path):
     run = ScoreSettings(96, "cpu", batch=4)
-    found = evaluate_model("yolo26n-mod-seg.pt", str(nested(tiny_data, tmp_path)), run, project=str(tmp_path))
+    found = evaluate_model("yolo26n-mod-hybrid-seg.pt", str(nested(tiny_data, tmp_path)), run, project=str(tmp_path))
     photos = sorted(photo.name for photo in (tiny_data.parent / "images" / "val").glob("*.jpg"))
     assert sorted(found.files) == [f"{folder}/{name}" for folder in "ab" for name in photos]
     assert next(iter(found.as_dict()["routed_share_by_image"].values())).keys() == set(found.files)
     data = yaml.safe_load(tiny_data.read_text())
     del data["annotations"]
     (tmp_path / "flat.yaml").write_text(yaml.safe_dump({**data, "path": str(tiny_data.parent)}))
-    flat = evaluate_model("yolo26n-mod-seg.pt", str(tmp_path / "flat.yaml"), run, project=str(tmp_path))
+    flat = evaluate_model("yolo26n-mod-hybrid-seg.pt", str(tmp_path / "flat.yaml"), run, project=str(tmp_path))
     assert sorted(flat.files) == photos
     assert found.objects_scored == 2 * flat.objects_scored > 0
     assert found.box["AR100"] == pytest.approx(flat.box["AR100"])  # each image is there twice
@@ -165,12 +165,12 @@ def test_an_image_listed_twice_and_dense_maps_by_a_shared_name_are_refused(tiny_
     content = yaml.safe_load(data.read_text())
     data.write_text(yaml.safe_dump({**content, "stuff": {"val": "stuff"}, "stuff_names": {0: "sky"}}))
     with pytest.raises(ValueError, match=r"dense annotations \(stuff:\) go by file name"):
-        validate(load_model("yolo26n-mod.yaml"), data=str(data), imgsz=64, device="cpu")
+        validate(load_model("yolo26n-mod-hybrid.yaml"), data=str(data), imgsz=64, device="cpu")
     photo = next((tmp_path / "images" / "val" / "a").iterdir())
     (tmp_path / "twice.txt").write_text(f"{photo}\n{photo}\n")
     data.write_text(yaml.safe_dump({**content, "val": "twice.txt"}))
     with pytest.raises(ValueError, match=f"lists images twice, such as {photo.name}"):
-        validate(load_model("yolo26n-mod.yaml"), data=str(data), imgsz=64, device="cpu")
+        validate(load_model("yolo26n-mod-hybrid.yaml"), data=str(data), imgsz=64, device="cpu")
 
 
 def test_a_split_without_objects_is_said_and_not_compared(tiny_data, tmp_path, capsys):
@@ -178,10 +178,10 @@ def test_a_split_without_objects_is_said_and_not_compared(tiny_data, tmp_path, c
     for file in (tmp_path / "labels" / "val" / "a").iterdir():
         file.write_text("")
     words = [f"data={data}", "imgsz=64", "threads=1", f"out={tmp_path}"]
-    assert main(["val", "model=yolo26n-mod.yaml", *words]) == 0
+    assert main(["val", "model=yolo26n-mod-hybrid.yaml", *words]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "warning:" in line]
     assert said == [f"warning: the split 'val' of {data} has no object to score, so there is no AP"]
-    assert main(["val", "models=yolo26n-mod.yaml,yolo26n-mod-seg.pt", *words]) == 1
+    assert main(["val", "models=yolo26n-mod-hybrid.yaml,yolo26n-mod-hybrid-seg.pt", *words]) == 1
     assert "the split has no object, so there is no difference to tell" in capsys.readouterr().err
 
 
@@ -200,7 +200,12 @@ def test_predictions_are_collected_once_in_a_folder_named_coco(tiny_data, tmp_pa
         per_image.update(p["file_name"] for p in predictions)
 
     validate(
-        load_model("yolo26n-mod.yaml"), receive, data=str(tmp_path / "coco.yaml"), imgsz=64, device="cpu", conf=1e-9
+        load_model("yolo26n-mod-hybrid.yaml"),
+        receive,
+        data=str(tmp_path / "coco.yaml"),
+        imgsz=64,
+        device="cpu",
+        conf=1e-9,
     )
     assert set(per_image.values()) == {300}  # max_det, each once
 
@@ -213,11 +218,11 @@ def test_val_keeps_several_labels_of_an_anchor_and_predict_one(tiny_data, photos
         boxes = [(p["file_name"], *p["bbox"]) for p in predictions]
         repeated["val"] += len(boxes) - len(set(boxes))
 
-    validate(load_model("yolo26n-mod-seg.pt"), receive, data=str(tiny_data), imgsz=160, device="cpu")
+    validate(load_model("yolo26n-mod-hybrid-seg.pt"), receive, data=str(tiny_data), imgsz=160, device="cpu")
     for name, nms in (("predict", None), ("predict without NMS", False)):
         for photo in photos[:4]:
             words = {"imgsz": 160, "conf": 0.001, "nms": nms, "device": "cpu", "verbose": False}
-            result = load_model("yolo26n-mod-seg.pt").predict(photo, **words)[0]
+            result = load_model("yolo26n-mod-hybrid-seg.pt").predict(photo, **words)[0]
             height, width = result.orig_shape
             boxes = [tuple(box) for box in result.boxes.xyxy.tolist() if box != [0, 0, width, height]]
             repeated[name] += len(boxes) - len(set(boxes))

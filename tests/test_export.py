@@ -18,7 +18,7 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.letterbox import check_routes
 
 SIZE = 96
-MODELS = ["yolo26n-mod", "yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod"]
+MODELS = ["yolo26n-mod-hybrid", "yolo26n-mod-hybrid-seg", "yolo11n-mod-attention", "yolo12n-mod-attention"]
 VITS = {"global": {}, "windows": {"window": 3}}
 
 
@@ -66,7 +66,7 @@ def test_the_check_notices_other_routes(exported, photos):
 
 
 def test_an_export_without_routing_is_refused(photos, tmp_path):
-    yolo = load_model("yolo26n-mod.yaml")
+    yolo = load_model("yolo26n-mod-hybrid.yaml")
     names = [name for name, _ in routed_layers(yolo.model)]
     set_capacity(yolo, 1.0)
     yolo.save(tmp_path / "dense.pt")
@@ -77,7 +77,7 @@ def test_an_export_without_routing_is_refused(photos, tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(photos, tmp_path_factory):
-    return calibrated("yolo26n-mod.yaml", photos[:8], tmp_path_factory.mktemp("formats") / "model.pt")
+    return calibrated("yolo26n-mod-hybrid.yaml", photos[:8], tmp_path_factory.mktemp("formats") / "model.pt")
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
@@ -244,7 +244,7 @@ def test_the_check_needs_images_and_all_outputs():
 
 def test_models_that_need_large_maps_are_probed_at_the_size_that_is_asked_for(tmp_path):
     """Sixteen areas do not fit the 2x2 map that P5 is at 64 pixels."""
-    d = yaml.safe_load(find_shipped("yolo12-mod.yaml").read_text())
+    d = yaml.safe_load(find_shipped("yolo12-mod-attention.yaml").read_text())
     rows = [row for row in d["backbone"] if row[2] == "MoDA2C2f"]
     rows[-1][3][2] = 16
     (tmp_path / "yolo12n-areas.yaml").write_text(yaml.safe_dump(d))
@@ -258,4 +258,4 @@ def test_models_that_need_large_maps_are_probed_at_the_size_that_is_asked_for(tm
 
 def test_export_refuses_a_yaml():
     with pytest.raises(ValueError, match=r"takes a checkpoint \(\.pt\)"):
-        export_model("yolo26n-mod.yaml")
+        export_model("yolo26n-mod-hybrid.yaml")

@@ -28,8 +28,8 @@ from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.predict import predict_images
 from mod_vision.yolo.train.run_folder import take
 
-MODEL = "yolo26n-mod.yaml"
-SHIPPED = "yolo26n-mod-seg.pt"
+MODEL = "yolo26n-mod-hybrid.yaml"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 NAN = "router scores of model.6 are NaN or infinite"
 
 
@@ -333,7 +333,7 @@ def test_an_export_of_a_shipped_model_lies_in_the_working_folder(tmp_path):
     package = find_shipped(SHIPPED).parent
     before = files_in(package)
     assert main(["export", f"model={SHIPPED}", "format=torchscript", "imgsz=64", "images=1", "threads=1"]) == 0
-    assert files_in(tmp_path) == {"yolo26n-mod-seg.torchscript"}
+    assert files_in(tmp_path) == {"yolo26n-mod-hybrid-seg.torchscript"}
     assert files_in(package) == before
 
 

@@ -37,7 +37,9 @@ def test_a_calibrated_stage_comes_closer_to_the_dense_one():
     assert fitted < 0.8 * residual
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo26n-mod-seg.yaml", "yolo12n-mod.yaml"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n-mod-hybrid.yaml", "yolo26n-mod-hybrid-seg.yaml", "yolo12n-mod-attention.yaml"]
+)
 def test_only_what_routing_adds_is_changed(name, tiny_data):
     model = load_model(name)
     before = copy.deepcopy(model.model.state_dict())
@@ -71,7 +73,7 @@ def squares(tmp_path) -> Path:
 
 
 def test_routers_learn_the_objects(squares):
-    model = load_model("yolo26n-mod.yaml")
+    model = load_model("yolo26n-mod-hybrid.yaml")
     randomise(model.model)  # at the first weights, features hardly differ between tokens
     mod_vision.set_capacity(model, 0.25)
 
@@ -87,23 +89,23 @@ def test_routers_learn_the_objects(squares):
 
 def test_bad_input(tiny_data, tmp_path):
     with pytest.raises(ValueError, match=r"capacity 1 routes nothing"):
-        mod_vision.fit_routing("yolo26n-mod.yaml", str(tiny_data), 1.0)
+        mod_vision.fit_routing("yolo26n-mod-hybrid.yaml", str(tiny_data), 1.0)
     with pytest.raises(ValueError, match=r"no routed layer"):
         mod_vision.fit_routing("yolo26n.yaml", str(tiny_data), imgsz=64)
     with pytest.raises(FileNotFoundError):
-        mod_vision.fit_routing("yolo26n-mod.yaml", str(tmp_path / "none.yaml"))
+        mod_vision.fit_routing("yolo26n-mod-hybrid.yaml", str(tmp_path / "none.yaml"))
 
 
 def test_nothing_labelled(squares):
     for file in (squares.parent / "labels").iterdir():
         file.unlink()
     with pytest.raises(ValueError, match=r"none of the \d+ images of `train` has a labelled object, so the routers"):
-        mod_vision.fit_routing("yolo26n-mod.yaml", str(squares), imgsz=64)
+        mod_vision.fit_routing("yolo26n-mod-hybrid.yaml", str(squares), imgsz=64)
 
 
 def test_the_command_saves_a_model(tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    load_model("yolo26n-mod.yaml").save("dense.pt")
+    load_model("yolo26n-mod-hybrid.yaml").save("dense.pt")
     assert main(["fit", "model=dense.pt", f"data={tiny_data}", "imgsz=64", "capacity=0.5"]) == 0, capsys.readouterr()
     assert "saved as dense-fit.pt at capacity 0.5" in capsys.readouterr().out
     stage = next(layer for _, layer in routed_layers(load_model("dense-fit.pt").model))

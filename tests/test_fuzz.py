@@ -229,7 +229,7 @@ def test_broken_labels_are_told_or_left_out(few, tmp_path, capsys, text):
     (few.parent / "labels.cache").unlink(missing_ok=True)
     first = sorted((few.parent / "labels").glob("*.txt"))[0]
     first.write_text(text, encoding="utf-8")
-    words = [f"data={few}", "model=yolo26n-mod.yaml", "imgsz=32", "threads=1", f"out={tmp_path / 'out'}"]
+    words = [f"data={few}", "model=yolo26n-mod-hybrid.yaml", "imgsz=32", "threads=1", f"out={tmp_path / 'out'}"]
     code = main(["val", *words])
     told = capsys.readouterr()
     assert "Traceback" not in told.err

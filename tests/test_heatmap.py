@@ -16,7 +16,7 @@ from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.letterbox import forward_letterboxed
 
 IMGSZ = 160
-MODEL = "yolo26n-mod.yaml"
+MODEL = "yolo26n-mod-hybrid.yaml"
 PHOTOS = sorted((resource_dir("assets") / "open" / "images" / "val").glob("*.jpg"))
 STEP = 1 / 512  # scores that are closer than this can tie
 

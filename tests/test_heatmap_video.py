@@ -37,7 +37,7 @@ PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model("yolo26n-mod-seg.pt")
+    return load_model("yolo26n-mod-hybrid-seg.pt")
 
 
 def write_clip(path, frames=FRAMES, size=(200, 120), codec="mp4v"):
@@ -345,5 +345,5 @@ def test_mistakes_are_one_line(words, said, clip, tmp_path, capsys):
 
 def test_an_unknown_colour_map_is_refused_before_the_work(clip, tmp_path):
     with pytest.raises(ValueError, match=r"^cmap must be one of viridis, cividis, magma, got 'jet'\.$"):
-        heatmap("yolo26n-mod-seg.pt", clip, IMGSZ, tmp_path / "out", cmap="jet")
+        heatmap("yolo26n-mod-hybrid-seg.pt", clip, IMGSZ, tmp_path / "out", cmap="jet")
     assert not (tmp_path / "out").exists()

@@ -35,7 +35,7 @@ def test_a_call_that_takes_now_long_now_short_is_not_to_be_trusted():
 
 
 def test_parts_have_quartiles_too():
-    net = build("yolo26n-mod.yaml").eval()
+    net = build("yolo26n-mod-hybrid.yaml").eval()
     (found,) = paired_part_latency([(net, {6: net.model[6]})], torch.rand(1, 3, 64, 64), repeats=3)
     assert 0 < found[6].low <= found[6].median <= found[6].high
 
@@ -59,7 +59,7 @@ def test_bench_says_which_figure(latency, names):
 
 
 def test_val_says_which_figure(tiny_data, tmp_path):
-    found = evaluate_model("yolo26n-mod.yaml", str(tiny_data), ScoreSettings(64), project=str(tmp_path))
+    found = evaluate_model("yolo26n-mod-hybrid.yaml", str(tiny_data), ScoreSettings(64), project=str(tmp_path))
     for own, twin, names in (
         (STEADY, STEADY, []),
         (STEADY, DOUBTFUL, ["latency of the dense baseline (21 %)"]),
@@ -72,10 +72,10 @@ def test_val_says_which_figure(tiny_data, tmp_path):
 
 def test_the_demo_times_both_models_in_turn_with_the_threads_it_says(tiny_data, tmp_path):
     """Validating the first had changed the threads of the second."""
-    dense = load_model("yolo26n-mod-seg.pt")
+    dense = load_model("yolo26n-mod-hybrid-seg.pt")
     set_capacity(dense, 1.0)
     dense.save(tmp_path / "dense.pt")
-    models = {"routed": "yolo26n-mod-seg.pt", "dense": tmp_path / "dense.pt"}
+    models = {"routed": "yolo26n-mod-hybrid-seg.pt", "dense": tmp_path / "dense.pt"}
     try:
         found = score(models, str(tiny_data), tmp_path, RunSettings(imgsz=64, device="cpu", threads=2))
     finally:

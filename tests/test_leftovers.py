@@ -18,8 +18,8 @@ from mod_vision.cli.main import main
 from mod_vision.leftovers import OLD
 from mod_vision.resources import find_shipped
 
-MODEL = "yolo26n-mod.yaml"
-SHIPPED = "yolo26n-mod-seg.pt"
+MODEL = "yolo26n-mod-hybrid.yaml"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 KILLED = """
 import os, signal, sys
 from pathlib import Path

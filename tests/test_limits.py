@@ -49,7 +49,7 @@ def test_a_data_yaml_is_refused_before_it_costs_anything(tiny_data, tmp_path, ch
 
 def test_val_tells_it_in_one_line(tiny_data, tmp_path, capsys):
     data = write_data(tiny_data, tmp_path, names=None, nc=1_000_000_000)
-    words = ["model=yolo26n-mod-seg.pt", f"data={data}", "imgsz=32", "threads=1", f"out={tmp_path / 'out'}"]
+    words = ["model=yolo26n-mod-hybrid-seg.pt", f"data={data}", "imgsz=32", "threads=1", f"out={tmp_path / 'out'}"]
     assert main(["val", *words]) == 1
     assert capsys.readouterr().err.endswith(
         "data.yaml: `nc:` has 1,000,000,000 classes, and at most 20,000 are taken.\n"
@@ -145,4 +145,4 @@ def test_a_device_in_place_of_an_image_is_refused(tiny_data, tmp_path):
     (tmp_path / "set" / "images" / "val" / "zero.jpg").symlink_to("/dev/zero")
     data = write_data(tiny_data, tmp_path, path=str(tmp_path / "set"))
     with restricted(), pytest.raises(ValueError, match=r"zero\.jpg is neither a file nor a folder"):
-        load_model("yolo26n-mod-seg.pt").val(data=str(data), imgsz=32, workers=0, project=str(tmp_path))
+        load_model("yolo26n-mod-hybrid-seg.pt").val(data=str(data), imgsz=32, workers=0, project=str(tmp_path))

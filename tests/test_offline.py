@@ -31,7 +31,7 @@ from mod_vision.yolo.model.offline import offline
 from mod_vision.yolo.model.trust import restricted
 from mod_vision.yolo.train.resume import _read
 
-SHIPPED = "yolo26n-mod-seg.pt"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 VISION = [-1, 1, "TorchVision", [512, "resnet18", "DEFAULT", True, 2]]
 
 
@@ -115,7 +115,12 @@ def test_a_trusted_one_does(tmp_path, host, monkeypatch):
 
 def test_saved_models_call_none(tmp_path):
     """Ours, and those of Ultralytics, of several tasks, as they are saved within a training."""
-    for name in ("yolo26n-mod.yaml", "yolo26-mod-vit-t.yaml", "yolo12n-mod-seg.yaml", "yolo11n-cls.yaml"):
+    for name in (
+        "yolo26n-mod-hybrid.yaml",
+        "yolo26-mod-vit-t.yaml",
+        "yolo12n-mod-attention-seg.yaml",
+        "yolo11n-cls.yaml",
+    ):
         net = randomise(load_model(name).model)
         net.args = get_cfg()
         net.criterion = net.init_criterion()
@@ -126,7 +131,7 @@ def test_saved_models_call_none(tmp_path):
 
 def test_a_distillation_calls_none(tmp_path):
     """The trainer saves teacher and student in one."""
-    teacher, student = (randomise(load_model(name).model) for name in ("yolo26n.yaml", "yolo26n-mod.yaml"))
+    teacher, student = (randomise(load_model(name).model) for name in ("yolo26n.yaml", "yolo26n-mod-hybrid.yaml"))
     student.args = get_cfg(overrides={"imgsz": 64})
     torch.save({"ema": DistillationModel(teacher, student)}, tmp_path / "last.pt")
     assert not constructed(tmp_path / "last.pt")
@@ -206,10 +211,10 @@ from unittest.mock import patch
 with patch.object(sys, "addaudithook") as added:
     import mod_vision
     from ultralytics import YOLO
-    YOLO("yolo26n-mod.yaml")
+    YOLO("yolo26n-mod-hybrid.yaml")
     assert not added.called
     from mod_vision.yolo.model.loading import load_model
-    load_model("yolo26n-mod.yaml")
+    load_model("yolo26n-mod-hybrid.yaml")
     assert added.called
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -15,27 +15,27 @@ from conftest import OPEN
 import mod_vision
 from mod_vision.resources import find_shipped, resource_dir
 
-SHIPPED = "yolo26n-mod-seg.pt"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 PLAIN = """
 from ultralytics import YOLO
 
 where = {"data": "mod-open.yaml", "imgsz": 32, "device": "cpu", "workers": 0, "plots": False, "cache": "disk"}
-YOLO("yolo26n-mod-seg.pt").train(**where, epochs=1, batch=16, fraction=0.2, project="runs")
-YOLO("yolo26n-mod-seg.pt").val(**where, project="runs")
-YOLO("yolo26n-mod-seg.pt").val(**where | {"data": "mine.yaml"}, project="runs")
-print(YOLO("yolo26n-mod-seg.pt").export(format="torchscript", imgsz=64))
+YOLO("yolo26n-mod-hybrid-seg.pt").train(**where, epochs=1, batch=16, fraction=0.2, project="runs")
+YOLO("yolo26n-mod-hybrid-seg.pt").val(**where, project="runs")
+YOLO("yolo26n-mod-hybrid-seg.pt").val(**where | {"data": "mine.yaml"}, project="runs")
+print(YOLO("yolo26n-mod-hybrid-seg.pt").export(format="torchscript", imgsz=64))
 """
 VERBS = """
 from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 
-words = ["model=yolo26n-mod-seg.pt", "data=mod-open.yaml", "imgsz=64"]
-shipped = str(find_shipped("yolo26n-mod-seg.pt"))
+words = ["model=yolo26n-mod-hybrid-seg.pt", "data=mod-open.yaml", "imgsz=64"]
+shipped = str(find_shipped("yolo26n-mod-hybrid-seg.pt"))
 assert main(["val", *words, "out=val"]) == 0
 assert main(["fit", *words]) == 0
 assert main(["fit", "thresholds=True", *words]) == 0
 assert main(["report", *words, "images=1", "capacity=0.5", "evaluate=False"]) == 0
-assert main(["heatmap", "source=" + shipped.replace("yolo26n-mod-seg.pt", "open/images/val"), "imgsz=64"]) == 0
+assert main(["heatmap", "source=" + shipped.replace("yolo26n-mod-hybrid-seg.pt", "open/images/val"), "imgsz=64"]) == 0
 assert main(["export", f"model={shipped}", "format=torchscript", "imgsz=64", "images=1", "threads=1"]) == 0
 """
 

@@ -24,7 +24,7 @@ def trained(request, tmp_path_factory, tiny_data, run_cli):
     """A model trained for two epochs by plain `yolo train`."""
     cwd = tmp_path_factory.mktemp(f"run{request.param}")
     words = ["imgsz=96", "epochs=2", "batch=4", "save_period=1", "workers=0", "plots=False", "device=cpu"]
-    model = f"model=yolo26n-mod{request.param}.yaml"
+    model = f"model=yolo26n-mod-hybrid{request.param}.yaml"
     yolo(run_cli, cwd, "train", model, f"data={tiny_data}", *words, f"project={cwd}", "name=train")
     return cwd / "train"
 
@@ -82,7 +82,7 @@ def test_mod_vision_val_and_heatmap(trained, tiny_data, photos, run_cli):
 
 
 def test_capacity_set_from_python_is_the_one_that_trains(tiny_data, tmp_path):
-    yolo = load_model("yolo26n-mod.yaml")
+    yolo = load_model("yolo26n-mod-hybrid.yaml")
     set_capacity(yolo, 1.0)
     words = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False, "val": False, "device": "cpu"}
     yolo.train(data=str(tiny_data), project=str(tmp_path), name="dense", **words)

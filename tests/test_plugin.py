@@ -22,8 +22,9 @@ from mod_vision.routing import num_routed
 from mod_vision.yolo.blocks import MoDA2C2f, MoDAIFI, MoDC2PSA
 from mod_vision.yolo.blocks.old_names import REMOVED
 from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.windows import head_of
 
-STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
+STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod-hybrid.yaml
 
 
 # ------------------------------------------------------------------------------------------------------ registration
@@ -32,12 +33,12 @@ STAGE_ROW, SECOND_STAGE_ROW = 6, 8  # of yolo26-mod.yaml
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("yolo26n-mod.yaml", [MoDStage, MoDStage]),
-        ("yolo26n-mod-seg.yaml", [MoDStage, MoDStage]),
-        ("yolo11n-mod.yaml", [MoDC2PSA]),
-        ("yolo11n-mod-seg.yaml", [MoDC2PSA]),
-        ("yolo12n-mod.yaml", [MoDA2C2f, MoDA2C2f]),
-        ("yolo12n-mod-seg.yaml", [MoDA2C2f, MoDA2C2f]),
+        ("yolo26n-mod-hybrid.yaml", [MoDStage, MoDStage]),
+        ("yolo26n-mod-hybrid-seg.yaml", [MoDStage, MoDStage]),
+        ("yolo11n-mod-attention.yaml", [MoDC2PSA]),
+        ("yolo11n-mod-attention-seg.yaml", [MoDC2PSA]),
+        ("yolo12n-mod-attention.yaml", [MoDA2C2f, MoDA2C2f]),
+        ("yolo12n-mod-attention-seg.yaml", [MoDA2C2f, MoDA2C2f]),
     ],
 )
 def test_shipped_models_build_by_bare_name(name, kinds):
@@ -53,8 +54,22 @@ def test_shipped_models_build_by_bare_name(name, kinds):
     assert all(layer.plan.logits.isfinite().all() for layer in layers(model))
 
 
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo11n", "yolo11n-seg", "yolo12n", "yolo12n-seg"])
+def test_flagships_are_the_published_networks_on_windows(name):
+    published, routed = build(f"{name}.yaml"), build(f"{name.replace('n', 'n-mod', 1)}.yaml").eval()
+    head = head_of(routed)
+    assert head.entry.window == 192
+    assert head.entry.capacities == (0.25,)
+    extra = routed.state_dict().keys() - published.state_dict().keys()
+    assert all(".router." in key for key in extra)
+    assert published.state_dict().keys() <= routed.state_dict().keys()
+    with torch.inference_mode():
+        routed(torch.rand(1, 3, 192, 384))
+    assert head.windows.logits.isfinite().all()
+
+
 def test_scale_sets_width_and_depth():
-    stages = layers(build("yolo26n-mod.yaml"))
+    stages = layers(build("yolo26n-mod-hybrid.yaml"))
     assert [(len(stage.blocks), stage.pos.out_channels) for stage in stages] == [(6, 128), (4, 256)]
 
 
@@ -78,7 +93,7 @@ def test_own_file_wins_over_a_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     d = shipped()
     d["mod"]["capacity"] = 0.125
-    model = build_yaml(Path(), d, "yolo26n-mod.yaml")
+    model = build_yaml(Path(), d, "yolo26n-mod-hybrid.yaml")
     assert layers(model)[0].capacities[0] == 0.125
 
 
@@ -89,7 +104,7 @@ import torch
 assert "ultralytics" not in sys.modules and "mod_vision.yolo" not in sys.modules
 assert not any(name.startswith("mod_vision.yolo") for name in sys.modules)
 from ultralytics import YOLO
-model = YOLO("yolo26n-mod.yaml")
+model = YOLO("yolo26n-mod-hybrid.yaml")
 print([type(layer).__name__ for layer in model.model.model][6])
 model.save("routed.pt")
 """
@@ -121,13 +136,13 @@ def test_ultralytics_imported_first(tmp_path):
 import os
 import ultralytics.nn.tasks as tasks
 try:
-    tasks.DetectionModel("yolo26n-mod.yaml", verbose=False)
+    tasks.DetectionModel("yolo26n-mod-hybrid.yaml", verbose=False)
 except FileNotFoundError as error:
     print("off:", error)
 del os.environ["MOD_VISION_AUTOLOAD"]
 import importlib, mod_vision
 importlib.reload(mod_vision)
-print(type(tasks.DetectionModel("yolo26n-mod.yaml", verbose=False).model[6]).__name__)
+print(type(tasks.DetectionModel("yolo26n-mod-hybrid.yaml", verbose=False).model[6]).__name__)
 """
     done = run_python(code, tmp_path, MOD_VISION_AUTOLOAD="0")
     assert done.returncode == 0, done.stderr
@@ -198,7 +213,7 @@ def test_bad_stage_rows(tmp_path, args, words):
     ],
 )
 def test_bad_twin_rows(tmp_path, args, words):
-    d = shipped("yolo11-mod.yaml")
+    d = shipped("yolo11-mod-attention.yaml")
     d["backbone"][10][3] = args
     with pytest.raises(ValueError, match=r"^layer 10, row \[-1, 2, 'MoDC2PSA', ") as error:
         build_yaml(tmp_path, d, "yolo11n-x.yaml")
@@ -290,7 +305,7 @@ model.save("old.pt")
 
 
 def test_a2c2f_row_without_attention(tmp_path):
-    d = shipped("yolo12-mod.yaml")
+    d = shipped("yolo12-mod-attention.yaml")
     d["backbone"][6][3] = [512, False, -1]
     with pytest.raises(ValueError, match=r"^layer 6, row \[-1, 4, 'MoDA2C2f', .*nothing to route; write A2C2f\.$"):
         build_yaml(tmp_path, d, "yolo12n-x.yaml")
@@ -345,7 +360,7 @@ def test_row_wins_over_the_section(tmp_path):
 
 
 def test_section_can_be_left_out(tmp_path):
-    d = shipped("yolo11-mod.yaml")
+    d = shipped("yolo11-mod-attention.yaml")
     del d["mod"]
     d["backbone"][10][3] = [1024, 0.5, {"capacity": 0.25, "router": "grid"}]  # 0.5 is C2PSA's own argument e
     (layer,) = layers(build_yaml(tmp_path, d, "yolo11n-x.yaml"))
@@ -354,7 +369,7 @@ def test_section_can_be_left_out(tmp_path):
 
 
 def test_aifi_row(tmp_path):
-    d = shipped("yolo11-mod.yaml")
+    d = shipped("yolo11-mod-attention.yaml")
     d["backbone"][10] = [-1, 1, "MoDAIFI", [512, 8, {"capacity": 0.25}]]
     model = build_yaml(tmp_path, d, "yolo11n-x.yaml").eval()
     (layer,) = layers(model)
@@ -367,7 +382,9 @@ def test_aifi_row(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ images
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo11n-mod.yaml", "yolo12n-mod.yaml"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n-mod-hybrid.yaml", "yolo11n-mod-attention.yaml", "yolo12n-mod-attention.yaml"]
+)
 def test_any_image_shape(name):
     model = build(name).eval()
     with torch.inference_mode():
@@ -381,7 +398,9 @@ def test_any_image_shape(name):
                 assert layer.plan.indices.shape == (2, -(-k // area) * area)
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod.yaml", "yolo11n-mod.yaml", "yolo12n-mod.yaml"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n-mod-hybrid.yaml", "yolo11n-mod-attention.yaml", "yolo12n-mod-attention.yaml"]
+)
 def test_low_precision(name):
     dtype = torch.bfloat16
     model = build(name).eval().to(dtype)
@@ -392,7 +411,7 @@ def test_low_precision(name):
 
 
 def test_routed_layers_take_a_single_pixel():
-    model = build("yolo26n-mod.yaml").eval()
+    model = build("yolo26n-mod-hybrid.yaml").eval()
     for layer in layers(model):
         channels = layer.proj.in_channels if isinstance(layer.proj, nn.Conv2d) else layer.pos.in_channels
         assert layer(torch.rand(1, channels, 1, 1)).isfinite().all()
@@ -403,8 +422,8 @@ def test_image_below_one_patch():
     """YOLO's neck needs sides of 32 pixels; where a routed layer is the first to fail, it says why."""
     x = torch.rand(1, 3, 8, 8)
     with pytest.raises(ValueError, match=r"^MoDA2C2f: a 1x1 map cannot be cut into 4 areas"):
-        build("yolo12n-mod.yaml").eval()(x)
-    for name in ("yolo26n-mod.yaml", "yolo11n-mod.yaml", "yolo11n.yaml"):
+        build("yolo12n-mod-attention.yaml").eval()(x)
+    for name in ("yolo26n-mod-hybrid.yaml", "yolo11n-mod-attention.yaml", "yolo11n.yaml"):
         model = build(name).eval()
         with pytest.raises(RuntimeError, match=r"Sizes of tensors must match"):  # the neck's Concat, as when dense
             model(x)
@@ -417,7 +436,7 @@ def test_a_checkpoint_from_before_the_blocks_moved(tmp_path, safe):
 from ultralytics import YOLO
 from mod_vision.yolo.blocks import MoDC2PSA
 MoDC2PSA.__module__ = "mod_vision.yolo.twins.attention"
-YOLO("yolo11n-mod.yaml").save("old.pt")
+YOLO("yolo11n-mod-attention.yaml").save("old.pt")
 """
     done = run_python(save, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ WORDS = [f"{key}={value}" for key, value in SETTINGS.items()]
 def weights(tmp_path_factory) -> Path:
     """An untrained segmenter that finds something everywhere."""
     torch.manual_seed(0)
-    model = load_model("yolo26n-mod-seg.yaml")
+    model = load_model("yolo26n-mod-hybrid-seg.yaml")
     head = model.model.model[-1]
     for branch in (*head.cv3, *head.one2one_cv3):
         torch.nn.init.normal_(branch[-1].weight, std=0.5)
@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_reported(tmp_path, capsys):
         shutil.copy(photo, tmp_path / name)
     (tmp_path / "b" / "broken.png").write_bytes(b"no image")
     (tmp_path / "list.txt").write_text(f"a/same.jpg\n{tmp_path}/b/same.jpg\nb/broken.png\n\na/gone.jpg\n")
-    predict_many("yolo26n-mod-seg.pt", str(tmp_path / "list.txt"), tmp_path / "out", **SETTINGS)
+    predict_many("yolo26n-mod-hybrid-seg.pt", str(tmp_path / "list.txt"), tmp_path / "out", **SETTINGS)
     printed = capsys.readouterr().out
     assert f"unreadable: {tmp_path}/b/broken.png" in printed
     assert f"unreadable: {tmp_path}/a/gone.jpg" in printed

@@ -28,7 +28,7 @@ from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.predict import predict_images
 from mod_vision.yolo.run.validate import validate
 
-MODEL, IMGSZ, STOPS = "yolo26n-mod-seg.pt", 160, [1.0, 0.5, 0.25]
+MODEL, IMGSZ, STOPS = "yolo26n-mod-hybrid-seg.pt", 160, [1.0, 0.5, 0.25]
 RUN = ScoreSettings(IMGSZ, "cpu", 1)
 EVIL_CLASS = "</script><script>document.title = 'broken'</script>"
 EVIL_FILE = "<img src=x onerror=alert(1)> & \"co\" 'so'.jpg"

@@ -56,7 +56,7 @@ if where == "strip":
     run_folder.strip_optimizer = stripped
 sys.addaudithook(on_rename)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
-yolo = YOLO(Path(__file__).with_name("yolo26n-mod-two.yaml"))
+yolo = YOLO(Path(__file__).with_name("yolo26n-mod-hybrid-two.yaml"))
 yolo.add_callback("on_train_batch_end", in_epoch)
 yolo.add_callback("on_train_end", at_end)
 yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, nbs=12, epochs=4, close_mosaic=2, workers=0,
@@ -71,9 +71,9 @@ def _own_folder(tmp_path, monkeypatch):
 
 def training_script(folder: Path) -> Path:
     """Write the script, and a model with two kinds of routers, one of them random."""
-    d = yaml.safe_load(find_shipped("yolo26-mod.yaml").read_text())
+    d = yaml.safe_load(find_shipped("yolo26-mod-hybrid.yaml").read_text())
     next(row for row in d["backbone"] if row[2:] == ["MoDStage", [1024]])[3].append({"router": "random"})
-    (folder / "yolo26n-mod-two.yaml").write_text(yaml.safe_dump(d))
+    (folder / "yolo26n-mod-hybrid-two.yaml").write_text(yaml.safe_dump(d))
     script = folder / "train.py"
     script.write_text(KILLED)
     return script

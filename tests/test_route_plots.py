@@ -93,7 +93,7 @@ def test_a_picture_that_fails_costs_a_line(tiny_data, tmp_path, caplog):
 
 
 def test_the_mosaic_shows_the_routes_of_the_model(photos, tmp_path):
-    model = load_model("yolo26n-mod-seg.pt")
+    model = load_model("yolo26n-mod-hybrid-seg.pt")
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     picture = draw_mosaic(model.model, [tmp_path / "broken.jpg", photos[0]], 160, tmp_path / "mosaic.jpg")
     assert (tmp_path / "mosaic.jpg").is_file()

@@ -15,7 +15,7 @@ import mod_vision
 from mod_vision.routing.losses import budget_loss, guide_loss, tokens_in_boxes, tokens_in_masks, z_loss
 from mod_vision.yolo.run.objects import object_tokens
 
-DETECTORS = ["yolo26n-mod.yaml", "yolo12n-mod.yaml", "yolo11n-mod.yaml"]
+DETECTORS = ["yolo26n-mod-hybrid.yaml", "yolo12n-mod-attention.yaml", "yolo11n-mod-attention.yaml"]
 
 
 def weighted(name: str, **weights: float) -> nn.Module:
@@ -61,7 +61,7 @@ def test_losses_of_a_shipped_detector(name):
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_guide_loss_in_segmentation(overlap):
-    model = build("yolo26n-mod-seg.yaml").train()
+    model = build("yolo26n-mod-hybrid-seg.yaml").train()
     model.args.overlap_mask = overlap
     batch = make_batch(3, overlap=overlap)  # the image in the middle is empty
     total, items = model.loss(batch)
@@ -77,7 +77,7 @@ def test_guide_loss_in_segmentation(overlap):
 
 
 def test_each_loss_has_its_weight():
-    model, batch = weighted("yolo26n-mod.yaml", guide=2.0, budget=3.0, z=0.25), make_box_batch(3)
+    model, batch = weighted("yolo26n-mod-hybrid.yaml", guide=2.0, budget=3.0, z=0.25), make_box_batch(3)
     mod_vision.set_capacity(model, 0.25)
     total, items = model.loss(batch)
     assert list(items)[-3:] == ["guide", "budget", "z"]
@@ -95,7 +95,7 @@ def test_each_loss_has_its_weight():
 @pytest.mark.parametrize("name", ["guide", "budget", "z"])
 def test_a_weight_of_zero_switches_a_loss_off(name):
     on = dict.fromkeys(("guide", "budget", "z"), 1.0)
-    model = weighted("yolo26n-mod.yaml", **on)
+    model = weighted("yolo26n-mod-hybrid.yaml", **on)
     names = list(model.loss(make_box_batch())[1])
     model.yaml["mod"]["loss"][name] = 0
     assert [n for n in names if n != name] == list(model.loss(make_box_batch())[1])
@@ -103,7 +103,7 @@ def test_a_weight_of_zero_switches_a_loss_off(name):
 
 
 def test_guide_weight_follows_the_progress_of_the_training():
-    model, batch = build("yolo26n-mod.yaml").eval(), make_box_batch()
+    model, batch = build("yolo26n-mod-hybrid.yaml").eval(), make_box_batch()
     at = {}
     for progress in (0.0, 0.5, 1.0):
         model.mod_progress = progress
@@ -118,7 +118,7 @@ def test_guide_weight_follows_the_progress_of_the_training():
 
 @pytest.mark.parametrize("name", ["guide", "budget", "z"])
 def test_each_loss_falls_when_only_the_routers_train(name):
-    model, batch = weighted("yolo26n-mod.yaml", **{"guide": 0, "z": 0, name: 1.0}).eval(), make_box_batch()
+    model, batch = weighted("yolo26n-mod-hybrid.yaml", **{"guide": 0, "z": 0, name: 1.0}).eval(), make_box_batch()
     batch["img"] = tokens_in_boxes(batch["bboxes"], batch["batch_idx"], 2, (64, 64))[:, None].expand(-1, 3, -1, -1)
     mod_vision.set_capacity(model, 0.125)  # about half of the logits are above 0, so there is a gap to close
     model.requires_grad_(False)
@@ -135,7 +135,7 @@ def test_each_loss_falls_when_only_the_routers_train(name):
 
 
 def test_losses_without_labels_are_finite():
-    model = weighted("yolo26n-mod.yaml", guide=0.5, budget=0.1, z=0.001)
+    model = weighted("yolo26n-mod-hybrid.yaml", guide=0.5, budget=0.1, z=0.001)
     batch = make_box_batch()
     batch |= {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
     total, items = model.loss(batch)
@@ -145,7 +145,7 @@ def test_losses_without_labels_are_finite():
 
 
 def test_training_gradient_is_finite_on_the_smallest_image():
-    model = build("yolo26n-mod.yaml").train()
+    model = build("yolo26n-mod-hybrid.yaml").train()
     batch = make_batch(size=32)  # the second stage sees one token per image
     total, _ = model.loss(batch)
     total.sum().backward()
@@ -160,11 +160,11 @@ def test_no_losses_where_they_have_no_meaning():
     batch = make_box_batch()
     names = {"guide", "budget", "z"}
 
-    dense = weighted("yolo26n-mod.yaml", guide=1, budget=1, z=1)
+    dense = weighted("yolo26n-mod-hybrid.yaml", guide=1, budget=1, z=1)
     mod_vision.set_capacity(dense, 1.0)
     assert not names & set(dense.loss(batch)[1])
 
-    off = weighted("yolo26n-mod.yaml", guide=0, budget=0, z=0)
+    off = weighted("yolo26n-mod-hybrid.yaml", guide=0, budget=0, z=0)
     total, items = off.loss(batch)
     assert not names & set(items)
     assert len(total) == 3
@@ -182,7 +182,7 @@ def test_no_losses_where_they_have_no_meaning():
 @pytest.mark.parametrize("schedule", [{"warmup": 0.5}, {"elastic": [0.25, 1.0]}])
 def test_a_scheduled_step_at_capacity_one_keeps_its_columns(schedule):
     """Ultralytics adds the columns of all steps up, so each must have the same ones."""
-    model, batch = build("yolo26n-mod.yaml").train(), make_box_batch()
+    model, batch = build("yolo26n-mod-hybrid.yaml").train(), make_box_batch()
     model.yaml["mod"] |= schedule
     total, routed = model.loss(batch)
     for layer in layers(model):
@@ -197,7 +197,7 @@ def test_a_scheduled_step_at_capacity_one_keeps_its_columns(schedule):
 
 def test_losses_need_a_forward_of_this_model():
     """Predictions can come from elsewhere, such as a copy; then there is no routing to judge."""
-    model, batch = build("yolo26n-mod.yaml").train(), make_box_batch()
+    model, batch = build("yolo26n-mod-hybrid.yaml").train(), make_box_batch()
     predictions = model(batch["img"])
     assert "guide" in model.loss(batch, predictions)[1]
     assert "guide" not in copy.deepcopy(model).loss(batch, predictions)[1]

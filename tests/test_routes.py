@@ -31,7 +31,7 @@ from mod_vision.yolo.run.letterbox import forward_letterboxed
 
 IMGSZ = 160
 PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
-SHIPPED = "yolo26n-mod-seg.pt"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def best_tokens(layer, logits, size):
     return np.isin(np.arange(len(logits)), list(chosen))
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod-seg", "yolo11n-mod", "yolo12n-mod", "windows"])
+@pytest.mark.parametrize(
+    "name", ["yolo26n-mod-hybrid-seg", "yolo11n-mod-attention", "yolo12n-mod-attention", "windows"]
+)
 def test_maps_follow_the_scores_that_the_routers_gave(name, photo, tmp_path):
     yolo = with_random_routers(vit_yaml(tmp_path, 3) if name == "windows" else f"{name}.yaml")
     seen = {}
@@ -144,7 +146,7 @@ def test_files_are_turned_as_their_exif_says(shipped, photo, tmp_path, orientati
 
 EXPORTS = {
     "depth": (SHIPPED, [0.5, 0.25], {"dynamic": True}),
-    "areas": ("yolo12n-mod.yaml", 0.5, {}),
+    "areas": ("yolo12n-mod-attention.yaml", 0.5, {}),
     "windows": ("windows", 0.5, {"batch": 2}),
 }
 
@@ -245,7 +247,7 @@ def test_notes_of_older_exports(exported, tmp_path, tile):
 
 
 def test_an_export_at_capacity_1_says_nothing(tmp_path):
-    yolo = load_model("yolo26n-mod.yaml")
+    yolo = load_model("yolo26n-mod-hybrid.yaml")
     set_capacity(yolo, 1.0)
     yolo.save(tmp_path / "dense.pt")
     export_yolo(load_model(tmp_path / "dense.pt"), format="torchscript", imgsz=32)
@@ -260,7 +262,7 @@ from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.letterbox import forward_letterboxed
 from mod_vision.yolo.model.loading import load_model
 
-model, (small, huge, out) = load_model("yolo26n-mod-seg.pt"), sys.argv[1:]
+model, (small, huge, out) = load_model("yolo26n-mod-hybrid-seg.pt"), sys.argv[1:]
 heatmap(model, small, 160, out, view="overlay", boxes=True, conf=0.1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 heatmap(model, huge, 160, out, view="overlay", boxes=True, conf=0.1)
@@ -282,7 +284,7 @@ def test_huge_images_take_bounded_memory(photo, tmp_path):
 
 def test_gflops_follow_every_capacity():
     """Two capacities with equally many tokens in the first block cost differently."""
-    model = load_model("yolo26n-mod.yaml")
+    model = load_model("yolo26n-mod-hybrid.yaml")
     traced, image = open_traced(model, 96), np.zeros((96, 96, 3), np.uint8)
     costs = []
     for capacity in (0.5, [0.5, 0.5, 0.5, 0.1, 0.1, 0.1]):

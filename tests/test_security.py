@@ -23,7 +23,7 @@ from mod_vision.resources import find_shipped
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.trust import restricted
 
-SHIPPED = "yolo26n-mod-seg.pt"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_bare_pickle_runs_nothing(tmp_path):
 
 def test_our_models_are_known_classes(tmp_path):
     """Without being trusted, in a process that has not imported timm before."""
-    names = ("yolo26n-mod.yaml", "yolo12n-mod-seg.yaml", "yolo11n.yaml", "yolo26-mod-vit-t.yaml")
+    names = ("yolo26n-mod-hybrid.yaml", "yolo12n-mod-attention-seg.yaml", "yolo11n.yaml", "yolo26-mod-vit-t.yaml")
     for name in names:
         load_model(name).save(tmp_path / f"{name}.pt")
     code = "import sys; from mod_vision.yolo.model.loading import load_model as f; [f(f'{n}.pt') for n in sys.argv[1:]]"

@@ -17,7 +17,7 @@ from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
 
-NAME = "yolo26n-mod-seg.pt"
+NAME = "yolo26n-mod-hybrid-seg.pt"
 PHOTO = min((OPEN / "images" / "val").glob("*.jpg"))
 
 

@@ -17,7 +17,7 @@ from studies.report import read_lines, table, write_report
 from studies.rows import ROWS, gflops, iso_flop, mod, read_model
 from studies.run import Schedule, study
 
-NAME = "yolo26n-mod.yaml"
+NAME = "yolo26n-mod-hybrid.yaml"
 
 
 @pytest.mark.parametrize("capacity", [0.75, 0.25])
@@ -46,7 +46,9 @@ def test_rows_differ_in_what_their_name_says():
 def finished(tiny_data, tmp_path_factory):
     """Rows of each kind, trained for an epoch and tuned for one, and the schedule they had."""
     root = tmp_path_factory.mktemp("study")
-    schedule = Schedule("yolo26n-mod-seg.yaml", str(tiny_data), "tiny", imgsz=64, epochs=1, batch=4, nbs=4, tuning=1)
+    schedule = Schedule(
+        "yolo26n-mod-hybrid-seg.yaml", str(tiny_data), "tiny", imgsz=64, epochs=1, batch=4, nbs=4, tuning=1
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         rows = ["fitted-untuned", "routed-0.25", "norm-0.5", "dense"]
@@ -129,8 +131,16 @@ def test_trainings_on_the_cpu_compute_in_bfloat16_and_channels_last(tiny_data, t
         default_callbacks["on_train_start"].append(lambda t: t.model.model[3].register_forward_hook(watch))
         cpu_training.main()
     """
-    words = f"train model=yolo26n-mod.yaml data={tiny_data} imgsz=64 epochs=1 batch=4 device=cpu val=False plots=False"
-    command = [sys.executable, "-c", textwrap.dedent(script), *words.split(), "workers=0", f"project={tmp_path}"]
+    words = f"train model=yolo26n-mod-hybrid.yaml data={tiny_data} imgsz=64 epochs=1 batch=4 device=cpu val=False"
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(script),
+        *words.split(),
+        "plots=False",
+        "workers=0",
+        f"project={tmp_path}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "saw torch.bfloat16 True" in done.stdout, done.stderr[-2000:]
 
@@ -143,8 +153,8 @@ def test_another_schedule_or_row_is_refused(finished, monkeypatch):
         study(other, ["dense"], [3], 1, "cpu", folder.parent)
     with pytest.raises(ValueError, match=r"unknown row dence; known are dense"):
         study(schedule, ["dence"], [3], 1, "cpu", folder.parent)
-    with pytest.raises(ValueError, match=r"yolo12n-mod.yaml has no MoDStage row"):
-        read_model("yolo12n-mod.yaml")
+    with pytest.raises(ValueError, match=r"yolo12n-mod-attention.yaml has no MoDStage row"):
+        read_model("yolo12n-mod-attention.yaml")
 
 
 def test_report(finished):

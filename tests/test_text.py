@@ -24,7 +24,7 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import some_images
 from mod_vision.yolo.run.sources import Source, find_sources, open_clip
 
-SHIPPED = "yolo26n-mod-seg.pt"
+SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 TITLE = "\x1b]0;owned\x07"  # makes a terminal change the title of its window
 BAD = [TITLE, "two\nlines", "\rover", "\u202egpj.exe", "\x9b31m", "\ud800", "\0"]
 

@@ -35,7 +35,7 @@ def both(work, items):
         return list(pool.map(run, items))
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod-seg.pt", "yolo26n-mod.yaml"])
+@pytest.mark.parametrize("name", ["yolo26n-mod-hybrid-seg.pt", "yolo26n-mod-hybrid.yaml"])
 def test_route_maps_are_those_of_the_image(name, photos):
     """With images of different shapes too; a model in training mode stays in it."""
     model = load_model(name)
@@ -116,7 +116,7 @@ class Stranger(torch.nn.Identity):
 
 
 def test_restrictions_hold_for_one_thread_alone(tmp_path):
-    model = load_model("yolo26n-mod.yaml")
+    model = load_model("yolo26n-mod-hybrid.yaml")
     model.model.stranger = Stranger()
     model.save(tmp_path / "strange.pt")
 

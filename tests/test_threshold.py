@@ -153,7 +153,7 @@ def test_an_export_is_refused():
 @pytest.fixture
 def trained(tmp_path) -> YOLO:
     """A model whose routers tell images apart."""
-    model = load_model("yolo26n-mod.yaml")
+    model = load_model("yolo26n-mod-hybrid.yaml")
     for _, layer in routed_layers(model.model):
         nn.init.normal_(layer.router.proj.weight, std=0.3)
     return model

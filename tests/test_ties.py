@@ -191,11 +191,11 @@ def checkpoint_of(name, photos, folder):
 @pytest.mark.parametrize(
     ("name", "format"),
     [
-        ("yolo26n-mod-seg.pt", "onnx"),
-        ("yolo26n-mod-seg.pt", "openvino"),
-        ("yolo26n-mod-seg.pt", "torchscript"),
-        ("yolo11n-mod.yaml", "onnx"),
-        ("yolo12n-mod.yaml", "openvino"),
+        ("yolo26n-mod-hybrid-seg.pt", "onnx"),
+        ("yolo26n-mod-hybrid-seg.pt", "openvino"),
+        ("yolo26n-mod-hybrid-seg.pt", "torchscript"),
+        ("yolo11n-mod-attention.yaml", "onnx"),
+        ("yolo12n-mod-attention.yaml", "openvino"),
         ("windows", "onnx"),
         ("windows", "openvino"),
     ],
@@ -209,7 +209,7 @@ def test_exports_equal_eager_where_scores_tie(name, format, photos, tmp_path):
 
 
 def test_a_dynamic_export_finds_the_padding_of_each_size(photos, tmp_path):
-    done = export_model(checkpoint_of("yolo26n-mod-seg.pt", photos, tmp_path), "onnx", SIZE, dynamic=True)
+    done = export_model(checkpoint_of("yolo26n-mod-hybrid-seg.pt", photos, tmp_path), "onnx", SIZE, dynamic=True)
     images = [torch.cat([panorama(photos[0], False), panorama(photos[1], True)]), panorama(photos[2], False)[..., :96]]
     for batch in images:
         check = check_export(*done, [batch.contiguous()])
@@ -217,7 +217,7 @@ def test_a_dynamic_export_finds_the_padding_of_each_size(photos, tmp_path):
         assert check.max_error < 1e-3
 
 
-@pytest.mark.parametrize("name", ["yolo26n-mod-seg.pt", "yolo12n-mod.yaml"])
+@pytest.mark.parametrize("name", ["yolo26n-mod-hybrid-seg.pt", "yolo12n-mod-attention.yaml"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_padded_photo_is_computed_before_its_padding(name, turned, photos):
     """A fifth of the input is photo, and half of all tokens are routed."""

@@ -19,11 +19,11 @@ COLUMNS = ["guide", "budget", "z"]
 ALL_LOSSES = {"guide": 0.5, "budget": 0.1, "z": 0.001}
 ELASTIC = {"elastic": [0.125, 1.0]}
 SCHEDULE = {"warmup": 0.3, **ELASTIC}
-NAMES = ["model.6", "model.8"]  # the routed layers of yolo26-mod
+NAMES = ["model.6", "model.8"]  # the routed layers of yolo26-mod-hybrid
 
 
 def in_all_blocks(capacity: float) -> list[tuple[float, ...]]:
-    """The capacities of the two stages of yolo26n-mod."""
+    """The capacities of the two stages of yolo26n-mod-hybrid."""
     return [(capacity,) * 6, (capacity,) * 4]
 
 
@@ -195,7 +195,7 @@ def test_the_routing_is_fitted_when_the_warmup_ends(words, tmp_path, warmup):
 
 def test_segmentation_has_all_columns(words, tmp_path):
     mod = {"capacity": 0.25, "warmup": 0.5, "loss": ALL_LOSSES}
-    model = write_mod_yaml(tmp_path, mod, "yolo26n-mod-x-seg.yaml", "yolo26-mod-seg.yaml")
+    model = write_mod_yaml(tmp_path, mod, "yolo26n-mod-hybrid-x-seg.yaml", "yolo26-mod-hybrid-seg.yaml")
     watch = Watch()
     run = watch.train(model, **words)
     (row,) = read_csv(run / "results.csv")

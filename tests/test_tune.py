@@ -26,7 +26,7 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.variants import DENSE, Candidate, routed_variant
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)) | st.tuples(st.floats(0, 9), st.floats(0, 1)))
-MODEL = "yolo26n-mod.yaml"
+MODEL = "yolo26n-mod-hybrid.yaml"
 RANGES = ["capacity=0.25,0.5", "router=linear,norm", "stages=all,6"]
 
 
@@ -238,7 +238,7 @@ def test_each_candidate_is_tried_once_and_the_dense_baseline_first(tmp_path, mon
 
 
 def test_variants_start_from_the_weights_of_the_model_and_write_their_yaml(tmp_path):
-    d = yaml.safe_load((resource_dir("cfg") / "models" / "yolo26-mod.yaml").read_text())
+    d = yaml.safe_load((resource_dir("cfg") / "models" / "yolo26-mod-hybrid.yaml").read_text())
     d["backbone"][6][3] = [512, [0.5, 0.25], 4, {"router": "norm"}]
     (tmp_path / "yolo26n-own.yaml").write_text(yaml.safe_dump(d))
     yolo = load_model(tmp_path / "yolo26n-own.yaml")
@@ -257,6 +257,6 @@ def test_variants_start_from_the_weights_of_the_model_and_write_their_yaml(tmp_p
 
 
 def test_a_segmenter_stays_one_in_its_checkpoint(tmp_path):
-    variant = routed_variant(load_model("yolo26n-mod-seg.yaml"), DENSE, classes=3)
+    variant = routed_variant(load_model("yolo26n-mod-hybrid-seg.yaml"), DENSE, classes=3)
     variant.save(tmp_path / "start.pt")
     assert load_model(tmp_path / "start.pt").task == "segment"

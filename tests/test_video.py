@@ -28,7 +28,7 @@ COLOUR = (160, 60, 40)  # a blue, which BT.601 and BT.709 tell apart
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model("yolo26n-mod-seg.pt")
+    return load_model("yolo26n-mod-hybrid-seg.pt")
 
 
 def write_pan(path, frames, size=(128, 80), fps=10.0):

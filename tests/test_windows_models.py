@@ -259,7 +259,7 @@ print("trained", best.model.model[0].router.trained)
         ("yolo26n", {"sizes": 3}, "mod.windows: unknown key sizes"),
         ("yolo26n", {"nc": 3}, "mod.windows: unknown key nc"),
         ("yolo11n-cls", {"size": 64}, "head Classify does not run on windows"),
-        ("yolo26n-mod", {"size": 64}, "routes tokens of the whole image"),
+        ("yolo26n-mod-hybrid", {"size": 64}, "routes tokens of the whole image"),
     ],
 )
 def test_what_is_refused(name, windows, told):

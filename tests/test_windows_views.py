@@ -220,7 +220,7 @@ def test_routers_without_training_are_told(tmp_path, square, capsys, settings):
 
 
 def test_tokens_have_no_windows(square):
-    maps = route_maps("yolo26n-mod.yaml", square, 160)
+    maps = route_maps("yolo26n-mod-hybrid.yaml", square, 160)
     assert all(layer.windows is None for layer in maps)
     with pytest.raises(ValueError, match=r"model\.6 routes tokens, there are no windows to draw"):
         by_windows(maps[0])

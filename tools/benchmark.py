@@ -14,7 +14,7 @@ from mod_vision.eval.cost.conditions import conditions
 from mod_vision.files import writable_dir
 from mod_vision.run_settings import BenchSettings
 
-MODEL, CAPACITIES = "yolo26n-mod.yaml", (0.5, 0.25)
+MODEL, CAPACITIES = "yolo26n-mod-hybrid.yaml", (0.5, 0.25)
 BENCH = BenchSettings(imgsz=640, device="cpu", threads=2, repeats=11)
 TOLERANCE = 0.1
 COMMITTED = Path(__file__).resolve().parent.parent / "studies" / "results" / "speed" / "quick.json"

@@ -1,4 +1,4 @@
-"""Write parameters and executed GFLOPs at 640 px into the headers of cfg/models/*.yaml, for every scale."""
+"""Write parameters and executed GFLOPs into the headers of cfg/models/*.yaml, for every scale."""
 
 import re
 import sys
@@ -8,6 +8,7 @@ from mod_vision.eval.cost.flops import executed_gflops
 from mod_vision.resources import resource_dir
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.windows import head_of
 
 
 def summary(file: Path, scale: str) -> str:
@@ -19,9 +20,14 @@ def summary(file: Path, scale: str) -> str:
     stride = head.stride.clone()
     model = model.eval().fuse(verbose=False).to("meta")
     head.stride = stride  # its values are read, so it stays real
-    routed = executed_gflops(model)
+    sizes = (640,) if head_of(model) is None else (640, 1280)
+    routed = [executed_gflops(model, imgsz) for imgsz in sizes]
     set_capacity(model, 1.0)
-    return f"{parameters:,} parameters, {routed:.1f} GFLOPs at its capacity, {executed_gflops(model):.1f} dense"
+    dense = [executed_gflops(model, imgsz) for imgsz in sizes]
+    if len(sizes) == 1:
+        return f"{parameters:,} parameters, {routed[0]:.1f} GFLOPs at its capacity, {dense[0]:.1f} dense"
+    figures = [f"{r:.1f} at {imgsz} px, {d:.1f} dense" for imgsz, r, d in zip(sizes, routed, dense, strict=True)]
+    return f"{parameters:,} parameters, GFLOPs at its capacity {'; '.join(figures)}"
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from mod_vision.yolo.model.capacity import load_at
 from mod_vision.yolo.model.trust import restricted
 from mod_vision.yolo.run.device import start
 
-MODEL = "yolo26n-mod-seg.pt"
+MODEL = "yolo26n-mod-hybrid-seg.pt"
 CHECKED_IMAGES = 5
 
 

@@ -48,7 +48,7 @@ def single(outputs):
 
 def make_model(capacity: float) -> nn.Module:
     torch.manual_seed(1)
-    model = build("yolo26n-mod.yaml").double().train()
+    model = build("yolo26n-mod-hybrid.yaml").double().train()
     model.yaml["mod"]["loss"] = {"guide": 0.5, "z": 0.1}
     model.yaml["mod"]["elastic"] = [0.25, 1.0]  # columns at capacity 1 too
     for layer in layers(model):

@@ -23,7 +23,7 @@ def load_model(path_or_model: str | Path | Model) -> YOLO:
 
     Args:
         path_or_model: A .pt file or a YAML file, or the bare name of one that ships with this package, such as
-            'yolo26n-mod.yaml' and 'yolo26n-mod-seg.pt', or a `YOLO`.
+            'yolo26n-mod.yaml' and 'yolo26n-mod-hybrid-seg.pt', or a `YOLO`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
