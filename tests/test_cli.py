@@ -256,7 +256,7 @@ def test_bench_by_profile(capsys):
 @pytest.mark.parametrize("backend", ["eager", "onnx", "openvino", "torchscript"])
 def test_bench_backends(backend, capsys, tmp_path):
     words = [f"backend={backend}", "capacity=0.5", "imgsz=64", "repeats=2", "threads=1", f"out={tmp_path}"]
-    assert main(["bench", *words]) == 0, capsys.readouterr().err
+    assert main(["bench", "model=yolo26n-mod-hybrid.yaml", *words]) == 0, capsys.readouterr().err
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert figures["conditions"]["backend"] == backend
     dense, routed, rival = figures["rows"]
@@ -271,7 +271,7 @@ def test_bench_backends(backend, capsys, tmp_path):
 
 def test_bench_of_the_backbone_in_bfloat16(capsys, tmp_path):
     words = ["by=backbone", "dtype=bfloat16", "capacity=0.5", "imgsz=64", "repeats=1", "threads=1", "baselines="]
-    assert main(["bench", *words, f"out={tmp_path}"]) == 0, capsys.readouterr().err
+    assert main(["bench", "model=yolo26n-mod-hybrid.yaml", *words, f"out={tmp_path}"]) == 0, capsys.readouterr().err
     dense, routed = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert dense["gflops"] < executed_gflops(load_model("yolo26n-mod-hybrid.yaml").model, 64)
     assert routed["gflops"] < 0.75 * dense["gflops"]

@@ -116,6 +116,53 @@ def convolutions() -> dict[str, Any]:
     return {"nc": 2, "backbone": rows, "head": [[[2], 1, "Detect", ["nc"]]]}
 
 
+CROWDED = [
+    *(("yolo26n", {}), ("yolo26n-seg", {}), ("yolov8n", {"coarse": 0.25}), ("yolo11n-obb", {})),
+    *(("yolo26n", {"router": "stem", "entry": 5}), ("yolo11n-seg", {"router": "stem", "entry": 5})),
+]
+
+
+@pytest.mark.parametrize(("name", "windows"), CROWDED)
+@torch.no_grad()
+def test_crowded_images_are_run_as_a_whole(name, windows):
+    """An image that needs too many windows gives what the dense model gives, alone and in any batch."""
+    routed, dense = pair(name, **windows)
+    entry = head_of(routed).entry
+    for parameter in (p for p in entry.router.parameters() if p.ndim > 1):
+        parameter.normal_(std=0.3)
+    [*entry.router.parameters()][-1].zero_()
+    x = torch.rand(3, 3, 256, 384)
+    x[1] = 114 / 255  # nothing but padding
+    x[2, :, :, 128:] = 114 / 255
+    entry.set_threshold(0.1)
+    alone = [detections(routed(image[None])) for image in x]
+    routed(x)
+    shares = entry.plan.shares()
+    assert len(set(shares.tolist())) > 1, "images must differ"
+    entry.crowded = float(shares.max())
+    whole = shares >= entry.crowded
+    together = detections(routed(x))
+    assert torch.equal(entry.plan.whole, whole)
+    assert torch.equal(entry.plan.shares(), shares.masked_fill(whole, 1.0))
+    assert entry.plan.kept()[whole].all()
+    for i, image in enumerate(x):
+        one = detections(routed(image[None]))
+        expected = detections(dense(image[None])) if whole[i] else alone[i]
+        torch.testing.assert_close(one, expected, rtol=0, atol=0)
+        mine, own = found(together[i], name), found(one[0], name)
+        n = min(len(mine), len(own))
+        assert bool(n) == (i != 1), "only padding shows nothing"
+        torch.testing.assert_close(mine[:n], own[:n], rtol=1e-3, atol=1e-3)
+    set_capacity(routed, 0.25)
+    routed(x)
+    assert entry.plan.whole is None, "a fixed number of windows stays fixed"
+
+
+def detections(out: Any) -> torch.Tensor:
+    """The detections of an output."""
+    return tensors(out)[0]
+
+
 @torch.no_grad()
 def test_a_window_that_holds_all_that_a_position_reads_gives_its_dense_value():
     reach = 56

@@ -37,20 +37,23 @@ class Objects(NamedTuple):
 
 def shown_share(plan: WindowPlan, objects: Objects) -> torch.Tensor:
     """Return the share of each box that the window shows which shows most of it, (M,); 0 without windows."""
+    whole = objects.areas.new_zeros(len(objects.areas))
+    if plan.whole is not None:
+        whole = plan.whole[objects.images].to(whole)
     if not plan.width:
-        return objects.areas.new_zeros(len(objects.areas))
+        return whole
     low = (plan.corners * plan.cell).flip(-1)  # x, y
     side = low.new_tensor((plan.window[1], plan.window[0])) * plan.cell
     low, boxes = low[objects.images], objects.boxes[:, None]
     common = torch.minimum(boxes[..., 2:], low + side) - torch.maximum(boxes[..., :2], low)
     share = common.clamp(min=0).prod(-1) / (boxes[..., 2:] - boxes[..., :2]).prod(-1).clamp(min=1e-6)
-    return (share if plan.real is None else share * plan.real[objects.images]).amax(1)
+    return (share if plan.real is None else share * plan.real[objects.images]).amax(1).maximum(whole)
 
 
 def elsewhere(plan: WindowPlan, logits: torch.Tensor) -> WindowPlan:
     """Return as many windows for each image, placed by other scores (B, N)."""
     other = plan_windows(logits, plan.size, plan.window, plan.width, plan.cell, inside=plan.inside)
-    return other._replace(real=plan.real)
+    return other._replace(real=plan.real, whole=plan.whole)
 
 
 class LostObjects(Measure):
@@ -81,7 +84,7 @@ class LostObjects(Measure):
         """
         counts = plan.counts().tolist()
         self.windows += counts
-        self.shares += [count * plan.window_share for count in counts]
+        self.shares += plan.shares().tolist()
         sizes = ["small" if a < SMALL else "medium" if a < MEDIUM else "large" for a in objects.areas.tolist()]
         groups = [(ALL, size, f"class {name}") for size, name in zip(sizes, objects.classes, strict=True)]
         for group in (group for own in groups for group in own):

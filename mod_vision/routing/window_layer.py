@@ -20,6 +20,10 @@ from mod_vision.routing.windows import WindowPlan, is_channels_last
 EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
 
 
+class MixedBatch(Exception):
+    """Some images of a batch are run on windows, others as a whole: the plan tells which, and each goes its own way."""
+
+
 class WindowedLayer(RoutedLayer):
     """Base of the layer at which a network narrows from the whole image to windows.
 
@@ -29,12 +33,14 @@ class WindowedLayer(RoutedLayer):
         window: Side of a window in px.
         cell: Side of a cell in px.
         reduction: Px of the image to a position of the map that this layer reads.
+        crowded: Share of the pixels from which on an image is run as a whole, in threshold mode; None is never.
     """
 
     window: int
     cell: int
     reduction: int
     router: WindowRouter
+    crowded: float | None = None
     takes_ragged = True
 
     def init_windows(self, router: WindowRouter, window: int, cell: int, reduction: int, capacity: float) -> None:
@@ -69,6 +75,7 @@ class WindowedLayer(RoutedLayer):
         Raises:
             ValueError: If the image is not a whole number of cells high and wide, or the model is exported while
                 images need different numbers of windows.
+            MixedBatch: If some of the images, but not all, shall be run as a whole.
         """
         if self.input_adaptive:
             refuse_in_exports("windows")
@@ -83,8 +90,17 @@ class WindowedLayer(RoutedLayer):
         least = self.threshold if self.input_adaptive else None
         k = window_count(size, window, self.capacities[0] if least is None else 1.0)
         plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside)
-        self.plan = plan = plan._replace(logits=logits)
+        self.plan = plan = plan._replace(logits=logits, whole=self._whole(plan))
+        if plan.whole is not None and not bool(plan.whole.all()):
+            raise MixedBatch
         return plan
+
+    def _whole(self, plan: WindowPlan) -> torch.Tensor | None:
+        """Return which images of a batch are crowded, (B,), None if none is."""
+        if not self.input_adaptive or self.crowded is None:
+            return None
+        whole = plan.shares() >= self.crowded
+        return whole if bool(whole.any()) else None
 
     def seen(
         self, x: torch.Tensor, size: tuple[int, int], small: torch.Tensor | None, coarse: torch.Tensor | None = None

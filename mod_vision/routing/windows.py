@@ -28,6 +28,7 @@ class WindowPlan(NamedTuple):
         cell: Side of a cell in px.
         real: (B, k) False where an image needs fewer than k windows, None if none does. Such a window is not computed.
         inside: (B, N) False where a cell is padding, None if that is not known.
+        whole: (B,) True where the image is run as a whole, since that takes less time than its windows; None if none is.
     """
 
     logits: torch.Tensor
@@ -37,6 +38,7 @@ class WindowPlan(NamedTuple):
     cell: int = CELL
     real: torch.Tensor | None = None
     inside: torch.Tensor | None = None
+    whole: torch.Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -55,8 +57,8 @@ class WindowPlan(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Share of the image's pixels that k windows compute; overlaps count twice."""
-        return self.width * self.window_share
+        """Share of the batch's pixels that is computed; overlaps count twice."""
+        return self.width * self.window_share if self.whole is None else float(self.shares().mean())
 
     def take(self, x: torch.Tensor) -> torch.Tensor:
         """Return the windows (B * k, C, wh, ww) of images or maps (B, C, H, W); only real ones, if some are not.
@@ -157,18 +159,31 @@ class WindowPlan(NamedTuple):
         """View values of cells (B, N) as a map (B, h, w)."""
         return values.view(-1, *self.size)
 
+    def rectangles(self, image: int) -> torch.Tensor:
+        """Return what is computed of an image of the batch, (n, 4): first row and column, rows and columns of cells."""
+        if self.whole is not None and self.whole[image]:
+            return self.corners.new_tensor([[0, 0, *self.size]])
+        corners = self.corners[image] if self.real is None else self.corners[image, self.real[image]]
+        return torch.cat((corners, corners.new_tensor(self.window).expand_as(corners)), 1)
+
     def counts(self) -> torch.Tensor:
-        """Return how many windows each image has, (B,)."""
+        """Return how many windows each image has, (B,), also where it is run as a whole instead."""
         real = torch.ones_like(self.corners[:, :, 0], dtype=torch.bool) if self.real is None else self.real
         return real.sum(dim=1)
 
+    def shares(self) -> torch.Tensor:
+        """Return the share of its pixels that is computed of each image, (B,); overlaps count twice."""
+        shares = self.counts() * self.window_share
+        return shares if self.whole is None else shares.masked_fill(self.whole, 1.0)
+
     def covered(self) -> torch.Tensor:
-        """Return by how many windows each cell is computed, (B, h, w)."""
+        """Return by how many windows each cell is computed, (B, h, w); once in an image that is run as a whole."""
         rows, cols = (_between(self.corners[:, :, axis], self.window[axis], self.size[axis]) for axis in (0, 1))
         inside = rows[..., :, None] & cols[..., None, :]
         if self.real is not None:
             inside = inside & self.real[..., None, None]
-        return inside.sum(dim=1)
+        covered = inside.sum(dim=1)
+        return covered if self.whole is None else covered.masked_fill(self.whole[:, None, None], 1)
 
     def kept(self) -> torch.Tensor:
         """Return the cells that are computed as a boolean map (B, h, w)."""

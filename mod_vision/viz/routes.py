@@ -169,10 +169,9 @@ def _windows(layer: TracedLayer, plan: WindowPlan, boxed: Letterboxed, rows: sli
         cols: Columns of cells that do.
     """
     top, left, height, width = boxed.valid
-    corners = plan.corners[0] if plan.real is None else plan.corners[0, plan.real[0]]
     size = plan.window[0] * plan.cell, plan.window[1] * plan.cell
-    first = corners.cpu().numpy().reshape(-1, 2) * plan.cell - (top, left)
-    boxes = np.concatenate((first, np.broadcast_to(size, first.shape)), 1) / (height, width, height, width)
+    boxes = plan.rectangles(0).cpu().numpy() * plan.cell - (top, left, 0, 0)
+    boxes = boxes / (height, width, height, width)
     return Windows(boxes, size, plan.covered()[0, rows, cols].cpu().numpy(), layer.trained, layer.coarse)
 
 

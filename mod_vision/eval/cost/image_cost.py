@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -73,5 +73,13 @@ class ImageCosts(Measure):
 def _keys(model: nn.Module, size: Size) -> list[list[Key]]:
     """Return what each image of the last batch routed."""
     plans = [(name, layer.plan) for name, layer in routed_layers(model) if layer.plan is not None]
-    counts = [[(size, name, k) for k in plan.counts().tolist()] for name, plan in plans]
+    counts = [[(size, name, k) for k in _computed(plan)] for name, plan in plans]
     return [list(keys) for keys in zip(*counts, strict=True)]
+
+
+def _computed(plan: Any) -> list[int]:
+    """Return how many tokens or windows were computed of each image, -1 where it was run as a whole."""
+    counts = plan.counts()
+    whole = getattr(plan, "whole", None)
+    found: list[int] = (counts if whole is None else counts.masked_fill(whole, -1)).tolist()
+    return found

@@ -48,7 +48,8 @@ class Windowed:
     @property
     def windows(self) -> WindowPlan | None:
         """The windows of this forward, None if it runs whole images."""
-        return self.entry.plan
+        plan = self.entry.plan
+        return None if plan is None or plan.whole is not None else plan
 
 
 class _Reads(Windowed):

@@ -14,12 +14,13 @@ from ultralytics.utils import LOGGER
 
 from mod_vision.routing import window_routers as routers
 from mod_vision.routing.padding import GRAY
-from mod_vision.routing.window_layer import shrunk
+from mod_vision.routing.window_layer import MixedBatch, shrunk
 from mod_vision.routing.windows import CELL
 from mod_vision.yolo.blocks import windows as forms
 from mod_vision.yolo.blocks.base import take_place
 from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.model.coarse import cell_scores, merge
+from mod_vision.yolo.model.mixed import apart
 from mod_vision.yolo.model.settings import WindowSettings
 
 LOOK_STRIDE = 8  # the rows of `look` end at the last one before the map is reduced further
@@ -175,13 +176,13 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
             with entry.whole_image():
                 coarse = predict_once(self, small)
             scores = cell_scores(coarse, head, x.shape[2:])
-        if entry.router.reads != "map":
-            plan = entry.route_windows(x, scores)
-            if not plan.width:  # an empty image costs no row
-                out = head.no_windows(x)
-                return out if coarse is None else merge(out, coarse, head)
-        out = predict_once(self, x, profile)
-        return out if coarse is None else merge(out, coarse, head)
+        try:
+            plan = None if entry.router.reads == "map" else entry.route_windows(x, scores)
+            empty = plan is not None and not plan.width  # such images cost no row
+            out = head.no_windows(x) if empty else predict_once(self, x, profile)
+        except MixedBatch:
+            return apart(self._predict_once, entry, x)
+        return out if coarse is None or head.windows is None else merge(out, coarse, head)
 
     return predict
 

@@ -36,7 +36,7 @@ class WindowObjects:
 
     def update(self, batch: dict[str, Any]) -> None:
         """Count a batch that the model ran last."""
-        plan = self.head.windows
+        plan = self.head.entry.plan
         if plan is not None:
             self.found.update(plan, self._objects(batch), self._others(plan, batch))
 
