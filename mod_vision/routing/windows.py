@@ -28,7 +28,7 @@ class WindowPlan(NamedTuple):
         cell: Side of a cell in px.
         real: (B, k) False where an image needs fewer than k windows, None if none does. Such a window is not computed.
         inside: (B, N) False where a cell is padding, None if that is not known.
-        whole: (B,) True where the image is run as a whole, since that takes less time than its windows; None if none is.
+        whole: (B,) True where the image is run as a whole, which takes less time than its windows; None if none is.
     """
 
     logits: torch.Tensor

@@ -22,13 +22,13 @@ def apart(run: Callable[[torch.Tensor], Any], entry: WindowedLayer, x: torch.Ten
     """
     plan = entry.plan
     whole = plan.whole
-    parts = [on_full_maps(run(x[which])) for which in (whole, ~whole)]
+    crowded, others = (on_full_maps(run(x[which])) for which in (whole, ~whole))
     entry.plan = plan
-    return _together(*parts, whole)
+    return _together(crowded, others, whole)
 
 
 def _together(crowded: Any, others: Any, whole: torch.Tensor) -> Any:
-    """Return the outputs of two parts of a batch as those of the batch; a shorter list of detections gets empty ones."""
+    """Return the outputs of two parts of a batch as those of the batch; shorter lists get empty detections."""
     if isinstance(crowded, torch.Tensor):
         sides = [max(pair) for pair in zip(crowded.shape[1:], others.shape[1:], strict=True)]
         out = crowded.new_zeros(len(whole), *sides)
