@@ -1,247 +1,308 @@
-"""Conversion of trained dense models: every weight stays, capacity 1 gives the dense outputs back."""
+"""A trained dense model into one on windows: what is kept, chosen, said, and refused."""
 
 from __future__ import annotations
 
-import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import randomise
-from helpers import shipped
-from torch import nn
-from ultralytics import RTDETR, YOLO
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics import YOLO
 
 import mod_vision
-from mod_vision.conversion.sensitivity import MAX_SHIFT, MIN_SAVING, Trial, table
+from mod_vision.cli.main import main
+from mod_vision.conversion.choice import best_within, settings_of
+from mod_vision.conversion.convert import Wanted
+from mod_vision.conversion.parts import RUNS, divide
+from mod_vision.conversion.rows import Accuracy, Row, table
+from mod_vision.conversion.seen import Seen, shown_by
+from mod_vision.conversion.timing import WindowTime, time_windows
+from mod_vision.conversion.verdict import verdict
+from mod_vision.conversion.windowed import on_windows
 from mod_vision.routing import routed_layers
-from mod_vision.yolo.blocks import MoDA2C2f, MoDC2PSA
-from mod_vision.yolo.run.images import some_images
+from mod_vision.routing.lost_objects import SHOWN, Objects, shown_share
+from mod_vision.routing.placing import plan_windows, window_count
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.settings import WindowSettings
+from mod_vision.yolo.model.windows import head_of
 
-MODELS = {
-    "yolo11n-pose.yaml": {"MoDC2PSA"},
-    "yolo12n.yaml": {"MoDA2C2f"},
-    "yolo12n-seg.yaml": {"MoDA2C2f"},
-    "yolo26n-obb.yaml": {"MoDC2PSA"},
-    "yolo26n-cls.yaml": {"MoDC2PSA"},
-}
+MODELS = ("yolov8n", "yolov9t", "yolo12n", "yolo26n-seg")
 
 
-def outputs(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    def tensors(value):
-        if isinstance(value, torch.Tensor):
-            return [value]
-        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
-        return [tensor for child in values for tensor in tensors(child)]
-
-    with torch.inference_mode():
-        return tensors(net.eval()(x))
+def outputs(value: Any) -> list[torch.Tensor]:
+    value = list(value.values()) if isinstance(value, dict) else value
+    return [value] if isinstance(value, torch.Tensor) else [t for v in value for t in outputs(v)]
 
 
-def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+# ------------------------------------------------------------------------------------------------------- the network
 
 
+@pytest.mark.parametrize("router", ["look", "stem"])
 @pytest.mark.parametrize("name", MODELS)
-def test_any_model_and_back(name, photos):
-    model = YOLO(name)
-    randomise(model.model).eval()
-    x = torch.rand(1, 3, 128, 160)
-    before = outputs(model.model, x)
-    weights = copy.deepcopy(model.model.state_dict())
-
-    routed = mod_vision.convert(model, blocks="all", images=photos[:2], imgsz=128)
-    assert {type(layer).__name__ for _, layer in routed_layers(routed.model)} == MODELS[name]
-    assert not any(routed_layers(model.model)), "the given model stays dense"
-    assert same(outputs(model.model, x), before)
-    state = routed.model.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in weights.items())
-    assert all(".router." in key for key in state.keys() - weights.keys())
-
-    changed = outputs(routed.model, x)
-    assert not same(changed, before)
-    mod_vision.set_capacity(routed, 1.0)
-    assert same(outputs(routed.model, x), before)
-
-
-def test_rtdetr(photos):
-    model = RTDETR("rtdetr-l.yaml")
-    routed = mod_vision.convert(model, blocks="all", images=photos[:1], imgsz=128)
-    kinds = {type(layer).__name__ for _, layer in routed_layers(routed.model)}
-    assert kinds == {"MoDAIFI"}
-    x = torch.rand(1, 3, 128, 128)
-    assert not same(outputs(routed.model, x), outputs(model.model, x))
-    mod_vision.set_capacity(routed, 1.0)
-    assert same(outputs(routed.model, x), outputs(model.model, x))
-
-
-def test_the_yaml_is_that_of_the_routed_model(photos):
-    """Ultralytics rebuilds a model from its YAML when it is trained on."""
-    model = YOLO("yolo12n.yaml")
-    routed = mod_vision.convert(model, 0.3, [6, 8], "norm", photos[:1], 64)
-    assert model.model.yaml["backbone"][6] == [-1, 4, "A2C2f", [512, True, 4]]
-    d = routed.model.yaml
-    options = {"capacity": 0.3, "router": "norm"}
-    assert d["backbone"][6] == [-1, 4, "MoDA2C2f", [512, True, 4, options]]
-    assert d["backbone"][8] == [-1, 4, "MoDA2C2f", [1024, True, 1, options]]
-    again = DetectionModel(copy.deepcopy(d), verbose=False)
-    assert again.state_dict().keys() == routed.model.state_dict().keys()
-    assert [type(layer) for _, layer in routed_layers(again)] == [MoDA2C2f, MoDA2C2f]
-    again.load_state_dict(routed.model.state_dict())
-    x = torch.rand(1, 3, 96, 96)
-    assert same(outputs(again, x), outputs(routed.model, x))
-
-
-def test_trained_dense_saved_loaded_and_trained_on(tiny_data, tmp_path, run_cli):
-    """The path of a user: a trained checkpoint, the command, plain yolo train, plain prediction."""
-    arguments = {"data": str(tiny_data), "epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False}
-    dense = YOLO("yolo26n.yaml")
-    dense.train(**arguments, project=str(tmp_path), name="dense", optimizer="AdamW", device="cpu", amp=False)
-    weights = tmp_path / "dense" / "weights" / "last.pt"
-
-    words = [f"model={weights}", f"data={tiny_data}", "imgsz=64"]
-    done = run_cli("mod-vision", "convert", *words, "blocks=10", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "routed rows 10" in done.stdout
-    assert "yolo train model=last-mod.pt" in done.stdout
-    before, after = (YOLO(path).model.state_dict() for path in (weights, tmp_path / "last-mod.pt"))
+def test_every_weight_stays(name, router):
+    dense = YOLO(f"{name}.yaml")
+    randomise(dense.model).eval()
+    x = torch.rand(1, 3, 256, 320)
+    with torch.inference_mode():
+        expected = outputs(dense.model(x))
+    routed = on_windows(dense, WindowSettings(router=router, entry=5 if router == "stem" else 0))
+    before, after = dense.model.state_dict(), routed.model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
-
-    keys = [f"{key}={value}" for key, value in arguments.items()]
-    trained = run_cli(
-        "yolo", "train", "model=last-mod.pt", *keys, f"project={tmp_path}", "name=routed", "device=cpu", "amp=False",
-        "lr0=0", "warmup_bias_lr=0", "optimizer=SGD", cwd=tmp_path,
-    )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
-    assert "guide" in (tmp_path / "routed" / "results.csv").read_text()
-    best = YOLO(tmp_path / "routed" / "weights" / "last.pt")
-    assert [type(layer) for _, layer in routed_layers(best.model)] == [MoDC2PSA]
-    start, end = YOLO(tmp_path / "last-mod.pt").model, best.model
-    for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True):
-        torch.testing.assert_close(b, a, msg=f"{name} did not start from the converted weights", rtol=0, atol=2e-3)
-
-    again = run_cli("mod-vision", "convert", *words, f"out={weights}", "blocks=10", cwd=tmp_path)
-    assert again.returncode == 1
-    assert "is the model it is made from; choose another name" in again.stderr
+    assert all(".router." in key for key in after.keys() - before.keys())
+    assert not any(routed_layers(dense.model)), "the given model stays dense"
+    mod_vision.set_capacity(routed, 1.0)
+    with torch.inference_mode():
+        found = outputs(routed.model.eval()(x))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_a_converted_object_trains_from_its_weights(tiny_data, tmp_path, photos):
-    routed = mod_vision.convert(YOLO("yolo26n.yaml"), blocks=[10], images=photos[:1], imgsz=64)
-    before = copy.deepcopy(routed.model.state_dict())
-    routed.train(
-        data=str(tiny_data), epochs=1, imgsz=64, batch=8, workers=0, plots=False, project=str(tmp_path), name="run",
-        lr0=0.0, warmup_bias_lr=0.0, optimizer="SGD", device="cpu", amp=False, val=False,
-    )  # fmt: skip
-    after = YOLO(tmp_path / "run" / "weights" / "last.pt").model
-    names = [name for name, _ in after.named_parameters() if not name.startswith("model.23.")]
-    assert len(names) > 100
-    for name in names:  # the head's rows are sorted anew by class name
-        torch.testing.assert_close(after.state_dict()[name], before[name], rtol=0, atol=2e-3, msg=name)
+def test_a_routed_model_is_refused():
+    with pytest.raises(ValueError, match="routed already"):
+        on_windows(YOLO("yolo26n-mod.yaml"), WindowSettings())
 
 
-def test_auto_prints_what_it_decides_from(photos, capsys):
-    """At this size nothing is worth it, and every row is named with its reason."""
-    with pytest.raises(ValueError, match="no layer of this model is worth routing at 128 px: row 10 saves less than "):
-        mod_vision.convert(YOLO("yolo26n.yaml"), images=photos[:2], imgsz=128)
-    printed = capsys.readouterr().out
-    assert f"saves less than {MIN_SAVING:.0%}" in printed
+# ------------------------------------------------------------------------------------------------------------ images
 
 
-def test_verdicts():
-    assert Trial(4, "C3k2", 9.0, 5.0, 0.04, 0.2).verdict == "routed"
-    assert Trial(4, "C3k2", 9.0, 8.9, 0.001, 0.2).verdict == "saves less than 1%"
-    assert Trial(4, "C3k2", 9.0, 5.0, 0.04, MAX_SHIFT + 0.01).verdict == "shifts more than 30%"
-    text = table([Trial(4, "C3k2", 9.0, 5.0, 0.04, 0.2), Trial(0, "Conv", reason="reads pixels")])
-    assert text.splitlines()[1].split() == ["0", "Conv", "reads", "pixels"]
-    assert text.splitlines()[2].split() == ["4", "C3k2", "9.0", "ms", "5.0", "ms", "4.0%", "20.0%", "routed"]
+@pytest.fixture
+def scenes(tmp_path, photos) -> Path:
+    """A data set of 24 + 4 photos."""
+    names = {i: f"class{i}" for i in range(80)}
+    train = sorted(photos[0].parents[1].joinpath("train").glob("*.jpg"))[:24]
+    for split, files in (("train", train), ("val", photos[:4])):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{file}\n" for file in files))
+    data = {"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}
+    (tmp_path / "scenes.yaml").write_text(yaml.safe_dump(data))
+    return tmp_path / "scenes.yaml"
 
 
-@pytest.mark.parametrize("blocks", [[0, 99], ["model.4"], [], [9], True, "some", {"a": 1}, [{"a": 1}], [[4]]])
-def test_rows_that_cannot_be_routed(blocks, photos):
-    with pytest.raises(ValueError, match=r"blocks must be auto, all, or rows that have a routed form, 10 \(C2PSA\)"):
-        mod_vision.convert(YOLO("yolo26n.yaml"), blocks=blocks, images=photos[:1], imgsz=64)
+def lines(file: Any) -> list[str]:
+    return Path(file).read_text().split()
 
 
-def test_a_named_row_that_refuses(photos):
-    with pytest.raises(ValueError, match=r"^layer 11, A2C2f: this A2C2f has convolutions instead of attention"):
-        mod_vision.convert(YOLO("yolo12n.yaml"), blocks=[11], images=photos[:1], imgsz=64)
+def test_some_training_images_are_kept_aside(scenes, tmp_path):
+    parts = divide(str(scenes), tmp_path / "work")
+    content = yaml.safe_load(Path(parts.data).read_text())
+    fitted, kept = lines(content["train"]), lines(content["test"])
+    assert sorted(fitted + kept) == sorted(lines(tmp_path / "train.txt"))
+    assert len(kept) == RUNS
+    assert not set(kept) & set(lines(tmp_path / "val.txt"))
+    assert [str(path) for path in parts.kept] == kept
+    assert not parts.taught
 
 
-def test_nothing_to_route(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(
-        "nc: 2\nbackbone: [[-1, 1, nn.Conv2d, [3, 8, 3, 2, 1]]]\nhead: [[-1, 1, Classify, [nc]]]\n"
-    )
-    with pytest.raises(ValueError, match="has nothing to route"):
-        mod_vision.convert(YOLO(tmp_path / "tiny.yaml", task="classify"), imgsz=64)
+def test_too_few_images(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match=r"`train` has 8 images, a conversion needs 16"):
+        divide(str(tiny_data), tmp_path / "work")
 
 
-@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolov9t.yaml"])
-def test_models_without_attention(name):
-    told = "convert routes attention: YOLO11 and YOLO26 have C2PSA, YOLO12 has A2C2f, RT-DETR has AIFI, and YOLOv8"
-    with pytest.raises(ValueError, match=f"^this model has nothing to route, since {told}"):
-        mod_vision.convert(YOLO(name), imgsz=64)
+def test_a_teacher_that_knows_nothing(scenes, tmp_path):
+    with pytest.raises(ValueError, match="labels=False: the model is confident"):
+        divide(str(scenes), tmp_path / "work", YOLO("yolo26n.yaml"), 64)
 
 
-def test_a_routed_model_can_be_routed_further(photos, tmp_path):
-    """What was routed before keeps its capacity, and the model its losses, also when it is built again."""
-    d = shipped("yolo12-mod-attention.yaml")
-    d["backbone"][6][2] = "A2C2f"
-    (tmp_path / "yolo12n-half.yaml").write_text(yaml.safe_dump(d))
-    first = YOLO(tmp_path / "yolo12n-half.yaml")
-    first.model.yaml["mod"] = {"capacity": 0.5, "loss": {"guide": 0.25}}
-    second = mod_vision.convert(first, 0.25, blocks=[6], images=photos[:1], imgsz=64)
-    expected = {"model.6": (0.25,), "model.8": (0.5,)}
-    again = DetectionModel(copy.deepcopy(second.model.yaml), verbose=False)
-    for model in (second.model, again):
-        assert {name: layer.capacities for name, layer in routed_layers(model)} == expected
-    assert second.model.yaml["mod"] == {"capacity": 0.5, "loss": {"guide": 0.25}}
+def test_what_a_teacher_finds_are_labels(scenes, tmp_path, photos):
+    """Of training images always, of `val` if it has none; a second run takes them as they are."""
+    teacher = YOLO("yolov8n.yaml")
+    for layer in teacher.model.model[-1].cv3:
+        torch.nn.init.constant_(layer[-1].bias, 0.0)  # every class has a score of about one half
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for photo in photos[:2]:
+        (bare / photo.name).symlink_to(photo)
+    data = yaml.safe_load(scenes.read_text()) | {"val": str(bare)}
+    scenes.write_text(yaml.safe_dump(data))
+    parts = divide(str(scenes), tmp_path / "work", teacher, 64)
+    assert parts.taught
+    content = yaml.safe_load(Path(parts.data).read_text())
+    labels = [Path(line.replace("/images/", "/labels/")).with_suffix(".txt") for line in lines(content["val"])]
+    (result,) = teacher.predict(lines(content["val"])[0], imgsz=64, conf=0.25, verbose=False)
+    rows = np.loadtxt(labels[0], ndmin=2)
+    np.testing.assert_allclose(rows[:, 1:], result.boxes.xywhn.numpy(), atol=1e-5)
+    assert rows[:, 0].tolist() == result.boxes.cls.tolist()
+    labels[0].write_text("0 0.5 0.5 0.1 0.1\n")
+    divide(str(scenes), tmp_path / "work", teacher, 64)
+    assert labels[0].read_text() == "0 0.5 0.5 0.1 0.1\n"
 
 
-@pytest.mark.parametrize("value", [0, 1.5, "half"])
-def test_bad_capacity(value):
-    with pytest.raises(ValueError, match=r"capacity must be a number in \(0, 1\]"):
-        mod_vision.convert(YOLO("yolo26n.yaml"), value)
+# ------------------------------------------------------------------------------------------------------------ choice
 
 
-def test_an_unknown_router(capsys):
-    with pytest.raises(ValueError, match=r"^convert: unknown router 'foo', choose one of conv, "):
-        mod_vision.convert(YOLO("yolo11n.yaml"), router="foo")
-    assert not capsys.readouterr().out, "before anything is measured"
+def seen(seed: int, objects: int = 6, size: tuple[int, int] = (12, 16)) -> Seen:
+    torch.manual_seed(seed)
+    logits = torch.randn(1, size[0] * size[1]) * 2 - 3
+    low = torch.rand(objects, 2) * torch.tensor([size[1] * 32 - 40, size[0] * 32 - 40])
+    return Seen(plan_windows(logits, size, (4, 4), 1), torch.cat((low, low + 5 + torch.rand(objects, 2) * 30), 1))
 
 
-def test_fused_and_exported_models(tmp_path):
-    model = YOLO("yolo26n.yaml")
-    model.model.eval().fuse(verbose=False)
-    with pytest.raises(ValueError, match=r"the model is fused .*; load the checkpoint again"):
-        mod_vision.convert(model)
-    (tmp_path / "model.onnx").touch()
-    with pytest.raises(ValueError, match=r"model\.onnx is an exported one; convert the checkpoint"):
-        mod_vision.convert(YOLO(tmp_path / "model.onnx", task="detect"))
+@pytest.mark.parametrize("size", [128, 192])
+def test_what_windows_would_show_is_what_they_show(size):
+    image = seen(0)
+    shown = shown_by(image, size)
+    for threshold in (0.05, 0.4, 1.0):
+        window = (size // 32, size // 32)
+        most = window_count(image.plan.size, window, 1.0)
+        plan = plan_windows(image.plan.logits, image.plan.size, window, most, least=threshold)
+        i = shown.chosen(threshold)
+        assert plan.width == shown.counts[i]
+        objects = Objects(image.boxes, torch.ones(6), torch.zeros(6, dtype=torch.long), [""] * 6)
+        assert shown.lost[i] == int((shown_share(plan, objects) < SHOWN).sum())
 
 
-def test_images_of_any_source(photos, tiny_data, tmp_path):
-    folder = photos[0].parent
-    assert some_images(folder, 3) == [photos[i * len(photos) // 3] for i in range(3)]
-    assert some_images([str(p) for p in photos[:2]], 8) == sorted(photos[:2])
-    assert [p.parent.name for p in some_images(tiny_data, 4)] == ["train"] * 4
-    with pytest.raises(FileNotFoundError):
-        some_images(tmp_path / "nowhere", 2)
-    with pytest.raises(FileNotFoundError):
-        some_images(tmp_path / "nowhere.yaml", 2)
+def test_the_choice_loses_least_within_the_time():
+    images = [seen(i) for i in range(6)]
+    times = {(128, 0.0): WindowTime(20, 5), (192, 0.0): WindowTime(20, 9)}
+    settings = settings_of("look", images, 100.0, times)
+    assert {setting.size for setting in settings} == {128, 192}
+    lost = [best_within(settings, ms) for ms in (30, 50, 70)]
+    assert all(setting.ms <= ms for setting, ms in zip(lost, (30, 50, 70), strict=True))
+    assert lost[0].lost >= lost[1].lost >= lost[2].lost
+    assert lost[0].lost > lost[2].lost
+    for setting in settings:
+        assert setting.crowded == pytest.approx(100 / times[setting.size, 0.0].each * (setting.size // 32) ** 2 / 192)
+    fastest = min(settings, key=lambda s: s.ms)
+    assert best_within(settings, 1.0).ms == fastest.ms, "nothing is so fast, so the fastest"
+
+
+def test_crowded_images_lose_nothing_and_cost_the_dense_time():
+    settings = settings_of("look", [seen(0)], 10.0, {(128, 0.0): WindowTime(4, 50)})
+    setting = min(settings, key=lambda s: s.threshold)
+    assert setting.share == 1
+    assert setting.ms == 14
+    assert setting.lost == 0
+
+
+def test_times_of_windows():
+    yolo = YOLO("yolo26n-mod.yaml")
+    dense, times = time_windows(yolo, (64, 128), (0.0, 0.25), torch.rand(1, 3, 256, 384))
+    assert times.keys() == {(64, 0.0), (64, 0.25), (128, 0.0), (128, 0.25)}
+    assert dense > 0
+    assert all(time.each >= 0 and time.base > 0 for time in times.values())
+    assert times[128, 0.0].of(3) == times[128, 0.0].base + 3 * times[128, 0.0].each
+
+
+# ----------------------------------------------------------------------------------------------------------- verdict
+
+
+def row(name: str, ap: float, ms: float, imgsz: int = 640) -> Row:
+    return Row(name, imgsz, Accuracy(ap, 2 * ap), ms, ms, 10)
+
+
+DENSE = [row("dense", 30, 100), row("dense", 27, 60, 480), row("dense", 20, 30, 320)]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("routed", "max_loss", "sold", "told"),
     [
-        (["model=yolo26n.yaml"], "convert takes a trained checkpoint"),
-        (["model=missing.pt"], "checkpoint missing.pt does not exist"),
-        ([], "mod-vision convert needs model=..."),
+        (row("r", 29.8, 50), 0.5, True, r"2\.00x as fast as the dense model at -0\.2 AP: 29\.8 AP in 50\.0 ms instead"),
+        (row("r", 30.4, 50), 0.0, True, r"at \+0\.4 AP"),
+        (row("r", 28.0, 50), 0.5, False, r"loses 2\.0 AP, more than max_loss=0\.5"),
+        (row("r", 28.0, 50), None, True, r"at -2\.0 AP"),
+        (
+            row("r", 26.9, 62),
+            None,
+            False,
+            r"dense model at imgsz=480 is the better buy: 27\.0 AP in 60\.0 ms, the r",
+        ),
+        (row("r", 26.9, 55), None, True, r"1\.82x"),
+        (row("r", 19.0, 31), None, False, r"imgsz=320 is the better buy"),
+        (row("r", 30.0, 97), None, False, r"^the dense model is the better buy: 30\.0 AP in 100\.0 ms, the routed one"),
     ],
 )
-def test_command_errors(words, message, capsys, tmp_path, monkeypatch):
-    from mod_vision.cli.main import main
+def test_never_at_a_loss(routed, max_loss, sold, told):
+    decision = verdict(routed, DENSE, max_loss)
+    assert decision.sold is sold
+    assert re.search(told, decision.sentence), decision.sentence
 
+
+def test_the_table():
+    rows = [*DENSE, Row("look 192 at 40 %", 640, Accuracy(29.5, 60.1, 2.25, None, 6), 50.04, 71, 44)]
+    text = table(rows).splitlines()
+    assert text[0].split() == ["model", "imgsz", "AP", "AP50", "lost", "small", "windows", "ms", "p95", "MB"]
+    assert text[4].split() == ["look", "192", "at", "40", "%", "640", "29.5", "60.1", "2.2%", "6", "50.0", "71.0", "44"]
+    assert len({len(line) for line in text[:5]}) == 1
+
+
+def test_what_is_asked_for():
+    assert Wanted().bound == 0.5
+    assert Wanted(speedup=2).bound is None
+    assert Wanted(speedup=2, max_loss=1).bound == 1
+    assert Wanted(budget=25).speedups(100.0)[1] == 4
+    assert Wanted(speedup=2).speedups(100.0)[1] == 2
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=yolo26n.yaml"], "convert takes a trained checkpoint"),
+        (["model=no.pt", "data=no.yaml"], "checkpoint no.pt does not exist"),
+        ([], "mod-vision convert needs model=..."),
+        (["model=dense.pt", "data=no.yaml", "budget=fast"], "budget=fast is no time; write milliseconds"),
+        (["model=dense.pt", "data=no.yaml", "budget=30ms", "speedup=2"], "give budget=30ms or speedup=2, not both"),
+        (["model=dense.pt", "data=no.yaml", "speedup=0.5"], "speedup must be above 1"),
+        (["model=dense.pt", "data=no.yaml", "max_loss=-1"], "max_loss must be AP in [0, 100]"),
+        (["model=dense.pt", "data=no.yaml", "router=oracle"], "look, scout and stem, got 'oracle'"),
+        (["model=dense.pt", "data=no.yaml", "router="], "router= names none"),
+        (["model=dense.pt", "data=no.yaml", "steps=0"], "steps=0: steps must be a whole number of at least 1"),
+        (["model=dense.pt", "data=no.yaml", "out=dense.pt"], "is the model it is made from"),
+        (["model=pose.pt", "data=no.yaml"], "this model is for 'pose'"),
+        (["model=routed.pt", "data=no.yaml"], "the model is routed already"),
+    ],
+)
+def test_what_is_refused(tmp_path, monkeypatch, capsys, words, told):
     monkeypatch.chdir(tmp_path)
+    for name, base in (("dense", "yolo26n"), ("pose", "yolo26n-pose"), ("routed", "yolo26n-mod")):
+        if f"model={name}.pt" in words:
+            YOLO(f"{base}.yaml").save(f"{name}.pt")
     assert main(["convert", *words]) == 1
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert told in said
+    assert not list(tmp_path.glob("*-mod.pt"))
+
+
+def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys):
+    """An untrained model finds nothing at any size, so the smallest image is the better buy."""
+    monkeypatch.chdir(tmp_path)
+    YOLO("yolo26n.yaml").save("dense.pt")
+    words = ["convert", "model=dense.pt", f"data={scenes}", "imgsz=256", "steps=2", "router=look", "speedup=1.2"]
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mod_vision.conversion.convert.time_predictions", stop)
+        assert main([*words, "threads=1"]) == 130
+    work = tmp_path / "dense-mod-convert"
+    done = json.loads((work / "progress.json").read_text())
+    assert "settings" in done
+    assert (work / "look.pt").is_file()
+    capsys.readouterr()
+    assert main([*words, "threads=1"]) == 0
+    told = capsys.readouterr().out
+    assert "going on with what is in dense-mod-convert" in told
+    assert "is the better buy: 0.0 AP in" in told
+    assert "nothing was written; force=True" in told
+    assert not (tmp_path / "dense-mod.pt").exists()
+    assert not work.exists()
+
+    assert main([*words, "threads=1", "force=True"]) == 0
+    told = capsys.readouterr().out
+    assert "saved as dense-mod.pt: yolo predict model=dense-mod.pt imgsz=256" in told
+    dense, routed = load_model("dense.pt").model, load_model("dense-mod.pt").model
+    head = head_of(routed)
+    assert head.entry.threshold is not None
+    assert head.entry.crowded > 0
+    assert routed.yaml["mod"]["windows"]["size"] == head.entry.window
+    state = routed.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in dense.state_dict().items())
+    assert head.entry.router.trained
+    assert YOLO("dense-mod.pt").predict(np.zeros((128, 256, 3), np.uint8), imgsz=256, verbose=False)

@@ -231,9 +231,6 @@ def full_disk(left: int):
 def command(verb: str, data: Path, photo: Path, out: Path) -> tuple[str, ...]:
     """A command that writes, in a second or two; `fit` saves as `threshold` does."""
     model = f"model={SHIPPED}"
-    if verb == "convert":
-        YOLO("yolo11n.yaml").save("dense.pt")
-        return "convert", "model=dense.pt", "blocks=all", f"out={out}/new.pt"
     words = {
         "heatmap": (f"source={photo}", f"out={out}"),
         "report": (f"data={data}", "capacity=0.5", "images=1", "evaluate=False", f"out={out}/r.html", "threads=1"),
@@ -244,7 +241,7 @@ def command(verb: str, data: Path, photo: Path, out: Path) -> tuple[str, ...]:
     return *verbs, model, "imgsz=64", *words[verb]
 
 
-VERBS = ("heatmap", "report", "val", "threshold", "convert")
+VERBS = ("heatmap", "report", "val", "threshold")
 
 
 @pytest.mark.parametrize("verb", VERBS)

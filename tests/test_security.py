@@ -36,7 +36,7 @@ def evil(tmp_path) -> Path:
 
 @pytest.mark.parametrize("verb", ["val", "heatmap", "report", "convert", "fit", "threshold", "export", "bench"])
 def test_a_malicious_checkpoint_runs_nothing(evil, tmp_path, capsys, verb, tiny_data, photos):
-    data = {"heatmap": [f"source={photos[0]}"], "export": [], "bench": [], "convert": []}
+    data = {"heatmap": [f"source={photos[0]}"], "export": [], "bench": []}
     suffix = {"report": ".html", "convert": ".pt", "fit": ".pt", "threshold": ".pt"}.get(verb, "")
     out = [] if verb == "export" else [f"out={tmp_path / 'out'}{suffix}"]
     verbs = ["fit", "thresholds=True"] if verb == "threshold" else [verb]

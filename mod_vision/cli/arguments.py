@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -41,3 +42,20 @@ def data_of(yolo: Any, data: str, verb: str, model: str) -> str:
 def shares_of(capacity: Any) -> list[Any]:
     """Return capacities that are joined by commas."""
     return [as_value(c, "capacity") for c in as_list(capacity)]
+
+
+def milliseconds(value: Any) -> float:
+    """Return a time such as 30ms, 0.03s or 30 in milliseconds.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    text = str(value).strip().lower()
+    number, scale = (text[:-2], 1.0) if text.endswith("ms") else (text[:-1], 1e3) if text.endswith("s") else (text, 1.0)
+    try:
+        found = float(number) * scale
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(f"budget={value} is no time; write milliseconds, such as budget=30ms.")
+    return found

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.arguments import THREADS, data_of, opened, shares_of
+from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, shares_of
 from mod_vision.cli.bench import bench
-from mod_vision.cli.keys import as_list, as_value
+from mod_vision.cli.keys import as_list
 from mod_vision.cli.val import val
 from mod_vision.env import AUTOLOAD
 from mod_vision.files import fresh_path
@@ -89,31 +89,43 @@ def app(
 
 def convert(
     model: str,
-    data: str | None = None,
-    capacity: float = 0.5,
-    blocks: Any = "auto",
-    router: str = "conv",
-    imgsz: int = 0,
+    data: str = "",
+    budget: Any = 0,
+    speedup: float = 0.0,
+    max_loss: float | None = None,
+    labels: bool = True,
+    router: Any = ("look", "stem"),
+    steps: int = 400,
+    force: bool = False,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str | None = None,
 ) -> None:
-    """A trained dense model into one with routed attention that keeps every weight.
+    """A trained dense model into one that runs on windows of large images: fitted, measured, never sold at a loss.
 
-    Example: mod-vision convert model=yolo11s.pt data=mine.yaml capacity=0.5
+    The table compares it with the dense model, at its size and at smaller ones, on `val` and on this machine. Nothing
+    is written if one of those is the better buy. A conversion that was stopped goes on where it ended.
+    Example: mod-vision convert model=best.pt data=mine.yaml speedup=2
     """
+    from mod_vision.conversion.convert import Wanted
     from mod_vision.conversion.convert import convert as routed
     from mod_vision.yolo.model.graph import check_out, save
-    from mod_vision.yolo.run.device import start
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
     path = Path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
+    wanted = Wanted(milliseconds(budget), speedup, max_loss)
+    yolo, run = opened(model, run)
+    folder = path.with_name(f"{path.stem}-convert")
+    data = data_of(yolo, data, "convert", model)
+    done = routed(yolo, data, wanted, labels, as_list(router), steps, run, folder)
+    print(f"\n{done.table()}\n\n{done.verdict.sentence}")
+    if not done.verdict.sold and not force:
+        print("nothing was written; force=True writes the routed model all the same")
+        return
     path = fresh_path(path)
-    if isinstance(blocks, str) and blocks not in ("auto", "all"):
-        blocks = as_value(f"[{blocks}]", "blocks")
-    yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
-    save(routed(yolo, capacity, blocks, router, data, start(run).imgsz), path, model)
-    print(f"saved as {path}; its routers are untrained, so train on:\n  yolo train model={path} data={data or '...'}")
+    save(done.model, path, model)
+    print(f"saved as {path}: yolo predict model={path} imgsz={done.imgsz} source=...")
 
 
 def fit(

@@ -1,1 +1,1 @@
-"""Which blocks of a trained dense model to route, measured."""
+"""A trained dense model into one that runs on windows: what is chosen, measured and said."""

@@ -1,141 +1,295 @@
-"""Converting a trained dense model into a routed one."""
+"""A trained dense model into one that runs on windows: fitted, chosen, measured, and never sold at a loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from ultralytics import YOLO
 
-from mod_vision.conversion.sensitivity import REPEATS, Trial, table, try_layers
-from mod_vision.eval.cost.flops import executed_gflops
-from mod_vision.eval.cost.latency import as_deployed, paired_latency
-from mod_vision.resources import resource_dir
-from mod_vision.routing import check_capacity
-from mod_vision.yolo.export.exporter import input_tensors
-from mod_vision.yolo.model.graph import attention_rows, copy_model, put_routed, routed_layer, yaml_row
-from mod_vision.yolo.model.loading import load_model
-from mod_vision.yolo.model.settings import check_options
-from mod_vision.yolo.run.device import round_imgsz
-from mod_vision.yolo.run.images import some_images
+from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of
+from mod_vision.conversion.parts import Parts, divide
+from mod_vision.conversion.progress import Progress
+from mod_vision.conversion.rows import Accuracy, Row, score, table
+from mod_vision.conversion.seen import look_at
+from mod_vision.conversion.timing import time_predictions, time_windows
+from mod_vision.conversion.verdict import Verdict, verdict
+from mod_vision.conversion.windowed import on_windows
+from mod_vision.routing.window_routers import WINDOW_ROUTERS
+from mod_vision.run_settings import RunSettings
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.graph import copy_model
+from mod_vision.yolo.model.loading import load_model, trained_with
+from mod_vision.yolo.model.settings import WindowSettings
+from mod_vision.yolo.model.windows import head_of, look_rows, probed
+from mod_vision.yolo.run.device import round_imgsz, start
+from mod_vision.yolo.run.images import evenly_spaced, read_images
+from mod_vision.yolo.run.validate import check_task
+from mod_vision.yolo.train.fit import labelled_batches
+from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 
-IMAGES = 8
+SIZES = (128, 192, 256, 320)  # px
+SMALLER = (0.75, 0.5)  # of the image's side
+SPEEDUPS = (1.5, 2.0, 3.0)
+AROUND = (0.7, 1.0, 1.4)  # of the asked speed-up
+MAX_LOSS = 0.5  # AP, where nothing is asked for
+TIMED = 32  # photos
+ROUTERS = ("look", "stem")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a conversion is asked for; at most one of budget and speedup.
+
+    Attributes:
+        budget: Milliseconds that an image may take, 0 if that is not asked.
+        speedup: How many times as fast as the dense model, 0 if that is not asked.
+        max_loss: AP that may be lost; None is 0.5 where neither budget nor speed-up is asked, else no bound.
+    """
+
+    budget: float = 0.0
+    speedup: float = 0.0
+    max_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: If one is out of range, or both budget and speed-up are asked.
+        """
+        if self.budget and self.speedup:
+            raise ValueError(f"give budget={self.budget:g}ms or speedup={self.speedup:g}, not both.")
+        if self.budget < 0:
+            raise ValueError(f"budget must be a positive number of milliseconds, got {self.budget:g}.")
+        if self.speedup and self.speedup <= 1:
+            raise ValueError(f"speedup must be above 1, such as 2, got {self.speedup:g}.")
+        if self.max_loss is not None and not 0 <= self.max_loss <= 100:
+            raise ValueError(f"max_loss must be AP in [0, 100], such as 0.3, got {self.max_loss:g}.")
+
+    @property
+    def bound(self) -> float | None:
+        """AP that may be lost, None if it does not matter."""
+        asked = self.budget or self.speedup
+        return MAX_LOSS if self.max_loss is None and not asked else self.max_loss
+
+    def speedups(self, dense_ms: float) -> tuple[float, ...]:
+        """Return the three speed-ups to choose settings for; the middle one is asked for, if one is."""
+        asked = self.speedup or (dense_ms / self.budget if self.budget else 0.0)
+        return tuple(asked * part for part in AROUND) if asked else SPEEDUPS
+
+
+class Conversion(NamedTuple):
+    """What a conversion gives.
+
+    Attributes:
+        model: The model on windows, worth it or not.
+        rows: The table, the dense rows first.
+        verdict: Whether it is worth it, and why.
+        setting: How it runs.
+        imgsz: Longer side of the image in px that all that is for.
+    """
+
+    model: YOLO
+    rows: list[Row]
+    verdict: Verdict
+    setting: Setting
+    imgsz: int
+
+    def table(self) -> str:
+        """Return the table as text, with the chosen row marked."""
+        return table(self.rows)
+
+
+@dataclass
+class _Job:
+    """A conversion while it runs."""
+
+    dense: YOLO
+    parts: Parts
+    imgsz: int
+    device: str
+    wanted: Wanted
+    steps: int
+    progress: Progress
+    routed: dict[str, YOLO] = field(default_factory=dict)
 
 
 def convert(
     model: Any,
-    capacity: float = 0.5,
-    blocks: Any = "auto",
-    router: str = "conv",
-    images: Any = None,
-    imgsz: int = 640,
-) -> Any:
-    """Turn a trained dense model into one that routes its attention and keeps every weight.
+    data: str,
+    wanted: Wanted = Wanted(),  # frozen
+    labels: bool = True,
+    routers: Sequence[str] = ROUTERS,
+    steps: int = STEPS,
+    run: RunSettings = RunSettings(imgsz=0),  # noqa: B008  # frozen
+    folder: str | Path = "runs/mod-vision-convert",
+) -> Conversion:
+    """Convert a trained dense model into one that runs on windows; all of its weights stay as they are.
 
-    Only routers are added. They are untrained: train on with `yolo train model=...` on your data. `set_capacity(model,
-    1.0)` gives the dense outputs back exactly. The model that is given stays as it is.
+    Routers are trained on a part of the training split. Router, size of windows, threshold and coarse pass are chosen
+    on the rest of it, by the objects that are lost and by measured time. `val` is for the table alone.
 
     Args:
-        model: A `YOLO` object or a .pt file of YOLO11, 12, 26 or RT-DETR, for any task; others have no attention.
-        capacity: Share of tokens that pass the routed layers, in (0, 1].
-        blocks: `auto`, `all`, or a list of rows of the model YAML. `auto` routes each layer alone, measures what that
-            saves and how much the maps that the head reads change, prints the table, and routes what saves at least 1 %
-            of the network's time and shifts the maps by at most 30 %.
-        router: Name of a router.
-        images: Where a few images to measure on come from: a data YAML, a folder, a file, a pattern or a list; by
-            default the embedded photos, which are not your data.
-        imgsz: Image size in pixels.
-
-    Returns:
-        A new `YOLO` object.
+        model: A `YOLO` object or a .pt file, trained to detect or to segment; it stays as it is.
+        data: Data YAML.
+        wanted: Budget, speed-up or loss that is asked for.
+        labels: False takes the dense model's own confident detections for labels of the training images, and of `val`
+            if that has none.
+        routers: Routers to train and choose from: `look`, `scout` and `stem`.
+        steps: Batches that each is trained on.
+        run: How it is run; imgsz 0 is the size that the model was trained at.
+        folder: Where the work lies while it is done; the same call goes on there after it was stopped.
 
     Raises:
-        FileNotFoundError: If model or images do not exist.
-        ValueError: If an argument is not valid, the model is exported or fused, or nothing of it can be routed.
+        FileNotFoundError: If model or data are missing.
+        ValueError: If an argument is not valid, the model is neither for detection nor for segmentation, is routed
+            already or does not go with windows, or there are too few images.
     """
-    check_options({"capacity": check_capacity(capacity), "router": router}, "convert")
-    new = copy_model(load_model(model))
-    net = new.model
-    rows = _rows(blocks, net)
-    x = _images(images, round_imgsz(imgsz))
-    options = {row: {"capacity": capacity, "router": router} for row in rows}
-    layers, trials = _build(net, options, strict=blocks not in ("auto", "all"))
-    if blocks == "auto":
-        trials += try_layers(net, layers, options, x)
-        print(table(trials))
-        layers = {trial.row: layers[trial.row] for trial in trials if trial.verdict == "routed"}
-    if not layers:
-        raise ValueError(
-            f"no layer of this model is worth routing at {imgsz} px: {_reasons(trials)}. Name rows with blocks=..., "
-            "or use a larger image or model."
-        )
-    dense = deepcopy(net)
-    net.yaml["mod"] = net.yaml.get("mod") or {"capacity": capacity, "router": router}  # rows have options of their own
-    for row, layer in layers.items():
-        put_routed(net, row, layer, options[row])
-    print(_summary(dense, net, x[:1], list(layers)))
-    return new
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if not routers:
+        raise ValueError("router= names none; there are look, stem and scout.")
+    for router in routers:
+        if router not in WINDOW_ROUTERS or not WINDOW_ROUTERS[router].learned or router == "prior":
+            raise ValueError(f"routers to convert with are look, scout and stem, got {router!r}.")
+    dense = load_model(model)
+    check_task(dense)
+    run = start(RunSettings(run.imgsz or trained_with(dense).imgsz, run.device, run.threads))
+    dense = copy_model(dense)
+    windowed = {router: _windowed(dense, router).to(run.device) for router in routers}  # refused now, or not at all
+    dense.to(run.device)
+    asked = {"data": str(Path(data).resolve()), "wanted": asdict(wanted), "labels": labels, "steps": steps}
+    asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense)}
+    progress = Progress(Path(folder), asked)
+    parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
+    job = _Job(dense, parts, run.imgsz, run.device, wanted, steps, progress, windowed)
+    for router in routers:
+        print(f"training the router {router}; all other weights stay as they are", flush=True)
+        _fit(job, router)
+    print(f"choosing windows on {len(parts.kept)} images kept aside from training", flush=True)
+    settings = _choose(job)
+    print("measuring on val", flush=True)
+    models = {_name(setting): _set(job, setting) for setting in settings}
+    chosen = _asked_for(job, settings, models)
+    rows = _rows(job, models)
+    dense_rows, routed = rows[: 1 + len(SMALLER)], {row.name: row for row in rows}
+    decision = verdict(routed[_name(chosen)], dense_rows, wanted.bound)
+    routed[_name(chosen)].name += " *"
+    progress.finish()
+    return Conversion(models[_name(chosen)].to("cpu"), rows, decision, chosen, run.imgsz)
 
 
-def _rows(blocks: Any, net: Any) -> list[int]:
-    """Return the rows to route, or to choose from."""
-    known = attention_rows(net)
-    if not known:
-        raise ValueError(
-            "this model has nothing to route, since convert routes attention: YOLO11 and YOLO26 have C2PSA, YOLO12 has "
-            "A2C2f, RT-DETR has AIFI, and YOLOv8 and YOLOv9 have none."
-        )
-    if isinstance(blocks, str) and blocks in ("auto", "all"):
-        return known
-    rows = list(blocks) if isinstance(blocks, Sequence) and not isinstance(blocks, str) else [blocks]
-    if not rows or any(isinstance(row, (bool, dict, list)) or row not in known for row in rows):
-        names = ", ".join(f"{row} ({yaml_row(net, row)[2]})" for row in known)
-        raise ValueError(f"blocks must be auto, all, or rows that have a routed form, {names}; got {blocks!r}.")
-    return sorted(set(rows))
+def _mark(yolo: YOLO) -> float:
+    """Return a number that changes with the weights."""
+    return float(sum(p.detach().double().abs().sum() for p in yolo.model.parameters()))
 
 
-def _images(source: Any, imgsz: int) -> torch.Tensor:
-    """Return a few images (B, 3, imgsz, imgsz)."""
-    if source is None:
-        print("measured on the embedded photos; name your data for a better choice")
-        source = resource_dir("assets") / "open" / "images" / "train"
-    return torch.cat(input_tensors(some_images(source, IMAGES), imgsz))
+def _windowed(dense: YOLO, router: str) -> YOLO:
+    """Return the model on windows with an untrained router."""
+    net: Any = dense.model
+    entry = 0
+    if router == "stem":
+        rows = net.yaml["backbone"] + net.yaml["head"]
+        strides, _ = probed(net.model, rows, net.yaml.get("channels", 3))
+        entry = look_rows(net.model, strides)
+    return on_windows(dense, WindowSettings(router=router, entry=entry))
 
 
-def _build(net: Any, options: dict[int, Any], strict: bool) -> tuple[dict[int, nn.Module], list[Trial]]:
-    """Return the routed layers by row, and the rows that cannot be routed, which is an error if `strict`."""
-    layers, refused = {}, []
-    for row in options:
-        try:
-            layers[row] = routed_layer(net, row, options[row])
-        except ValueError as error:
-            if strict:
-                raise
-            refused.append(Trial(row, yaml_row(net, row)[2], reason=str(error).partition(": ")[2].rstrip(".")))
-    return layers, refused
+def _fit(job: _Job, router: str) -> None:
+    """Train a router."""
+    yolo, file = job.routed[router], job.progress.folder / f"{router}.pt"
+    batches = labelled_batches(yolo, job.parts.data, job.imgsz)
+    fit_windows(yolo.model, batches, job.steps, resume=file)
 
 
-def _reasons(trials: list[Trial]) -> str:
-    """Return the verdicts, each with the rows that it holds for."""
-    rows: dict[str, list[str]] = {}
-    for trial in sorted(trials):
-        rows.setdefault(trial.verdict, []).append(str(trial.row))
-    return "; ".join(f"row {', '.join(which)} {verdict}" for verdict, which in rows.items())
+def _choose(job: _Job) -> list[Setting]:
+    """Return the settings for the three speed-ups, those that differ."""
+
+    def find() -> list[Any]:
+        settings: list[Setting] = []
+        dense_ms = 0.0
+        for router, yolo in job.routed.items():
+            dense_ms, own = _settings(job, router, yolo)
+            settings += own
+        found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
+        return [dense_ms, [list(setting) for setting in dict.fromkeys(found)]]
+
+    _, found = job.progress.once("settings", find)
+    return [Setting(*values) for values in found]
 
 
-def _summary(dense: Any, routed: Any, image: torch.Tensor, rows: list[int]) -> str:
-    """Return what the conversion saves."""
-    nets = {name: as_deployed(deepcopy(net)) for name, net in (("dense", dense), ("routed", routed))}
-    image = image.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        times = paired_latency({name: partial(net, image) for name, net in nets.items()}, REPEATS)
-    before, after = (executed_gflops(net, image.shape[2]) for net in nets.values())
-    return (
-        f"routed rows {', '.join(map(str, rows))}\n"
-        f"GFLOPs {before:.2f} -> {after:.2f}, {times['dense']} -> {times['routed']} "
-        f"({times['dense'].median / times['routed'].median:.2f}x, {torch.get_num_threads()} threads, "
-        f"{image.shape[2]} px, median and quartiles)"
-    )
+def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]:
+    """Return the milliseconds of the dense forward, and what can be chosen with a router."""
+    set_capacity(yolo, 1e-3)  # one window: what the router says is all that is looked at
+    seen = look_at(yolo, job.parts.data, job.imgsz)
+    plan = seen[len(seen) // 2].plan
+    head: Any = head_of(yolo.model)
+    sizes = [s for s in SIZES if s % head.entry.cell == 0 and s <= min(plan.size) * plan.cell] or [min(SIZES)]
+    image = torch.rand(1, yolo.model.yaml.get("channels", 3), *(n * plan.cell for n in plan.size), device=job.device)
+    dense_ms, times = time_windows(yolo, sizes, passes_of(seen, min(sizes)), image)
+    return dense_ms, settings_of(router, seen, dense_ms, times)
+
+
+def _name(setting: Setting) -> str:
+    """Return the name of a row."""
+    coarse = f" + {setting.coarse:g}" if setting.coarse else ""
+    return f"{setting.router} {setting.size}{coarse} at {100 * setting.share:.0f} %"
+
+
+def _set(job: _Job, setting: Setting) -> YOLO:
+    """Return the model with a setting, in itself and in its YAML."""
+    yolo = copy_model(job.routed[setting.router])
+    head: Any = head_of(yolo.model)
+    head.entry.window, head.coarse = setting.size, setting.coarse
+    set_capacity(yolo, min(max(round(setting.share, 4), 1e-3), 0.999))
+    net: Any = yolo.model
+    net.yaml["mod"]["windows"] |= {"size": setting.size, "coarse": setting.coarse}
+    head.entry.set_threshold(setting.threshold)
+    head.entry.crowded = setting.crowded
+    yolo.overrides["imgsz"] = job.imgsz
+    return yolo.to(job.device)
+
+
+def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) -> Setting:
+    """Return the setting that is asked for: the middle one of a budget, or the fastest that loses little enough.
+
+    What is lost is judged on the images kept aside.
+    """
+    wanted = job.wanted
+    if wanted.budget or wanted.speedup:
+        return settings[min(1, len(settings) - 1)]
+    bound = wanted.bound
+    assert bound is not None
+
+    def find(name: str) -> float:
+        print(f"    {name}, on the images kept aside", flush=True)
+        yolo = models.get(name, job.dense)
+        return score(yolo, job.parts.data, job.imgsz, "test", job.device).ap
+
+    aps = {name: job.progress.once(f"kept {name}", partial(find, name)) for name in ("dense", *models)}
+    fits = [setting for setting in settings if aps["dense"] - aps[_name(setting)] <= bound]
+    return min(fits, key=lambda s: s.ms) if fits else max(settings, key=lambda s: aps[_name(s)])
+
+
+def _rows(job: _Job, models: dict[str, YOLO]) -> list[Row]:
+    """Return the table: dense, dense on smaller images, and on windows."""
+    sizes = [round_imgsz(round(job.imgsz * scale)) for scale in (1.0, *SMALLER)]
+    all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
+    all_models |= {name: (yolo, job.imgsz) for name, yolo in models.items()}
+    rows = []
+    for name, (yolo, size) in all_models.items():
+
+        def find(name: str = name, yolo: YOLO = yolo, size: int = size) -> dict[str, Any]:
+            print(f"    {name}", flush=True)
+            return asdict(score(yolo, job.parts.data, size, "val", job.device))
+
+        rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {name}", find))))
+    photos = read_images(evenly_spaced(job.parts.kept, TIMED))
+    times = time_predictions(all_models, photos)
+    for row in rows:
+        row.ms, row.p95, row.megabytes = times[row.name]
+    return rows

@@ -1,8 +1,4 @@
-"""Turning a trained dense model into a routed one that keeps every weight.
-
-A layer is replaced by its routed form, which shares its parameters, and so is its row in the model's YAML. The result
-is what Ultralytics would have built from a routed YAML: it saves, loads and trains on as any other.
-"""
+"""A whole model as one thing: copied, saved, run up to some of its layers."""
 
 from __future__ import annotations
 
@@ -17,52 +13,6 @@ from torch import nn
 from ultralytics import YOLO
 
 from mod_vision.files import writable_dir, write_bytes
-from mod_vision.yolo.blocks import ROUTED_BLOCKS
-from mod_vision.yolo.blocks.base import take_place
-from mod_vision.yolo.blocks.registry import RoutedRow
-
-CAN_BE_ROUTED = {block.dense_type for block in ROUTED_BLOCKS.values()}
-
-
-def attention_rows(net: Any) -> list[int]:
-    """Return the rows of a model whose layer has a routed form: a block, or one that is repeated from the outside."""
-    return [i for i, layer in enumerate(net.model) if _kinds(layer) and _kinds(layer) <= CAN_BE_ROUTED]
-
-
-def _kinds(layer: nn.Module) -> set[type]:
-    """Return the class of the block that a layer is, or repeats."""
-    return {type(block) for block in layer} if isinstance(layer, nn.Sequential) else {type(layer)}
-
-
-def yaml_row(net: Any, i: int) -> list[Any]:
-    """Return row i of the YAML that a model was built from."""
-    backbone = net.yaml["backbone"]
-    return backbone[i] if i < len(backbone) else net.yaml["head"][i - len(backbone)]
-
-
-def routed_layer(net: Any, i: int, options: dict[str, Any]) -> nn.Module:
-    """Return the routed form of layer i, which shares its parameters; the model is not changed.
-
-    Args:
-        net: Torch model of Ultralytics.
-        i: Row of the layer.
-        options: Options of the row: capacity and router.
-
-    Raises:
-        ValueError: If the layer cannot be routed; the message says why.
-    """
-    dense, row = net.model[i], yaml_row(net, i)
-    routed = RoutedRow(ROUTED_BLOCKS[f"MoD{row[2]}"], list(row[3]), options, f"layer {i}, {row[2]}")
-    new = take_place(dense, routed.kind.build(dense, routed))
-    like = next(dense.parameters())
-    return new.to(like.device, like.dtype).train(dense.training)
-
-
-def put_routed(net: Any, i: int, layer: nn.Module, options: dict[str, Any]) -> None:
-    """Put a routed layer in the place of layer i, in the model and in its YAML."""
-    row = yaml_row(net, i)
-    net.model[i] = layer
-    row[2:] = [f"MoD{row[2]}", [*row[3], dict(options)]]
 
 
 def copy_model(model: YOLO) -> YOLO:

@@ -44,7 +44,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     if type(head) not in forms.WINDOWED_HEADS:
         known = ", ".join(kind.__name__ for kind in forms.HEADS)
         raise ValueError(f"mod.windows: head {type(head).__name__} does not run on windows; there are {known}.")
-    first, strides, widths = settings.entry, *_probed(model, rows, channels)
+    first, strides, widths = settings.entry, *probed(model, rows, channels)
     if not first < len(model) - 1 or type(model[first]) not in forms.ENTRIES or not model[first].f == -1:
         raise ValueError(
             f"mod.windows.entry: windows cannot be taken at layer {first}; take 0, or a row of the backbone that reads "
@@ -81,7 +81,7 @@ def _sources(row: Any, i: int) -> list[int]:
     return [i + f if f < 0 else f for f in ([row.f] if isinstance(row.f, int) else row.f)]
 
 
-def _probed(model: nn.Sequential, rows: Sequence[Any], channels: int) -> tuple[list[int], list[int]]:
+def probed(model: nn.Sequential, rows: Sequence[Any], channels: int) -> tuple[list[int], list[int]]:
     """Return stride and channels of the map that each row but the head makes.
 
     Raises:

@@ -35,6 +35,17 @@ def replaced_in_log(text: str, by: str) -> Iterator[None]:
         LOGGER.removeFilter(replace)
 
 
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Have Ultralytics log warnings and errors alone."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
 def progress_bar(label: str, total: int | None, unit: str, things: Iterable[Any] | None = None) -> TQDM:
     """Return Ultralytics' progress bar: in place on a terminal, from which it is cleared in the end; none in a log.
 

@@ -106,11 +106,8 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
         FileNotFoundError: If data is missing, or has no image that can be read.
         ValueError: If no image has a labelled object.
     """
-    described = check_data(data, "train")
     windowed = head_of(yolo.model) is not None  # images are large: no time for padding
-    args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": windowed})
-    with restricted(), naming_split(data, "train"):
-        dataset = build_yolo_dataset(args, described["train"], BATCH, described, mode="val", rect=windowed)
+    dataset = _labelled(yolo, data, imgsz, "train", BATCH, windowed)
     if not any(len(label["cls"]) for label in dataset.labels):
         raise ValueError(
             f"{data}: none of the {len(dataset.labels)} images of `train` has a labelled object, so the routers would "
@@ -123,6 +120,23 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
     else:
         found = endless(build_dataloader(dataset, BATCH, workers=0, shuffle=True))
     return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in found)
+
+
+def labelled_images(yolo: YOLO, data: str, imgsz: int, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the images of a split one by one, as batches of one with their labels, padded to their own rectangle."""
+    dataset = _labelled(yolo, data, imgsz, split, 1, rect=True)
+    device = next(yolo.model.parameters()).device
+    for i in range(len(dataset)):
+        batch = dataset.collate_fn([dataset[i]])
+        yield {**batch, "img": batch["img"].to(device).float() / 255}
+
+
+def _labelled(yolo: YOLO, data: str, imgsz: int, split: str, batch: int, rect: bool) -> Any:
+    """Return a split as Ultralytics' data set without augmentation."""
+    described = check_data(data, split)
+    args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": rect})
+    with restricted(), naming_split(data, split):
+        return build_yolo_dataset(args, described[split], batch, described, mode="val", rect=rect)
 
 
 def fit_routers(net: nn.Module, batches: Iterator[dict[str, Any]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 from ultralytics.utils import LOGGER
 
+from mod_vision.files import write_bytes
 from mod_vision.routing.losses import cell_loss
 from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.window_routers import LookRouter
@@ -26,7 +29,13 @@ MOMENTUM = 0.1  # of batch statistics
 BRIGHTNESS = (0.7, 1.3)
 
 
-def fit_windows(net: Any, batches: Iterator[dict[str, Any]], steps: int = STEPS, tune_rows: bool = True) -> float:
+def fit_windows(
+    net: Any,
+    batches: Iterator[dict[str, Any]],
+    steps: int = STEPS,
+    tune_rows: bool = True,
+    resume: Path | None = None,
+) -> float:
     """Train the router of a model that runs on windows; a router without parameters needs no fit.
 
     Args:
@@ -34,6 +43,7 @@ def fit_windows(net: Any, batches: Iterator[dict[str, Any]], steps: int = STEPS,
         batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
         steps: Batches to train on.
         tune_rows: Whether the rows that `look` copied are trained too, or its head alone.
+        resume: File in which the state is kept, and from which a training that was stopped goes on.
 
     Returns:
         Mean loss of the last tenth of the steps, about 1 for a router that knows nothing.
@@ -48,8 +58,9 @@ def fit_windows(net: Any, batches: Iterator[dict[str, Any]], steps: int = STEPS,
     groups = _parameters(router, tune_rows)
     optimiser = torch.optim.AdamW(groups, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _rate(i, steps))
+    parts = {"router": router, "optimiser": optimiser, "schedule": schedule}
     try:
-        losses = _steps(net, head, batches, optimiser, schedule, steps)
+        losses = _steps(net, head, batches, parts, steps, resume)
     finally:
         optimiser.zero_grad()
         for norm, momentum in momenta.items():
@@ -59,12 +70,21 @@ def fit_windows(net: Any, batches: Iterator[dict[str, Any]], steps: int = STEPS,
 
 
 def _steps(
-    net: Any, head: Any, batches: Iterator[dict[str, Any]], optimiser: Any, schedule: Any, steps: int
+    net: Any, head: Any, batches: Iterator[dict[str, Any]], parts: dict[str, Any], steps: int, resume: Path | None
 ) -> list[float]:
-    """Train for some steps and return their losses."""
-    losses: list[float] = []
-    router, every = head.entry.router, max(1, steps // 10)
-    for step in range(steps):
+    """Train for some steps and return their losses.
+
+    Args:
+        net: Torch model.
+        head: Its head.
+        batches: Labelled batches.
+        parts: Router, optimiser and schedule.
+        steps: Number of steps.
+        resume: As in `fit_windows`.
+    """
+    router, optimiser, schedule = parts.values()
+    every, losses = max(1, steps // 10), _resumed(parts, resume)
+    for step in range(len(losses), steps):
         batch = augmented(cropped(next(batches), CROP, head.entry.cell))
         images = batch["img"]
         size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
@@ -77,6 +97,27 @@ def _steps(
         losses.append(float(loss.detach()))
         if (step + 1) % every == 0:
             LOGGER.info(f"router of windows: step {step + 1} of {steps}, loss {np.mean(losses[-every:]):.4f}")
+            if resume is not None:
+                _keep(parts, losses, resume)
+    return losses
+
+
+def _keep(parts: dict[str, Any], losses: list[float], file: Path) -> None:
+    """Write the state of a training."""
+    state = io.BytesIO()
+    torch.save({"losses": losses, **{name: part.state_dict() for name, part in parts.items()}}, state)
+    write_bytes(file, state.getvalue())
+
+
+def _resumed(parts: dict[str, Any], file: Path | None) -> list[float]:
+    """Take up the state of a training, and return the losses of the steps that are done."""
+    if file is None or not file.is_file():
+        return []
+    state = torch.load(file, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    losses: list[float] = state["losses"]
+    LOGGER.info(f"router of windows: going on after step {len(losses)}")
     return losses
 
 

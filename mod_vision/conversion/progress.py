@@ -1,0 +1,52 @@
+"""What of a conversion is done: a run that was stopped goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mod_vision.files import writable_dir, write_text
+
+Value = TypeVar("Value")
+
+
+class Progress:
+    """A folder with what a conversion found so far, for as long as it takes.
+
+    Args:
+        folder: The folder; what another conversion left there is removed.
+        asked: What the conversion is asked for, plain values: only the same one goes on.
+    """
+
+    def __init__(self, folder: Path, asked: dict[str, Any]) -> None:
+        self.folder, self.file = folder, folder / "progress.json"
+        text = json.dumps(asked, sort_keys=True, default=str)
+        self.done: dict[str, Any] = {"asked": text}
+        if self.file.is_file():
+            found = json.loads(self.file.read_text())
+            if found.get("asked") == text:
+                self.done = found
+                print(f"going on with what is in {folder}", flush=True)
+            else:
+                shutil.rmtree(folder)
+        writable_dir(folder)
+        self._write()
+
+    def once(self, key: str, find: Callable[[], Value]) -> Value:
+        """Return what was found under a key, or find it now; it has to be plain values for JSON."""
+        if key not in self.done:
+            self.done[key] = find()
+            self._write()
+        found: Value = self.done[key]
+        return found
+
+    def _write(self) -> None:
+        """Write what was found."""
+        write_text(self.file, json.dumps(self.done, indent=1))
+
+    def finish(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""The rows of the table: how well, how fast and in how much memory a model runs, dense, smaller or on windows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ultralytics import YOLO
+
+from mod_vision.eval.accuracy.coco import Scorer
+from mod_vision.yolo.model.graph import copy_model
+from mod_vision.yolo.run.log import warnings_only
+from mod_vision.yolo.run.validate import validate
+
+HEAD = ("model", "imgsz", "AP", "AP50", "lost", "small", "windows", "ms", "p95", "MB")
+
+
+@dataclass
+class Accuracy:
+    """Accuracy of a model on a split, in percent.
+
+    Attributes:
+        ap: COCO's AP, of masks if the model segments.
+        ap50: AP at an IoU of 0.5.
+        lost: Objects that no window shows; None for a dense model.
+        lost_small: The same of small ones, below 32 x 32 px; None if there is none.
+        windows: Median of the windows of an image; None for a dense model.
+    """
+
+    ap: float
+    ap50: float
+    lost: float | None = None
+    lost_small: float | None = None
+    windows: float | None = None
+
+
+@dataclass
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: What runs.
+        imgsz: Longer side of the image in px.
+        accuracy: On the split that is reported.
+        ms: Median milliseconds of an image.
+        p95: 95th percentile of them.
+        megabytes: Peak memory of a forward.
+    """
+
+    name: str
+    imgsz: int
+    accuracy: Accuracy
+    ms: float = 0.0
+    p95: float = 0.0
+    megabytes: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain figures, for JSON."""
+        return asdict(self)
+
+
+def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
+    """Score a model, image by image; it stays as it is."""
+    scorer = Scorer(str(yolo.task), None, "pycocotools")
+    where: dict[str, Any] = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
+    with tempfile.TemporaryDirectory() as folder, warnings_only(), contextlib.redirect_stdout(io.StringIO()):
+        found = validate(copy_model(yolo), scorer.update, None, project=folder, **where)
+        scores = scorer.result()
+    stats = scores["mask" if "mask" in scores else "box"].stats
+    accuracy = Accuracy(100 * stats["AP"], 100 * stats["AP50"])
+    if found.lost and found.lost.windows:
+        figures = found.lost.result()
+        lost = figures["lost"].get("router", {})
+        accuracy.lost, accuracy.windows = 100 * lost.get("all", 0.0), figures["windows_median"]
+        accuracy.lost_small = 100 * lost["small"] if "small" in lost else None
+    return accuracy
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as text."""
+    lines = [f"{HEAD[0]:<24}" + "".join(f"{name:>9}" for name in HEAD[1:])]
+    for row in rows:
+        a = row.accuracy
+        figures = [str(row.imgsz), _one(a.ap), _one(a.ap50), _percent(a.lost), _percent(a.lost_small)]
+        figures += [_plain(a.windows), _one(row.ms), _one(row.p95), f"{row.megabytes:.0f}"]
+        lines.append(f"{row.name:<24}" + "".join(f"{figure:>9}" for figure in figures))
+    lines.append(
+        "lost, small: objects of which no window shows half, all and those below 32 x 32 px; windows: median of an "
+        "image;"
+    )
+    lines.append("ms: from a decoded image to its detections, median and 95th percentile, all models in turn, batch 1")
+    return "\n".join(lines)
+
+
+def _one(value: float) -> str:
+    """Return a number with one digit behind the point."""
+    return f"{value:.1f}"
+
+
+def _percent(value: float | None) -> str:
+    """Return a share in percent, nothing for None."""
+    return "" if value is None else f"{value:.1f}%"
+
+
+def _plain(value: float | None) -> str:
+    """Return a number as short as it goes, nothing for None."""
+    return "" if value is None else f"{value:g}"

@@ -1,0 +1,83 @@
+"""What a router says of the images that were kept aside, and what windows of a size would show of their objects."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mod_vision.routing.lost_objects import SHOWN, Objects, shown_share
+from mod_vision.routing.placing import BUCKETS, gains_of, plan_windows, window_cells, window_count
+from mod_vision.routing.windows import WindowPlan
+from mod_vision.yolo.model.coarse import KEPT
+from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.train.fit import labelled_images
+
+
+class Seen(NamedTuple):
+    """An image that a router has looked at.
+
+    Attributes:
+        plan: The router's plan, whose windows are of no interest.
+        boxes: (M, 4) corners of the objects in px of the input.
+    """
+
+    plan: WindowPlan
+    boxes: torch.Tensor
+
+
+class Shown(NamedTuple):
+    """What windows of a size would show of an image, for each number of windows that occurs.
+
+    Attributes:
+        counts: (n,) numbers of windows, in increasing order.
+        gains: (k,) what each window gains, falling.
+        lost: (n,) objects that are lost with so many windows, those larger than a window among them.
+        large: How many objects are larger than windows can be expected to hold.
+        objects: Number of objects.
+        window_share: Share of the pixels that a window computes.
+    """
+
+    counts: np.ndarray
+    gains: np.ndarray
+    lost: np.ndarray
+    large: int
+    objects: int
+    window_share: float
+
+    def chosen(self, threshold: float) -> int:
+        """Return which of the numbers of windows an image takes at a threshold, as an index."""
+        return int(np.searchsorted(self.counts, (self.gains >= threshold).sum()))
+
+
+@torch.no_grad()
+def look_at(yolo: Any, data: str, imgsz: int, split: str = "test") -> list[Seen]:
+    """Run a model on windows on the images of a split, and return what its router said of each."""
+    entry: Any = head_of(yolo.model).entry  # type: ignore[union-attr]
+    found = []
+    for batch in labelled_images(yolo, data, imgsz, split):
+        yolo.model.eval()(batch["img"])
+        height, width = batch["img"].shape[2:]
+        boxes = batch["bboxes"][:, :4].float().cpu() * torch.tensor((width, height) * 2)
+        corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+        plan = entry.plan
+        inside = None if plan.inside is None else plan.inside.cpu()
+        found.append(Seen(plan._replace(logits=plan.logits.cpu(), corners=plan.corners.cpu(), inside=inside), corners))
+    return found
+
+
+def shown_by(seen: Seen, size: int) -> Shown:
+    """Return what windows of `size` px would show of an image."""
+    plan, boxes = seen
+    window = window_cells(size, plan.size, plan.cell)
+    most = window_count(plan.size, window, 1.0)
+    placed = plan_windows(plan.logits, plan.size, window, most, plan.cell, None, plan.inside)
+    counts = [*(n for n in BUCKETS if n < most), most]
+    large = (boxes[:, 2:] - boxes[:, :2]).amax(1) > KEPT * size
+    own = boxes[~large]
+    objects = Objects(own, own.new_zeros(len(own)), torch.zeros(len(own), dtype=torch.long), [""] * len(own))
+    first = [placed._replace(corners=placed.corners[:, :n]) for n in counts]
+    lost = [int((shown_share(p, objects) < SHOWN).sum()) + int(large.sum()) for p in first]
+    gains = gains_of(placed).numpy()
+    return Shown(np.array(counts), gains, np.array(lost), int(large.sum()), len(boxes), placed.window_share)

@@ -1,0 +1,125 @@
+"""Milliseconds on this machine: of windows by their number, to choose by, and of whole predictions, to report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ultralytics import YOLO
+
+from mod_vision.eval.cost.latency import as_deployed, keep_memory, paired_latency
+from mod_vision.eval.cost.memory import peak_megabytes
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.letterbox import forward_letterboxed
+from mod_vision.yolo.run.predict import Postprocess
+
+FEW, MANY = 0.1, 0.5  # shares of the pixels between which time is taken to grow evenly
+ROUNDS, REPEATS = 7, 3
+
+
+class WindowTime(NamedTuple):
+    """Milliseconds of a forward: `base` without windows, and `each` for a window of an image."""
+
+    base: float
+    each: float
+
+    def of(self, windows: Any) -> Any:
+        """Return the milliseconds of a number of windows."""
+        return self.base + self.each * windows
+
+
+class Time(NamedTuple):
+    """Milliseconds of a prediction, from a decoded image to its detections, over images; and peak megabytes."""
+
+    median: float
+    p95: float
+    megabytes: float
+
+
+def time_windows(
+    yolo: YOLO, sizes: Sequence[int], coarse: Sequence[float], image: torch.Tensor
+) -> tuple[float, dict[tuple[int, float], WindowTime]]:
+    """Time a model on windows.
+
+    Args:
+        yolo: The model.
+        sizes: Sides of windows in px.
+        coarse: Shares of the side of a coarse pass.
+        image: (1, 3, H, W).
+
+    Returns:
+        Milliseconds of the dense forward, and those of windows by their side and coarse pass.
+    """
+    calls: dict[str, Any] = {}
+    image = image.contiguous(memory_format=torch.channels_last)
+    counts: dict[tuple[int, float, float], int] = {}
+    for size in sizes:
+        for share in coarse:
+            for part in (FEW, MANY):
+                net = _at(yolo, size, share, part)
+                with torch.inference_mode():
+                    net(image)
+                counts[size, share, part] = head_of(net).entry.plan.width  # type: ignore[union-attr]
+                calls[f"{size} {share} {part}"] = partial(net, image)
+    dense = _at(yolo, sizes[0], 0.0, 1.0)
+    calls["dense"] = partial(dense, image)
+    with torch.inference_mode():
+        times = paired_latency(calls, ROUNDS, device=str(image.device))
+    found = {}
+    for size, share in {key[:2] for key in counts}:
+        (few, low), (many, high) = ((counts[size, share, p], times[f"{size} {share} {p}"].median) for p in (FEW, MANY))
+        each = max(high - low, 0.0) / max(many - few, 1)
+        found[size, share] = WindowTime(max(low - each * few, 0.0), each)
+    return times["dense"].median, found
+
+
+def _at(yolo: YOLO, size: int, coarse: float, capacity: float) -> Any:
+    """Return a deployed copy of a model with windows of another side, coarse pass and capacity."""
+    net: Any = deepcopy(yolo.model)
+    set_capacity(net, capacity)
+    head: Any = head_of(net)
+    head.entry.window, head.coarse = size, coarse
+    return as_deployed(net, next(yolo.model.parameters()).device)
+
+
+def time_predictions(
+    models: Mapping[str, tuple[YOLO, int]], photos: Sequence[np.ndarray], conf: float = 0.25
+) -> dict[str, Time]:
+    """Time models image by image, all in turn.
+
+    Args:
+        models: Models and their image sizes by name.
+        photos: (H, W, 3) uint8, BGR.
+        conf: Lowest confidence of a detection.
+    """
+    keep_memory()
+    nets, posts = {}, {}
+    for name, (yolo, imgsz) in models.items():
+        device = next(yolo.model.parameters()).device
+        net = as_deployed(deepcopy(yolo.model), device)
+        nets[name] = (net, imgsz)
+        posts[name] = Postprocess(yolo, net.names, bool(getattr(net, "end2end", False)), conf)
+    taken: dict[str, list[list[float]]] = {name: [] for name in models}
+    for photo in photos:
+        own: dict[str, list[float]] = {name: [] for name in models}
+        for turn in range(1 + REPEATS):
+            for name, (net, imgsz) in nets.items():
+                start = time.perf_counter()
+                posts[name](forward_letterboxed(net, photo, imgsz), photo)  # its detections are read: this waits
+                if turn:
+                    own[name].append(1e3 * (time.perf_counter() - start))
+        for name, times in own.items():
+            taken[name].append(times)
+    found = {}
+    for name, (net, imgsz) in nets.items():
+        each = np.median(taken[name], axis=1)
+        call = partial(forward_letterboxed, net, photos[int(np.argsort(each)[len(each) // 2])], imgsz)
+        device = str(next(net.parameters()).device)
+        found[name] = Time(float(np.median(each)), float(np.percentile(each, 95)), peak_megabytes(call, device))
+    return found

@@ -1,0 +1,56 @@
+"""Is a routed model worth it? Never where the dense one, or a smaller image, is the better buy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mod_vision.conversion.rows import Row
+
+SAME = 0.05  # times that differ by less are the same
+
+
+class Verdict(NamedTuple):
+    """What to say of a routed model.
+
+    Attributes:
+        sold: Whether it is worth it.
+        sentence: Why, or why not, with the figures.
+    """
+
+    sold: bool
+    sentence: str
+
+
+def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdict:
+    """Compare a routed model with the dense one, and with it on smaller images.
+
+    Args:
+        routed: The routed model.
+        dense: The dense model at its own size, then at smaller ones.
+        max_loss: AP that it may lose, None if it does not matter.
+    """
+    full, ap, own = dense[0], routed.accuracy.ap, _figures(routed)
+    if routed.ms >= full.ms * (1 - SAME):
+        return Verdict(False, f"the dense model is the better buy: {_figures(full)}, the routed one has {own}.")
+    better = [row for row in dense[1:] if row.ms <= routed.ms * (1 + SAME) and row.accuracy.ap >= ap]
+    if better:
+        best = max(better, key=lambda row: row.accuracy.ap)
+        return Verdict(
+            False,
+            f"the dense model at imgsz={best.imgsz} is the better buy: {_figures(best)}, the routed one has {own}.",
+        )
+    loss = full.accuracy.ap - ap
+    if max_loss is not None and loss > max_loss:
+        return Verdict(
+            False,
+            f"the dense model is the better buy: {_figures(full)}, the routed one has {own} and loses {loss:.1f} AP, "
+            f"more than max_loss={max_loss:g}.",
+        )
+    speed, change = full.ms / routed.ms, f"{-loss:+.1f} AP"
+    return Verdict(True, f"{speed:.2f}x as fast as the dense model at {change}: {own} instead of {_figures(full)}.")
+
+
+def _figures(row: Row) -> str:
+    """Return accuracy and time of a row."""
+    return f"{row.accuracy.ap:.1f} AP in {row.ms:.1f} ms"
