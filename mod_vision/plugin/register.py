@@ -19,6 +19,7 @@ from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.model.windows import copying_look, on_windows
 from mod_vision.yolo.run.watch import follow_capacities, warn_of_broken_routes
+from mod_vision.yolo.run.window_results import add_windows, find_features_in_windows, keeping_windows
 from mod_vision.yolo.train.callbacks import CALLBACKS
 from mod_vision.yolo.train.loss import with_router_losses
 
@@ -27,12 +28,15 @@ PATCHED = {  # what must be there before anything is changed
     "ultralytics.utils.checks": ("check_file",),
     "ultralytics.utils.downloads": ("attempt_download_asset",),
     "ultralytics.utils.callbacks.base": ("default_callbacks",),
+    "ultralytics.engine.results": ("Results",),
     "ultralytics.utils.export.onnx": ("onnx_int8_quantize",),
     "ultralytics.utils.export.openvino": ("torch2openvino",),
 }
 OTHERS = (
     ("on_predict_start", follow_capacities),
+    ("on_predict_start", find_features_in_windows),
     ("on_predict_postprocess_end", warn_of_broken_routes),
+    ("on_predict_postprocess_end", add_windows),
     ("on_export_start", export_elsewhere),
     ("on_export_start", note_routing),
 )
@@ -44,7 +48,7 @@ def register() -> None:
     Raises:
         ImportError: If the installed Ultralytics lacks something that registration needs. Nothing is changed then.
     """
-    tasks, checks, downloads, callbacks, onnx, openvino = _modules()
+    tasks, checks, downloads, callbacks, results, onnx, openvino = _modules()
     if getattr(tasks, "mod_vision_registered", False):
         return
     tasks.parse_model = routed_parse_model(tasks.parse_model)
@@ -58,6 +62,7 @@ def register() -> None:
         model_type.loss = with_router_losses(model_type.loss)
     tasks.BaseModel._predict_once = with_padding(on_windows(tasks.BaseModel._predict_once))
     tasks.BaseModel.load = copying_look(tasks.BaseModel.load)
+    results.Results.new = keeping_windows(results.Results.new)
     for event, callback in (*CALLBACKS.items(), *PLOTS.items(), *OTHERS):
         callbacks.default_callbacks[event].append(callback)
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)

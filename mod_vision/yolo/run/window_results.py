@@ -1,0 +1,100 @@
+"""What `yolo predict` and `yolo track` tell of windows: where they lay, and the features of objects in them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ultralytics.utils.ops import scale_boxes
+
+from mod_vision.routing.windows import WindowPlan
+from mod_vision.yolo.blocks.windows import WindowedHead
+from mod_vision.yolo.model.windows import head_of
+
+
+def add_windows(predictor: Any) -> None:
+    """Give each of the results the windows that were computed, as `windows`; those of other models have none.
+
+    Results are on the host by now, so this waits for nothing new.
+    """
+    head = head_of(getattr(predictor.model, "model", None))
+    if head is not None:
+        windows = windows_on(head.windows, [result.orig_shape for result in predictor.results])
+        for result, own in zip(predictor.results, windows, strict=True):
+            result.windows = own
+
+
+def windows_on(plan: WindowPlan | None, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Return the windows on each image of a batch, x1, y1, x2, y2 in px of the image, each (k, 4) float32.
+
+    They are in the order in which they were placed, cut at the border of the image; those of which all lies in the
+    padding are left out.
+
+    Args:
+        plan: The windows, None where whole images were run.
+        shapes: Height and width of each image, as it was before it was scaled and padded.
+    """
+    if plan is None:
+        return [np.array([[0, 0, width, height]], np.float32) for height, width in shapes]
+    first = plan.corners.cpu().numpy()[..., ::-1] * plan.cell
+    boxes = np.concatenate((first, first + np.array(plan.window[::-1]) * plan.cell), 2).astype(np.float32)
+    real = None if plan.real is None else plan.real.cpu().numpy()
+    size = plan.size[0] * plan.cell, plan.size[1] * plan.cell
+    found = [boxes[i] if real is None else boxes[i, real[i]] for i in range(len(shapes))]
+    found = [scale_boxes(size, own, shape) for own, shape in zip(found, shapes, strict=True)]
+    return [own[(own[:, 2:] > own[:, :2]).all(1)] for own in found]
+
+
+def keeping_windows(new: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap the making of results from others, such as those of some of the objects, or on another device."""
+
+    @functools.wraps(new)
+    def new_with_windows(self: Any) -> Any:
+        made = new(self)
+        if "windows" in vars(self):
+            made.windows = self.windows
+        return made
+
+    return new_with_windows
+
+
+def find_features_in_windows(predictor: Any) -> None:
+    """Have trackers that know objects by what the head reads (`with_reid: True, model: auto`) find it in windows."""
+    head = head_of(getattr(predictor.model, "model", None))
+    if head is not None and hasattr(predictor, "get_obj_feats"):
+        predictor.get_obj_feats = functools.partial(object_features, head, type(predictor).get_obj_feats)
+
+
+def object_features(
+    head: WindowedHead,
+    features_at: Callable[..., list[Any]],
+    maps: Sequence[torch.Tensor],
+    which: Sequence[torch.Tensor],
+) -> list[Any]:
+    """Return the features (n, C) of the objects of each image.
+
+    Args:
+        head: The head.
+        features_at: How Ultralytics takes them from maps of whole images, which count as images of their own here.
+        maps: What it read last: of each window, or of whole images.
+        which: For each image, the positions of its objects in the list that the head gave.
+
+    Raises:
+        ValueError: If the list has positions of a coarse pass too, whose maps are gone.
+    """
+    plan = head.windows
+    if plan is None:
+        return features_at(maps, which)
+    if head.coarse:
+        raise ValueError(
+            f"with_reid: True, model: auto does not go with mod.windows.coarse: {head.coarse}; set model: in the "
+            "tracker's YAML to a network of its own, such as yolo26n-cls.pt, or with_reid: False."
+        )
+    if not plan.width:  # the head did not run, and the maps are those of an earlier image
+        return [[] for _ in which]
+    every = torch.arange(sum(m.shape[2] * m.shape[3] for m in maps), device=maps[0].device)
+    listed = plan.spread(torch.stack(features_at(maps, [every] * len(maps[0])))).flatten(1, 2)
+    return [features[own] if len(own) else [] for features, own in zip(listed, which, strict=True)]
