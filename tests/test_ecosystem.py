@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import nbformat
 import numpy as np
 import pytest
 import supervision as sv
 import torch
-import yaml
 from conftest import OPEN
+from nbclient import NotebookClient
 from sahi import AutoDetectionModel
 from sahi.predict import get_prediction, get_sliced_prediction
 from test_windows_export import calibrated
@@ -27,6 +31,7 @@ from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.window_results import windows_on
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "ecosystem.md"
+NOTEBOOK = PAGE.parent / "notebooks" / "quickstart.ipynb"
 HEIGHT, WIDTH = 256, 320
 CONF = 0.25
 OBJECTS = 20  # positions that score above one half in the first frame
@@ -56,9 +61,7 @@ def detector(name: str, frames: Sequence[np.ndarray], folder: Path, least: float
     image = torch.from_numpy(np.ascontiguousarray(frames[0][..., ::-1].transpose(2, 0, 1)))[None] / 255
     with torch.no_grad():
         raw = yolo.model.eval()(image)[1]
-    scores = raw["one2one" if head.end2end else "one2many" if "one2many" in raw else "scores"]
-    scores = scores["scores"] if isinstance(scores, dict) else scores
-    middle = scores.amax(1).flatten().topk(OBJECTS).values[-1]
+    middle = raw.get("one2one", raw)["scores"].amax(1).flatten().topk(OBJECTS).values[-1]
     for cls in classes:
         torch.nn.init.constant_(cls[-1].bias, -float(middle))
     if least is not None:
@@ -89,12 +92,8 @@ def predict(model: Any, source: Any, **settings: Any) -> list[Any]:
 
 def shown(result: Any) -> np.ndarray:
     """Boxes, scores and classes of a result, in the order of the boxes."""
-    return in_order(result.boxes.data.cpu().numpy()[:, -6:] if not result.boxes.is_track else tracked(result))
-
-
-def tracked(result: Any) -> np.ndarray:
     boxes = result.boxes.cpu().numpy()
-    return np.column_stack((boxes.xyxy, boxes.conf, boxes.cls))
+    return in_order(np.column_stack((boxes.xyxy, boxes.conf, boxes.cls)))
 
 
 def in_order(rows: np.ndarray) -> np.ndarray:
@@ -126,16 +125,15 @@ def test_sahi_finds_what_predict_finds(sahi_model, checkpoint, frames):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_sahi_slices_what_predict_slices(sahi_model, checkpoint, frames, batch):
     """Objects of each slice at its place; none is merged where boxes must be equal for that."""
-    height, width, settings = HEIGHT // 2, WIDTH // 2, {"overlap_height_ratio": 0, "overlap_width_ratio": 0}
-    sliced = get_sliced_prediction(
-        frames[0][..., ::-1].copy(), sahi_model, height, width, **settings, perform_standard_pred=False,
-        postprocess_type="NMS", postprocess_match_metric="IOU", postprocess_match_threshold=1.0, batch_size=batch, verbose=0,
-    )  # fmt: skip
+    height, width = HEIGHT // 2, WIDTH // 2
+    apart = {"overlap_height_ratio": 0, "overlap_width_ratio": 0, "perform_standard_pred": False}
+    merging = {"postprocess_type": "NMS", "postprocess_match_metric": "IOU", "postprocess_match_threshold": 1.0}
+    image = frames[0][..., ::-1].copy()
+    sliced = get_sliced_prediction(image, sahi_model, height, width, batch_size=batch, verbose=0, **apart, **merging)
     corners = [(y, x) for y in (0, height) for x in (0, width)]
     parts = [np.ascontiguousarray(frames[0][y : y + height, x : x + width]) for y, x in corners]
-    expected = []
-    for (y, x), result in zip(corners, predict(checkpoint, parts), strict=True):
-        expected.append(shown(result) + (x, y, x, y, 0, 0))
+    results = zip(corners, predict(checkpoint, parts), strict=True)
+    expected = [shown(result) + np.array([x, y, x, y, 0, 0]) for (y, x), result in results]
     found = objects_of(sliced)
     assert len(found) > 5
     np.testing.assert_allclose(found, in_order(np.concatenate(expected)), atol=1e-3)
@@ -171,7 +169,7 @@ def test_tracks_are_what_predict_finds(checkpoint, frames, tracker):
     plain, model = predict(checkpoint, frames), YOLO(checkpoint)
     seen = []
     for frame, expected in zip(frames, plain, strict=True):
-        (result,) = model.track(frame, persist=True, tracker=tracker, imgsz=WIDTH, conf=CONF, device="cpu", verbose=False)
+        (result,) = model.track(frame, persist=True, tracker=tracker, imgsz=WIDTH, conf=CONF, verbose=False)
         np.testing.assert_array_equal(result.windows, expected.windows)
         assert result.boxes.is_track
         seen.append(set(result.boxes.id.int().tolist()))
@@ -308,7 +306,7 @@ def test_at_capacity_one_the_window_is_the_image(segmenter, frames):
 
 
 def test_results_made_of_results_keep_windows(segmenter, frames):
-    (result,) = predict(segmenter, frames, stream=True, batch=4, max_det=9).__next__(),
+    result = next(iter(predict(segmenter, frames, stream=True, batch=4, max_det=9)))
     assert len(result) > 2
     for other in (result.cpu(), result.numpy(), result[0], result[:2], result.to("cpu")):
         np.testing.assert_array_equal(other.windows, result.windows)
@@ -331,37 +329,45 @@ def reid(tmp_path_factory) -> Path:
     return file
 
 
-def features(yolo: YOLO, image: Any, tracker: Path, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What a tracker is given: boxes, and the features of each."""
+def features(yolo: YOLO, image: Any, tracker: Path) -> tuple[Any, np.ndarray]:
+    """What a tracker is given: objects, and the features of each."""
     found = []
-    yolo.add_callback("on_predict_postprocess_end", lambda p: found.append((p.results[0].boxes.xyxy, p.results[0].feats)))
-    yolo.callbacks["on_predict_postprocess_end"].insert(0, yolo.callbacks["on_predict_postprocess_end"].pop())
-    yolo.track(image, tracker=str(tracker), imgsz=WIDTH, conf=CONF, device="cpu", verbose=False, **settings)
-    boxes, own = found[-1]
-    return boxes.numpy(), torch.stack(list(own)).numpy()
+    yolo.callbacks["on_predict_postprocess_end"].insert(0, lambda predictor: found.append(predictor.results[0]))
+    yolo.track(image, tracker=str(tracker), imgsz=WIDTH, conf=CONF, device="cpu", verbose=False)
+    return found[-1].boxes.numpy(), torch.stack(list(found[-1].feats)).numpy()
 
 
-def test_features_of_objects_are_those_of_their_windows(with_nms, frames, reid):
-    """A window that is the whole image gives the dense ones; two windows each what it gives as an image of its own."""
-    dense, whole, routed = YOLO(with_nms), YOLO(with_nms), YOLO(with_nms)
+def test_features_of_a_window_that_is_the_image_are_the_dense_ones(with_nms, frames, reid):
+    dense, whole = YOLO(with_nms), YOLO(with_nms)
     set_capacity(dense, 1.0)
     head_of(whole.model).entry.window = 640
     (boxes, expected), (same, own) = (features(yolo, frames[0], reid) for yolo in (dense, whole))
-    np.testing.assert_allclose(same, boxes, atol=1e-2)
-    np.testing.assert_allclose(own, expected, atol=1e-3)
     assert len(boxes) > 5
-    (result,) = predict(routed, frames[0])
-    boxes, own = features(routed, frames[0], reid)
-    np.testing.assert_allclose(boxes, result.boxes.xyxy.numpy(), atol=1e-3)
-    assert len(result.windows) == 2
-    left, top, right, bottom = result.windows[0].astype(int)
-    image = torch.from_numpy(frames[0][top:bottom, left:right, ::-1].transpose(2, 0, 1).copy())[None] / 255
-    with torch.no_grad(), head_of(routed.model).entry.whole_image():
-        maps = routed.model.eval()(image)[1]["feats"]
-    channels = min(m.shape[1] for m in maps)
-    known = np.concatenate([m[0].flatten(1).T.unflatten(1, (channels, -1)).mean(2).numpy() for m in maps])
-    nearest = np.abs(own[:, None] - known[None]).max(2).min(1)
-    assert (nearest < 1e-3).sum() > 2
+    np.testing.assert_allclose(same.xyxy, boxes.xyxy, atol=1e-2)
+    np.testing.assert_allclose(own, expected, atol=1e-3)
+
+
+def test_features_of_objects_are_those_of_their_windows(with_nms, frames, reid):
+    """Each window gives what it gives as an image of its own, in which an object is known by its box and score."""
+    yolo = YOLO(with_nms)
+    (result,) = predict(yolo, frames[2])
+    boxes, own = features(yolo, frames[2], reid)
+    np.testing.assert_allclose(boxes.xyxy, result.boxes.xyxy.numpy(), atol=1e-3)
+    windows = torch.from_numpy(np.stack([pixels(frames[2], box) for box in result.windows])).float()
+    net = yolo.predictor.model.model
+    with torch.no_grad(), head_of(net).entry.whole_image():
+        y, raw = net(windows)
+    size = min(m.shape[1] for m in raw["feats"])
+    known = torch.cat([m.flatten(2).unflatten(1, (size, -1)).mean(2) for m in raw["feats"]], 2)
+    y, known = (values.transpose(1, 2) for values in (y, known))
+    corners = torch.cat((y[..., :2] - y[..., 2:4] / 2, y[..., :2] + y[..., 2:4] / 2), 2).numpy()
+    corners = (corners + np.tile(result.windows[:, None, :2], 2)).clip(0, [WIDTH, HEIGHT] * 2)
+    rows = np.concatenate((corners, 100 * y[..., 4:].amax(2, keepdim=True).numpy()), 2).reshape(-1, 5)
+    distance = np.abs(np.column_stack((boxes.xyxy, 100 * boxes.conf))[:, None] - rows).max(2)
+    assert distance.min(1).max() < 0.01
+    at = distance.argmin(1)
+    assert set(at // y.shape[1]) == {0, 1}
+    np.testing.assert_allclose(own, known.flatten(0, 1).numpy()[at], atol=1e-3)
 
 
 def test_trackers_with_features_track(with_nms, frames, reid):
@@ -380,7 +386,48 @@ def test_trackers_with_features_track(with_nms, frames, reid):
 
 def test_features_with_a_coarse_pass_are_refused(frames, tmp_path, reid):
     yolo = YOLO(detector("yolo11n", frames, tmp_path, coarse=0.25))
-    with pytest.raises(ValueError, match=r"does not go with mod\.windows\.coarse: 0\.25; set model: in the tracker's") as told:
+    with pytest.raises(ValueError, match=r"does not go with mod\.windows\.coarse: 0\.25; set model: in") as told:
         yolo.track(frames[0], tracker=str(reid), imgsz=WIDTH, verbose=False)
     assert "\n" not in str(told.value)
     assert len(yolo.track(frames[0], tracker="bytetrack.yaml", imgsz=WIDTH, verbose=False)) == 1
+
+
+# -------------------------------------------------------------------------------------------- the page and the notebook
+
+
+@pytest.fixture(scope="module")
+def desk(with_nms, frames, photos, tmp_path_factory) -> Path:
+    """A folder with what the page names: a model, a photo, a video."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copy(with_nms, folder / "mine.pt")
+    shutil.copy(photos[0], folder / "photo.jpg")
+    video = cv2.VideoWriter(str(folder / "road.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (WIDTH, HEIGHT))
+    for frame in frames:
+        video.write(frame)
+    video.release()
+    return folder
+
+
+def test_the_page(desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), {})
+    assert re.search(r"^computed \d+ x \d+ px at \d+, \d+$", capsys.readouterr().out, re.MULTILINE)
+    assert cv2.imread("windows.jpg") is not None
+
+
+def test_the_notebook(tmp_path):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells), "commit it without outputs"
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    env.pop("PYTEST_CURRENT_TEST")  # Ultralytics would write elsewhere than for users
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env={**env, "YOLO_CONFIG_DIR": str(tmp_path / "config"), "OMP_NUM_THREADS": "1"})
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    assert "windows of 192 px" in printed
+    assert "equals eager on 4 images" in printed
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+    assert (tmp_path / "quickstart.onnx").is_file()
