@@ -22,7 +22,7 @@ def add_windows(predictor: Any) -> None:
     """
     head = head_of(getattr(predictor.model, "model", None))
     if head is not None:
-        windows = windows_on(head.windows, [result.orig_shape for result in predictor.results])
+        windows = windows_on(head.entry.plan, [result.orig_shape for result in predictor.results])
         for result, own in zip(predictor.results, windows, strict=True):
             result.windows = own
 
@@ -39,12 +39,10 @@ def windows_on(plan: WindowPlan | None, shapes: Sequence[tuple[int, int]]) -> li
     """
     if plan is None:
         return [np.array([[0, 0, width, height]], np.float32) for height, width in shapes]
-    first = plan.corners.cpu().numpy()[..., ::-1] * plan.cell
-    boxes = np.concatenate((first, first + np.array(plan.window[::-1]) * plan.cell), 2).astype(np.float32)
-    real = None if plan.real is None else plan.real.cpu().numpy()
     size = plan.size[0] * plan.cell, plan.size[1] * plan.cell
-    found = [boxes[i] if real is None else boxes[i, real[i]] for i in range(len(shapes))]
-    found = [scale_boxes(size, own, shape) for own, shape in zip(found, shapes, strict=True)]
+    cells = [plan.rectangles(i).cpu().numpy() for i in range(len(shapes))]
+    corners = [np.concatenate((own[:, 1::-1], own[:, 1::-1] + own[:, :1:-1]), 1) * plan.cell for own in cells]
+    found = [scale_boxes(size, own.astype(np.float32), shape) for own, shape in zip(corners, shapes, strict=True)]
     return [own[(own[:, 2:] > own[:, :2]).all(1)] for own in found]
 
 
