@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PHOTOS = "mod-open.yaml"  # data YAML of the embedded photos
+PHOTOS, DRONES = "mod-open.yaml", "mod-hituav.yaml"  # data YAMLs of the embedded photos and drone images
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -37,5 +37,5 @@ def find_shipped(name: str) -> Path | None:
     if Path(name).name != name or Path(name).suffix not in (".yaml", ".pt"):
         return None
     assets = resource_dir("assets")
-    folders = (resource_dir("cfg") / "models", assets, assets / "open")
+    folders = (resource_dir("cfg") / "models", assets, assets / "open", assets / "hituav")
     return next((folder / name for folder in folders if (folder / name).is_file()), None)

@@ -276,20 +276,22 @@ def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys
     words = ["convert", "model=dense.pt", f"data={scenes}", "imgsz=256", "steps=2", "router=look", "speedup=1.2"]
 
     def stop(*_: Any, **__: Any) -> None:
+        assert torch.get_num_threads() == 2, "scoring had set its own"
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("mod_vision.conversion.convert.time_predictions", stop)
-        assert main([*words, "threads=1"]) == 130
+        assert main([*words, "threads=2"]) == 130
     work = tmp_path / "dense-mod-convert"
     done = json.loads((work / "progress.json").read_text())
     assert "settings" in done
     assert (work / "look.pt").is_file()
     capsys.readouterr()
-    assert main([*words, "threads=1"]) == 0
+    assert main([*words, "threads=2"]) == 0
     told = capsys.readouterr().out
     assert "going on with what is in dense-mod-convert" in told
     assert "is the better buy: 0.0 AP in" in told
+    assert "batch 1, cpu, 2 threads" in told
     assert "nothing was written; force=True" in told
     assert not (tmp_path / "dense-mod.pt").exists()
     assert not work.exists()

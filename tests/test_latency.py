@@ -10,16 +10,12 @@ import pytest
 import torch
 from helpers import build
 
-from mod_vision.cli.demo import score
-from mod_vision.cli.demo import table as demo_table
 from mod_vision.eval.cost.benchmark import Row, table
 from mod_vision.eval.cost.latency import Latency, doubts, paired_latency, paired_part_latency
 from mod_vision.eval.cost.layer_benchmark import LayerRow, layer_table
 from mod_vision.eval.cost.step_benchmark import StepRow, step_table
 from mod_vision.eval.evaluate import evaluate_model
-from mod_vision.run_settings import RunSettings, ScoreSettings
-from mod_vision.yolo.model.capacity import set_capacity
-from mod_vision.yolo.model.loading import load_model
+from mod_vision.run_settings import ScoreSettings
 
 STEADY, DOUBTFUL = Latency(100, 90, 110), Latency(100, 89, 110)
 SAID = "not to be trusted, quartiles more than 20 % apart: "
@@ -68,23 +64,3 @@ def test_val_says_which_figure(tiny_data, tmp_path):
         text = replace(found, cost=replace(found.cost, latency=own, dense_latency=twin)).report()
         said = [line for line in text.splitlines() if line.startswith(SAID)]
         assert said == [f"{SAID}{name}; time again when nothing else runs" for name in names], text
-
-
-def test_the_demo_times_both_models_in_turn_with_the_threads_it_says(tiny_data, tmp_path):
-    """Validating the first had changed the threads of the second."""
-    dense = load_model("yolo26n-mod-hybrid-seg.pt")
-    set_capacity(dense, 1.0)
-    dense.save(tmp_path / "dense.pt")
-    models = {"routed": "yolo26n-mod-hybrid-seg.pt", "dense": tmp_path / "dense.pt"}
-    try:
-        found = score(models, str(tiny_data), tmp_path, RunSettings(imgsz=64, device="cpu", threads=2))
-    finally:
-        torch.set_num_threads(1)
-    costs = {name: evaluation.cost for name, evaluation in found.items()}
-    assert [cost.threads for cost in costs.values()] == [2, 2]
-    assert costs["routed"].gflops < costs["routed"].dense_gflops == costs["dense"].gflops
-    for name, evaluation in found.items():
-        found[name] = replace(evaluation, cost=replace(costs[name], latency=DOUBTFUL))
-    lines = demo_table(found, "not exported", epochs=6, imgsz=64).splitlines()
-    assert "latency: median (quartiles) of both in turn, batch 1, cpu, 2 threads" in lines
-    assert f"{SAID}routed (21 %), dense (21 %); time again when nothing else runs" in lines

@@ -31,7 +31,6 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "predict_many.capacity": "capacity in (0, 1]; by default the model's own",
     "imgsz": "longer side of the input in pixels; 0 is the size that the model was trained at, or 640",
     "heatmap.out": "folder of the pictures; none that is there is overwritten",
-    "demo.imgsz": "image size in pixels",
     "bench.imgsz": "image size in pixels",
     "tune.imgsz": "image size in pixels",
     "batch": "images at a time",

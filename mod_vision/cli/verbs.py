@@ -125,7 +125,7 @@ def convert(
         return
     path = fresh_path(path)
     save(done.model, path, model)
-    print(f"saved as {path}: yolo predict model={path} imgsz={done.imgsz} source=...")
+    print(f"saved as {path}: yolo predict model={path} imgsz={done.run.imgsz} source=...")
 
 
 def fit(
@@ -212,17 +212,17 @@ def export(
 
 
 def demo(
-    epochs: int = 6,
-    run: RunSettings = RunSettings(imgsz=320, threads=THREADS),  # noqa: B008  # frozen
+    steps: int = 150,
+    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str = "runs/mod-vision-demo",
 ) -> None:
-    """Train, evaluate, draw and export a routed segmenter on embedded photos; no network, no GPU needed.
+    """Convert a detector to windows on embedded drone images, score, draw and export it; no network, no GPU needed.
 
-    Example: mod-vision demo epochs=2
+    Example: mod-vision demo steps=50
     """
     from mod_vision.cli.demo import demo as show
 
-    show(epochs, run, fresh_path(out, "summary.txt"))
+    show(steps, run, fresh_path(out, "summary.txt"))
 
 
 def tune(

@@ -90,18 +90,18 @@ class Conversion(NamedTuple):
         rows: The table, the dense rows first.
         verdict: Whether it is worth it, and why.
         setting: How it runs.
-        imgsz: Longer side of the image in px that all that is for.
+        run: How it was run, and shall be.
     """
 
     model: YOLO
     rows: list[Row]
     verdict: Verdict
     setting: Setting
-    imgsz: int
+    run: RunSettings
 
     def table(self) -> str:
-        """Return the table as text, with the chosen row marked."""
-        return table(self.rows)
+        """Return the table as text; a star marks the row that is meant."""
+        return table(self.rows, f"batch 1, {self.run.device}, {self.run.threads} threads")
 
 
 @dataclass
@@ -110,8 +110,7 @@ class _Job:
 
     dense: YOLO
     parts: Parts
-    imgsz: int
-    device: str
+    run: RunSettings
     wanted: Wanted
     steps: int
     progress: Progress
@@ -166,7 +165,7 @@ def convert(
     asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense)}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
-    job = _Job(dense, parts, run.imgsz, run.device, wanted, steps, progress, windowed)
+    job = _Job(dense, parts, run, wanted, steps, progress, windowed)
     for router in routers:
         print(f"training the router {router}; all other weights stay as they are", flush=True)
         _fit(job, router)
@@ -180,7 +179,7 @@ def convert(
     decision = verdict(routed[_name(chosen)], dense_rows, wanted.bound)
     routed[_name(chosen)].name += " *"
     progress.finish()
-    return Conversion(models[_name(chosen)].to("cpu"), rows, decision, chosen, run.imgsz)
+    return Conversion(models[_name(chosen)].to("cpu"), rows, decision, chosen, run)
 
 
 def _mark(yolo: YOLO) -> float:
@@ -202,7 +201,7 @@ def _windowed(dense: YOLO, router: str) -> YOLO:
 def _fit(job: _Job, router: str) -> None:
     """Train a router."""
     yolo, file = job.routed[router], job.progress.folder / f"{router}.pt"
-    batches = labelled_batches(yolo, job.parts.data, job.imgsz)
+    batches = labelled_batches(yolo, job.parts.data, job.run.imgsz)
     fit_windows(yolo.model, batches, job.steps, resume=file)
 
 
@@ -225,11 +224,14 @@ def _choose(job: _Job) -> list[Setting]:
 def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]:
     """Return the milliseconds of the dense forward, and what can be chosen with a router."""
     set_capacity(yolo, 1e-3)  # one window: what the router says is all that is looked at
-    seen = look_at(yolo, job.parts.data, job.imgsz)
+    seen = look_at(yolo, job.parts.data, job.run.imgsz)
     plan = seen[len(seen) // 2].plan
     head: Any = head_of(yolo.model)
     sizes = [s for s in SIZES if s % head.entry.cell == 0 and s <= min(plan.size) * plan.cell] or [min(SIZES)]
-    image = torch.rand(1, yolo.model.yaml.get("channels", 3), *(n * plan.cell for n in plan.size), device=job.device)
+    image = torch.rand(
+        1, yolo.model.yaml.get("channels", 3), *(n * plan.cell for n in plan.size), device=job.run.device
+    )
+    torch.set_num_threads(job.run.threads)  # scoring sets its own
     dense_ms, times = time_windows(yolo, sizes, passes_of(seen, min(sizes)), image)
     return dense_ms, settings_of(router, seen, dense_ms, times)
 
@@ -250,8 +252,8 @@ def _set(job: _Job, setting: Setting) -> YOLO:
     net.yaml["mod"]["windows"] |= {"size": setting.size, "coarse": setting.coarse}
     head.entry.set_threshold(setting.threshold)
     head.entry.crowded = setting.crowded
-    yolo.overrides["imgsz"] = job.imgsz
-    return yolo.to(job.device)
+    yolo.overrides["imgsz"] = job.run.imgsz
+    return yolo.to(job.run.device)
 
 
 def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) -> Setting:
@@ -268,7 +270,7 @@ def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) 
     def find(name: str) -> float:
         print(f"    {name}, on the images kept aside", flush=True)
         yolo = models.get(name, job.dense)
-        return score(yolo, job.parts.data, job.imgsz, "test", job.device).ap
+        return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device).ap
 
     aps = {name: job.progress.once(f"kept {name}", partial(find, name)) for name in ("dense", *models)}
     fits = [setting for setting in settings if aps["dense"] - aps[_name(setting)] <= bound]
@@ -277,18 +279,19 @@ def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) 
 
 def _rows(job: _Job, models: dict[str, YOLO]) -> list[Row]:
     """Return the table: dense, dense on smaller images, and on windows."""
-    sizes = [round_imgsz(round(job.imgsz * scale)) for scale in (1.0, *SMALLER)]
+    sizes = [round_imgsz(round(job.run.imgsz * scale)) for scale in (1.0, *SMALLER)]
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
-    all_models |= {name: (yolo, job.imgsz) for name, yolo in models.items()}
+    all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
     rows = []
     for name, (yolo, size) in all_models.items():
 
         def find(name: str = name, yolo: YOLO = yolo, size: int = size) -> dict[str, Any]:
             print(f"    {name}", flush=True)
-            return asdict(score(yolo, job.parts.data, size, "val", job.device))
+            return asdict(score(yolo, job.parts.data, size, "val", job.run.device))
 
         rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {name}", find))))
     photos = read_images(evenly_spaced(job.parts.kept, TIMED))
+    torch.set_num_threads(job.run.threads)
     times = time_predictions(all_models, photos)
     for row in rows:
         row.ms, row.p95, row.megabytes = times[row.name]

@@ -80,8 +80,8 @@ def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accurac
     return accuracy
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as text."""
+def table(rows: Sequence[Row], conditions: str = "batch 1") -> str:
+    """Return the rows as text; `conditions` are those of the times."""
     lines = [f"{HEAD[0]:<24}" + "".join(f"{name:>9}" for name in HEAD[1:])]
     for row in rows:
         a = row.accuracy
@@ -92,7 +92,7 @@ def table(rows: Sequence[Row]) -> str:
         "lost, small: objects of which no window shows half, all and those below 32 x 32 px; windows: median of an "
         "image;"
     )
-    lines.append("ms: from a decoded image to its detections, median and 95th percentile, all models in turn, batch 1")
+    lines.append(f"ms: from a decoded image to its detections, median and 95th percentile, in turn, {conditions}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The same network on windows: all weights of a dense model, and a router that has to be trained."""
+"""The same network on windows, with a router that has to be trained, and back: all weights stay."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.trust import restricted
+from mod_vision.yolo.model.windows import head_of
 
 
 def on_windows(model: YOLO, settings: WindowSettings) -> YOLO:
@@ -25,11 +26,32 @@ def on_windows(model: YOLO, settings: WindowSettings) -> YOLO:
     if any(routed_layers(old)):
         raise ValueError("the model is routed already; convert takes the dense one.")
     d = {**deepcopy(old.yaml), "mod": {"windows": asdict(settings)}}
+    _with(new, old, d, str(model.task))
+    if missing := old.state_dict().keys() - new.model.state_dict().keys():
+        raise ValueError(f"weights of the model find no place, such as {min(missing)}; its layers are not its YAML's.")
+    return new
+
+
+def without_windows(model: YOLO) -> YOLO:
+    """Return the dense model of one that runs on windows: the same weights, without a router.
+
+    Raises:
+        ValueError: If the model does not run on windows.
+    """
+    new = copy_model(model)
+    old: Any = new.model
+    if head_of(old) is None:
+        raise ValueError("the model does not run on windows, so there is no dense one to go back to.")
+    d = deepcopy(old.yaml)
+    d["mod"] = {key: value for key, value in d["mod"].items() if key != "windows"}
+    return _with(new, old, d, str(model.task))
+
+
+def _with(new: YOLO, old: Any, d: dict[str, Any], task: str) -> YOLO:
+    """Give a `YOLO` object the network that a YAML describes, with the weights and names of another."""
     with restricted():  # the YAML is that of a checkpoint
         net = type(old)(d, ch=d.get("channels", 3), nc=old.model[-1].nc, verbose=False)
     net.load(old, verbose=False)
-    if missing := old.state_dict().keys() - net.state_dict().keys():
-        raise ValueError(f"weights of the model find no place, such as {min(missing)}; its layers are not its YAML's.")
-    net.names, net.args, net.task = old.names, getattr(old, "args", None), model.task
+    net.names, net.args, net.task = old.names, getattr(old, "args", None), task
     new.model, new.ckpt = net.eval(), {"model": net}
     return new
