@@ -23,7 +23,7 @@ from mod_vision.conversion.rows import Accuracy, Row, table
 from mod_vision.conversion.seen import Seen, shown_by
 from mod_vision.conversion.timing import WindowTime, time_windows
 from mod_vision.conversion.verdict import verdict
-from mod_vision.conversion.windowed import on_windows
+from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.routing import routed_layers
 from mod_vision.routing.lost_objects import SHOWN, Objects, shown_share
 from mod_vision.routing.placing import plan_windows, window_count
@@ -59,6 +59,18 @@ def test_every_weight_stays(name, router):
     with torch.inference_mode():
         found = outputs(routed.model.eval()(x))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_back_to_the_dense_model():
+    dense = YOLO("yolo26n.yaml")
+    randomise(dense.model).eval()
+    again = without_windows(on_windows(dense, WindowSettings()))
+    assert not any(routed_layers(again.model))
+    before, after = dense.model.state_dict(), again.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    with pytest.raises(ValueError, match="no dense one to go back to"):
+        without_windows(again)
 
 
 def test_a_routed_model_is_refused():

@@ -1,8 +1,9 @@
-"""The small checkpoint that ships: found by its bare name, light, and looking at the objects."""
+"""The checkpoints that ship: found by their bare names, light, and looking at the objects."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -17,14 +18,36 @@ from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
 
-NAME = "yolo26n-mod-hybrid-seg.pt"
+NAME, WINDOWS = "yolo26n-mod-hybrid-seg.pt", "yolo26n-mod-hituav.pt"
 PHOTO = min((OPEN / "images" / "val").glob("*.jpg"))
+DRONE = min((OPEN.parent / "hituav" / "images" / "val").glob("*.jpg"))
 
 
-def test_it_is_small_and_half():
-    assert find_shipped(NAME).stat().st_size < 10_000_000
-    weights = list(torch.load(find_shipped(NAME), weights_only=False)["model"].parameters())
+@pytest.mark.parametrize(("name", "megabytes"), [(NAME, 10), (WINDOWS, 7)])
+def test_it_is_small_and_half(name, megabytes):
+    assert find_shipped(name).stat().st_size < megabytes * 1e6
+    weights = list(torch.load(find_shipped(name), weights_only=False)["model"].parameters())
     assert {t.dtype for t in weights} == {torch.float16}
+
+
+def test_the_drone_images_are_small():
+    folder = DRONE.parents[2]
+    assert sum(file.stat().st_size for file in folder.rglob("*.jpg")) < 6e6
+    assert "CC BY 4.0" in (folder / "CREDITS.md").read_text()
+
+
+def test_windows_lose_few_objects():
+    found = validate(load_model(WINDOWS), data="mod-hituav.yaml", imgsz=IMGSZ, device="cpu", batch=1, fraction=0.5)
+    figures = found.lost.result()
+    assert figures["lost"]["router"]["all"] < 0.1
+    assert figures["lost"]["random"]["all"] > 3 * figures["lost"]["router"]["all"]
+    assert figures["computed_share"] < 0.6
+
+
+def test_plain_yolo_runs_the_windows_in_a_new_process(tmp_path):
+    code = f"from ultralytics import YOLO; print('shape', YOLO({WINDOWS!r}).predict({str(DRONE)!r})[0].windows.shape)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert re.search(r"shape \([1-9]\d*, 4\)", done.stdout), done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("safe", ["0", "1"])
