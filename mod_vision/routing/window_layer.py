@@ -52,7 +52,9 @@ class WindowedLayer(RoutedLayer):
     @property
     def dense(self) -> bool:
         """True at capacity 1, and where the whole image is run on purpose, as by the coarse pass."""
-        return super().dense or getattr(self._of_thread, "whole", False)
+        return self.capacities[-1] >= 1.0 or getattr(
+            self._of_thread, "whole", False
+        )  # compiled, super() is true
 
     @contextmanager
     def whole_image(self) -> Iterator[None]:
