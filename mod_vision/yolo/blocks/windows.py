@@ -136,18 +136,27 @@ class WindowedHead(Windowed):
         return {"boxes": 4 * own.reg_max, "scores": own.nc, **found}
 
     def _inference(self, x: dict[str, Any]) -> torch.Tensor:
-        """Return decoded predictions (B, 4 + nc + extra, positions of all windows); those not owned score nothing."""
-        return super()._inference(listed(x) if "windows" in x else x)
+        """Return decoded predictions (B, 4 + nc + extra, positions of all windows); those not owned score nothing.
+
+        The anchors of whole images are kept for the next coarse pass: making them anew, the host would wait.
+        """
+        if "windows" not in x:
+            return super()._inference(x)
+        own: Any = self
+        whole = own.anchors, own.strides, own.shape
+        try:
+            return super()._inference(listed(x))
+        finally:
+            own.anchors, own.strides, own.shape = whole
 
     def _get_decode_boxes(self, x: dict[str, Any]) -> torch.Tensor:
         """Return boxes in px of the image, from the place of each position on the full maps."""
         if "centres" not in x:
             return super()._get_decode_boxes(x)
         own: Any = self
-        centres, steps = x["centres"], x["steps"]
-        own.strides, own.shape = steps, None  # None: the next whole image makes its own
+        centres, own.strides = x["centres"], x["steps"]
         own.anchors = centres[:, None] if own.export else centres.transpose(0, 1)[:, :, None]  # for keypoints
-        return own.decode_bboxes(own.dfl(x["boxes"]), centres, x.get("angle")) * steps
+        return own.decode_bboxes(own.dfl(x["boxes"]), centres, x.get("angle")) * own.strides
 
 
 def full_maps(x: Sequence[torch.Tensor], plan: WindowPlan, strides: Sequence[int]) -> list[torch.Tensor]:
