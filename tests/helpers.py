@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel, yaml_model_load
 
@@ -111,6 +112,23 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
 def files_in(folder: Path) -> set[str]:
     """Names of all files below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts operations whose result the host waits for on a GPU: values, and shapes that depend on values."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indexed = args[1] if func is torch.ops.aten.index.Tensor else ()
+        masks = [index for index in indexed if index is not None and index.dtype == torch.bool]
+        if masks or func.overloadpacket.__name__.endswith(self.OPERATIONS):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 class Evil:

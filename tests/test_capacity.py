@@ -8,10 +8,9 @@ import functools
 import numpy as np
 import pytest
 import torch
-from helpers import shipped
+from helpers import HostWaits, shipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
@@ -179,23 +178,6 @@ def test_compiles_without_breaks_and_without_compiling_again(name):
             for image in images:
                 torch.testing.assert_close(compiled(image)[0], net(image)[0], rtol=1e-4, atol=1e-3)
     torch._dynamo.reset()
-
-
-class HostWaits(TorchDispatchMode):
-    """Counts operations whose result the host waits for on a GPU: values, and shapes that depend on values."""
-
-    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        indexed = args[1] if func is torch.ops.aten.index.Tensor else ()
-        masks = [index for index in indexed if index is not None and index.dtype == torch.bool]
-        if masks or func.overloadpacket.__name__.endswith(self.OPERATIONS):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def plan_windows(
     """
     left = _levels(logits, size, inside)
     if least is None:
-        _, corners, _ = _place(left, k, window)
+        _, corners, _ = _place(left, k, window, _covers(size, window, left))
         return WindowPlan(logits, corners, size, window, cell, None, inside)
     corners, counts = _place_worthy(left, k, window, least)
     most = int(counts.max())
@@ -65,7 +65,8 @@ def plan_windows(
 def gains_of(plan: WindowPlan) -> torch.Tensor:
     """Return, of an image alone, what each window would at least gain, if as many were placed as cover it, (k,)."""
     k = window_count(plan.size, plan.window, 1.0)
-    _, _, gains = _place(_levels(plan.logits, plan.size, plan.inside), k, plan.window)
+    left = _levels(plan.logits, plan.size, plan.inside)
+    _, _, gains = _place(left, k, plan.window, _covers(plan.size, plan.window, left))
     return gains[0].cummin(0).values
 
 
@@ -90,13 +91,13 @@ def _place_worthy(
     left: torch.Tensor, k: int, window: tuple[int, int], least: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Place windows until none gains `least`; return corners, and how many of them each image takes, (B,)."""
-    buckets = _buckets(k)
+    buckets, covers = _buckets(k), _covers((left.shape[1], left.shape[2]), window, left)
     corners, gains = (
         [left.new_zeros((len(left), 0, 2), dtype=torch.long)],
         [left.new_zeros((len(left), 0), dtype=torch.float)],
     )
     for before, after in pairwise(buckets):
-        left, more, gained = _place(left, after - before, window)
+        left, more, gained = _place(left, after - before, window, covers)
         corners.append(more)
         gains.append(gained)
         if float(gained[:, -1].max()) < least:
@@ -107,37 +108,58 @@ def _place_worthy(
     return torch.cat(corners, 1), taken[torch.searchsorted(taken, wanted)]
 
 
-def _place(left: torch.Tensor, k: int, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Place k windows on levels (B, h, w), whole numbers in 32 bits.
+def _place(
+    left: torch.Tensor, k: int, window: tuple[int, int], covers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Place k windows on levels (B, h, w), whole numbers in 32 bits; `covers` is what `_covers` gives.
+
+    The loop has as few operations as can be: on a GPU, each takes longer to start than to run.
 
     Returns:
         The levels with what is covered set to 0, corners (B, k, 2), and the worth of what each covers first (B, k).
     """
     b, h, w = left.shape
-    rows, cols = h - window[0] + 1, w - window[1] + 1
-    later = arange(rows * cols, left).flip(0) + 1  # the first of equal windows has the largest
-    spans = _spans(rows, window[0], left), _spans(cols, window[1], left)
-    corners, gains = [], []
+    if not k:
+        return left, left.new_zeros((b, 0, 2), dtype=torch.long), left.new_zeros((b, 0), dtype=torch.float)
+    left = F.pad(left, (1, 0, 1, 0))
+    found, worth = [], []
     for _ in range(k):
-        sums = F.pad(left, (1, 0, 1, 0)).cumsum(1, dtype=left.dtype).cumsum(2, dtype=left.dtype)
-        covered = total = _box_sums(sums, window)
+        sums = left.cumsum(1, dtype=left.dtype).cumsum(2, dtype=left.dtype)
+        total = _box_sums(sums, window)
         if min(window) > 2:
             total = total + _box_sums(sums[:, 1:-1, 1:-1], (window[0] - 2, window[1] - 2))
-        total = total.flatten(1)
-        best = torch.where(total == total.amax(1, keepdim=True), later, 0).argmax(1)
-        y, x = torch.div(best, cols, rounding_mode="trunc"), best % cols
-        corners.append(torch.stack((y, x), 1))
-        gains.append(covered.flatten(1).gather(1, best[:, None]))
-        hit = spans[0].index_select(0, y)[:, :, None] & spans[1].index_select(0, x)[:, None]
-        left = left.masked_fill(hit, 0)
-    if not corners:
-        return left, left.new_zeros((b, 0, 2), dtype=torch.long), left.new_zeros((b, 0), dtype=torch.float)
-    return left, torch.stack(corners, 1), torch.cat(gains, 1).float() / LEVELS
+        found.append(_first_best(total.flatten(1)))
+        worth.append(sums[:, -1, -1])
+        lines = covers.index_select(0, found[-1])
+        left.masked_fill_(lines[:, : h + 1, None] & lines[:, None, h + 1 :], 0)
+    at, cols = torch.stack(found, 1), w - window[1] + 1
+    corners = torch.stack((torch.div(at, cols, rounding_mode="trunc"), at % cols), 2)
+    worth.append(left.sum((1, 2), dtype=left.dtype))
+    remains = torch.stack(worth, 1)
+    return left[:, 1:, 1:], corners, (remains[:, :-1] - remains[:, 1:]).float() / LEVELS
+
+
+def _first_best(total: torch.Tensor) -> torch.Tensor:
+    """Return the first of the places (B, n) that have the most, (B,); not every runtime of exports takes the first."""
+    if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+        return total.argmax(1)
+    later = arange(total.shape[1], total).flip(0) + 1  # the first of equal windows has the largest
+    return torch.where(total == total.amax(1, keepdim=True), later, 0).argmax(1)
+
+
+def _covers(size: tuple[int, int], window: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+    """Return which rows and columns of an image a window covers at each of its places, (places, 1 + h + 1 + w).
+
+    Before the rows, and before the columns, is one that no window covers.
+    """
+    rows, cols = (_spans(n - lines + 1, lines, like) for n, lines in zip(size, window, strict=True))
+    places = rows.shape[0], cols.shape[0], -1
+    return torch.cat((rows[:, None].expand(places), cols[None].expand(places)), 2).flatten(0, 1)
 
 
 def _spans(places: int, lines: int, like: torch.Tensor) -> torch.Tensor:
-    """Return which lines of an axis a window of `lines` covers at each of its places, (places, size)."""
-    line, first = arange(places + lines - 1, like), arange(places, like)[:, None]
+    """Return which lines of an axis, behind one more, a window of `lines` covers at each place, (places, 1 + size)."""
+    line, first = arange(places + lines, like) - 1, arange(places, like)[:, None]
     return (line >= first) & (line < first + lines)
 
 

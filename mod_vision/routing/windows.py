@@ -14,7 +14,7 @@ import torch
 
 CELL = 32  # px
 MARGIN = 8  # px: what lies nearer to the border of a window is not taken from it
-ENDLESS = 1 << 20  # the depth at a border of the image, behind which there is nothing to miss
+ENDLESS = 1 << 24  # quarters of a px: how far a border of the image is, behind which there is nothing to miss
 
 
 class WindowPlan(NamedTuple):
@@ -116,17 +116,17 @@ class WindowPlan(NamedTuple):
         A position belongs to the window in which it lies deepest, the earlier one of equals, if it is at least `margin`
         px deep; borders of the image do not count.
         """
-        k = self.corners.shape[1]
-        earlier = arange(k, self.corners)[:, None] > arange(k, self.corners)  # [mine, other]
-        found = []
+        if not self.width:
+            return self.positions(strides) < 0
+        (mine_y, other_y), (mine_x, other_x) = self._depths(0, strides), self._depths(1, strides)
+        found, row, col = [], 0, 0
         for stride in strides:
-            (mine_y, other_y), (mine_x, other_x) = self._depths(0, stride), self._depths(1, stride)
-            mine = torch.minimum(mine_y[..., :, None], mine_x[..., None, :])  # (B, k, h, w)
-            other = torch.minimum(other_y[..., :, None], other_x[..., None, :])  # (B, k, k, h, w)
-            if self.real is not None:
-                other = other.masked_fill(~self.real[:, None, :, None, None], -1)
-            beaten = (other > mine[:, :, None]) | ((other == mine[:, :, None]) & earlier[None, :, :, None, None])
-            found.append((~beaten.any(2) & (mine * stride >= 2 * margin)).flatten(2))
+            height, width = (n * self.cell // stride for n in self.window)
+            rows, cols = slice(row, row + height), slice(col, col + width)
+            mine = torch.minimum(mine_y[..., rows, None], mine_x[..., None, cols])  # (B, k, h, w)
+            other = torch.minimum(other_y[..., rows, None], other_x[..., None, cols])  # (B, k, k, h, w)
+            found.append((mine >= other.amax(2).clamp(min=4 * margin)).flatten(2))
+            row, col = rows.stop, cols.stop
         owned = torch.cat(found, 2)
         return owned if self.real is None else owned & self.real[..., None]
 
@@ -203,23 +203,26 @@ class WindowPlan(NamedTuple):
         runs = runs + arange(runs.shape[0], runs)[:, None, None] * per_image
         return (runs if self.real is None else runs[self.real]).flatten()
 
-    def _depths(self, axis: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return how deep the lines of each window lie in it (B, k, n), and in all others (B, k, k, n), or below 0.
+    def _depths(self, axis: int, strides: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how deep the lines of each window, of all strides, lie in it (B, k, n), and in all (B, k, k, n).
 
-        In halves of a position, so that all depths are whole: a line's centre is an odd number of them from a border.
+        In quarters of a px, so that all depths are even numbers; those in an earlier window are one more, since it is
+        the deeper of equals. Lines outside of a window have a depth below 0.
         """
-        side = self.cell // stride
-        first, lines, last = self.corners[:, :, axis] * side, self.window[axis] * side, self.size[axis] * side
-        line = self._lines(axis, stride)
-
-        def depth(start: torch.Tensor, line: torch.Tensor) -> torch.Tensor:
-            end = start + lines
-            before = torch.where(start == 0, ENDLESS, 2 * (line - start) + 1)
-            after = torch.where(end == last, ENDLESS, 2 * (end - line) - 1)
-            outside = (line < start) | (line >= end)
-            return torch.minimum(before, after).masked_fill(outside, -1)
-
-        return depth(first[..., None], line), depth(first[:, None, :, None], line[:, :, None])
+        cell, side = 4 * self.cell, 4 * self.cell * self.window[axis]
+        lines = [torch.arange(2 * s, side, 4 * s, device=self.corners.device) for s in strides]
+        first = self.corners[:, :, axis] * cell
+        last = first + side
+        line = first[..., None] + (lines[0] if len(lines) == 1 else torch.cat(lines))
+        low = first.masked_fill(first == 0, -ENDLESS)[..., None]
+        high = last.masked_fill(last == cell * self.size[axis], ENDLESS)[..., None]
+        mine = torch.minimum(line - low, high - line)
+        other = torch.minimum(line[:, :, None] - low[:, None], high[:, None] - line[:, :, None])
+        k = arange(self.corners.shape[1], self.corners)
+        other = other + (k[:, None] > k)[..., None]
+        if self.real is not None:
+            other = other.masked_fill(~self.real[:, None, :, None], -1)
+        return mine, other
 
 
 def _between(first: torch.Tensor, count: int, size: int) -> torch.Tensor:
