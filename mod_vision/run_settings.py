@@ -48,7 +48,8 @@ class BenchSettings(RunSettings):
         repeats: Timed rounds; in each, all models run in turn.
         backend: eager, compile (torch.compile without graph breaks) or cudagraph, all fused and in channels-last
             memory; or onnx, openvino, torchscript or tensorrt, exported by Ultralytics.
-        dtype: Precision of eager, compile and cudagraph: float32, or bfloat16 or float16 by autocast.
+        dtype: Precision of eager, compile and cudagraph: float32, bfloat16 or float16, on a GPU that of the weights, on
+            the CPU by autocast; of tensorrt float32 or float16.
     """
 
     batch: int = 1

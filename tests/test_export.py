@@ -10,6 +10,7 @@ import yaml
 from mod_vision.eval.cost.benchmark import load_models
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
+from mod_vision.run_settings import BenchSettings
 from mod_vision.yolo.export.check import check_export
 from mod_vision.yolo.export.exporter import export_model, input_tensors
 from mod_vision.yolo.export.graphs import onnx_session
@@ -253,7 +254,7 @@ def test_models_that_need_large_maps_are_probed_at_the_size_that_is_asked_for(tm
     with pytest.raises(ValueError, match="a 2x2 map cannot be cut into 16 areas"):
         check_routes(model.model, 64)
     assert export_model(tmp_path / "areas.pt", "torchscript", 128).path.is_file()
-    assert len(load_models(str(tmp_path / "areas.pt"), [0.5], [], 128)) == 2
+    assert len(load_models(str(tmp_path / "areas.pt"), [0.5], [], BenchSettings(128, "cpu"))) == 2
 
 
 def test_export_refuses_a_yaml():

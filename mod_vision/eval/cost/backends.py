@@ -36,8 +36,11 @@ def check_backend(backend: str, device: str, dtype: str) -> None:
         raise ValueError(f"backend={backend} needs an NVIDIA GPU, device={device} is none; use device=0.")
     if backend in ("onnx", "openvino") and cuda:
         raise ValueError(f"backend={backend} is measured on the CPU only; use device=cpu.")
-    if dtype != "float32" and backend not in EAGER:
-        raise ValueError(f"dtype={dtype} is for {', '.join(EAGER)}; an export has the precision it was exported with.")
+    if dtype != "float32" and backend not in EAGER and (backend, dtype) != ("tensorrt", "float16"):
+        raise ValueError(
+            f"dtype={dtype} is for {', '.join(EAGER)}, and float16 for tensorrt; an export has the precision it was "
+            "exported with."
+        )
 
 
 def prepare(
@@ -50,22 +53,25 @@ def prepare(
         yolo: `YOLO` object; it is fused.
         part: Gives the part of its torch model to run, by eager backends.
         image: (B, 3, H, W) on the device.
-        dtype: Precision that eager backends compute in, by autocast.
+        dtype: Precision: on a GPU that of weights and images, on the CPU by autocast.
         folder: Where exports are written.
     """
     if backend in EXPORTED:
-        return _exported(backend, yolo, image, folder)
+        return _exported(backend, yolo, image, folder, dtype)
     net = part(as_deployed(yolo.model, image.device))
     image = image.to(memory_format=torch.channels_last)
-    call = _autocast(net, image, DTYPES[dtype])
+    call = in_precision(net, image, DTYPES[dtype])
     if backend == "compile":
         call()  # Ultralytics' head makes its anchors, which dynamo cannot trace
-        call = _autocast(torch.compile(net, fullgraph=True), image, DTYPES[dtype])
-    return _captured(call) if backend == "cudagraph" else call
+        call = in_precision(torch.compile(net, fullgraph=True), image, DTYPES[dtype])
+    return captured(call) if backend == "cudagraph" else call
 
 
-def _autocast(net: Callable[[torch.Tensor], object], image: torch.Tensor, dtype: torch.dtype) -> Call:
-    """Return a forward in a precision."""
+def in_precision(net: Any, image: torch.Tensor, dtype: torch.dtype) -> Call:
+    """Return a forward in a precision: on a GPU as `quantize=16` of `yolo` has it, else by autocast."""
+    if image.is_cuda:
+        net, image = net.to(dtype), image.to(dtype)
+        return lambda: net(image)
 
     def call() -> object:
         with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
@@ -74,7 +80,7 @@ def _autocast(net: Callable[[torch.Tensor], object], image: torch.Tensor, dtype:
     return call
 
 
-def _captured(call: Call) -> Call:
+def captured(call: Call) -> Call:
     """Return the replay of a CUDA graph of a forward; capturing fails if it synchronises with the host."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -88,12 +94,13 @@ def _captured(call: Call) -> Call:
     return graph.replay
 
 
-def _exported(backend: str, yolo: Any, image: torch.Tensor, folder: Path) -> Call:
+def _exported(backend: str, yolo: Any, image: torch.Tensor, folder: Path, dtype: str) -> Call:
     """Return a run of an export, with as many threads as torch has."""
     batch, _, height, width = image.shape
     yolo.model.pt_path = str(folder / "model.pt")  # the exporter writes beside it
     name = "engine" if backend == "tensorrt" else backend
-    path = export_yolo(yolo, format=name, imgsz=[height, width], batch=batch, device=image.device)
+    half = {"quantize": 16} if dtype == "float16" else {}
+    path = export_yolo(yolo, format=name, imgsz=[height, width], batch=batch, device=image.device, **half)
     if backend == "onnx":
         session = onnx_session(path)
         feed = {session.get_inputs()[0].name: image.numpy()}

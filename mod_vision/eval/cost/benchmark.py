@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,13 +60,25 @@ def benchmark(
         ValueError: If the model routes nothing, a router gives NaN, or the backend cannot run on the device.
     """
     bench = start(bench)
+    check_backend(bench.backend, bench.device, bench.dtype)
+    if by == "backbone" and bench.backend in EXPORTED:
+        raise ValueError(f"by=backbone is not for exports such as {bench.backend}: only whole models are exported.")
+    return measure(load_models(model, capacity, baselines, bench), bench, by)
+
+
+def measure(models: Mapping[str, Any], bench: BenchSettings, by: str = "model") -> list[Row]:
+    """Measure models in turn, as `benchmark` does.
+
+    Args:
+        models: `YOLO` objects by name; they are fused, and stay in the precision of the bench.
+        bench: How it is run, as `start` returns it.
+        by: As in `benchmark`.
+    """
     backend, batch = bench.backend, bench.batch
-    check_backend(backend, bench.device, bench.dtype)
-    if by == "backbone" and backend in EXPORTED:
-        raise ValueError(f"by=backbone is not for exports such as {backend}: only whole models are exported.")
-    models = load_models(model, capacity, baselines, bench.imgsz)
     part = Backbone if by == "backbone" else lambda net: net
     image = torch.rand(batch, 3, bench.imgsz, bench.imgsz, device=bench.device)
+    if backend == "compile":
+        torch.compiler.reset()  # other models count against the limit of what is compiled
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         calls = {
             name: prepare(backend, yolo, part, image, bench.dtype, writable_dir(Path(folder) / str(i)))
@@ -82,11 +94,15 @@ def benchmark(
     return [Row(name, gflops[name], times[name], memory[name]) for name in models]
 
 
-def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str], imgsz: int) -> dict[str, Any]:
+def load_models(
+    model: str, capacity: Sequence[float], baselines: Sequence[str], bench: BenchSettings
+) -> dict[str, Any]:
     """Return by name, as `YOLO` objects, the dense baseline, the model at each capacity, and the other baselines.
 
+    They are on the device of the bench: large images would take long on a CPU.
+
     Raises:
-        ValueError: If the model routes nothing, or, at an image size of `imgsz` pixels, a router gives NaN or a layer
+        ValueError: If the model routes nothing, or, at the image size of the bench, a router gives NaN or a layer
             cannot compute it.
     """
     models: dict[str, Any] = {}
@@ -96,7 +112,7 @@ def load_models(model: str, capacity: Sequence[float], baselines: Sequence[str],
         if not any(routed_layers(models[name])):
             raise ValueError(f"{model} has no routed layer, so there is no capacity to benchmark.")
         set_capacity(models[name], c)
-        check_routes(models[name].model, imgsz)
+        check_routes(models[name].model.to(bench.device), bench.imgsz)
     return models | {name: load_model(name) for name in baselines}
 
 

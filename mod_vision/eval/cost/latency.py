@@ -77,10 +77,10 @@ def paired_latency(
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + repeats):
         for name, call in candidates.items():
-            _await(device)
+            wait_for(device)
             start = time.perf_counter()
             call()
-            _await(device)
+            wait_for(device)
             if turn >= warmup:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: _latency(t) for name, t in times.items()}
@@ -99,7 +99,7 @@ def paired_part_latency(
 
     def mark(seen: list[float], begins: bool) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            _await(device)
+            wait_for(device)
             now = time.perf_counter()
             seen.append(-now if begins else seen.pop() + now)
 
@@ -121,7 +121,7 @@ def _latency(times: Sequence[float]) -> Latency:
     return Latency(*np.percentile(times, (50, 25, 75)).tolist())
 
 
-def _await(device: str) -> None:
+def wait_for(device: Any) -> None:
     """Wait for the device's queue."""
     if str(device).startswith("cuda"):
         torch.cuda.synchronize(device)

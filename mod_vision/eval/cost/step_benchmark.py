@@ -47,7 +47,7 @@ def benchmark_step(
         ValueError: If the model routes nothing.
     """
     bench = start(bench)
-    models = load_models(model, capacity, baselines, bench.imgsz)
+    models = load_models(model, capacity, baselines, bench)
     segment = next(iter(models.values())).task == "segment"
     data = training_batch(bench.batch, bench.imgsz, segment, torch.device(bench.device))
     nets = {name: yolo.model.to(bench.device).train().requires_grad_() for name, yolo in models.items()}
