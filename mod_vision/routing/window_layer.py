@@ -52,9 +52,7 @@ class WindowedLayer(RoutedLayer):
     @property
     def dense(self) -> bool:
         """True at capacity 1, and where the whole image is run on purpose, as by the coarse pass."""
-        return self.capacities[-1] >= 1.0 or getattr(
-            self._of_thread, "whole", False
-        )  # compiled, super() is true
+        return self.capacities[-1] >= 1.0 or getattr(self._of_thread, "whole", False)  # compiled, super() is true
 
     @contextmanager
     def whole_image(self) -> Iterator[None]:
