@@ -9,11 +9,11 @@ from typing import Any
 
 from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, shares_of
 from mod_vision.cli.bench import bench
+from mod_vision.cli.export import export
 from mod_vision.cli.keys import as_list
 from mod_vision.cli.val import val
 from mod_vision.env import AUTOLOAD
 from mod_vision.files import fresh_path
-from mod_vision.resources import PHOTOS
 from mod_vision.run_settings import RunSettings, ScoreSettings
 
 
@@ -180,35 +180,6 @@ def _adaptive(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
                 flush=True,
             )
     return yolo
-
-
-def export(
-    model: str,
-    format: str = "onnx",
-    capacity: Any = None,
-    data: str | None = None,
-    images: int = 20,
-    batch: int = 1,
-    dynamic: bool = False,
-    quantize: Any = None,
-    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
-) -> None:
-    """To ONNX, OpenVINO, ... by `yolo export`, and checked against eager: outputs and routes on photos.
-
-    Example: mod-vision export model=best.pt format=openvino capacity=0.5 data=mine.yaml
-    """
-    from mod_vision.yolo.export.check import check_export
-    from mod_vision.yolo.export.exporter import check_batches, export_model
-    from mod_vision.yolo.run.device import start
-
-    run = start(opened(model, run)[1])
-    args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
-    given = {key: value for key, value in args.items() if value}
-    done = export_model(model, format, run.imgsz, capacity, run.device, **given)
-    check = check_export(*done, check_batches(data or PHOTOS, images, run.imgsz, batch, dynamic))
-    print(f"{done.path}: {check}")
-    if not check.passed and quantize in (None, 32, "fp32", "w32a32"):
-        raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
 
 
 def demo(

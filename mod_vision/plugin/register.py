@@ -11,6 +11,7 @@ from typing import Any
 from mod_vision.resources import find_shipped
 from mod_vision.viz.training_plots import CALLBACKS as PLOTS
 from mod_vision.yolo.blocks.old_names import know_old_names
+from mod_vision.yolo.export.any_batch import with_any_batch_in_onnx, with_any_batch_in_openvino, with_fixed_size
 from mod_vision.yolo.export.float_router import with_float_router_in_onnx, with_float_router_in_openvino
 from mod_vision.yolo.export.notes import note_routing
 from mod_vision.yolo.model.frames import with_padding
@@ -29,6 +30,8 @@ PATCHED = {  # what must be there before anything is changed
     "ultralytics.utils.downloads": ("attempt_download_asset",),
     "ultralytics.utils.callbacks.base": ("default_callbacks",),
     "ultralytics.engine.results": ("Results",),
+    "ultralytics.nn.backends.onnx": ("ONNXBackend",),
+    "ultralytics.utils.export.engine": ("torch2onnx",),
     "ultralytics.utils.export.onnx": ("onnx_int8_quantize",),
     "ultralytics.utils.export.openvino": ("torch2openvino",),
 }
@@ -48,7 +51,7 @@ def register() -> None:
     Raises:
         ImportError: If the installed Ultralytics lacks something that registration needs. Nothing is changed then.
     """
-    tasks, checks, downloads, callbacks, results, onnx, openvino = _modules()
+    tasks, checks, downloads, callbacks, results, backend, engine, onnx, openvino = _modules()
     if getattr(tasks, "mod_vision_registered", False):
         return
     tasks.parse_model = routed_parse_model(tasks.parse_model)
@@ -65,8 +68,10 @@ def register() -> None:
     results.Results.new = keeping_windows(results.Results.new)
     for event, callback in (*CALLBACKS.items(), *PLOTS.items(), *OTHERS):
         callbacks.default_callbacks[event].append(callback)
+    backend.ONNXBackend.load_model = with_fixed_size(backend.ONNXBackend.load_model)
     onnx.onnx_int8_quantize = with_float_router_in_onnx(onnx.onnx_int8_quantize)
-    openvino.torch2openvino = with_float_router_in_openvino(openvino.torch2openvino)
+    engine.torch2onnx = with_any_batch_in_onnx(engine.torch2onnx)
+    openvino.torch2openvino = with_any_batch_in_openvino(with_float_router_in_openvino(openvino.torch2openvino))
     allow_classes()
     know_old_names()
     if getattr(tasks, "SAFE_LOAD", False):

@@ -181,8 +181,12 @@ class RoutedLayer(nn.Module):
         self.forget_plans()
 
 
-def refuse_in_exports(what: str) -> None:
+def refuse_in_exports(what: str, instead: str = "") -> None:
     """Refuse a number of routed tokens or windows that is each image's own in the trace of an export.
+
+    Args:
+        what: What is routed.
+        instead: A sentence about what else can be done.
 
     Raises:
         ValueError: If the model is exported.
@@ -190,7 +194,7 @@ def refuse_in_exports(what: str) -> None:
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         raise ValueError(
             f"an export has a fixed number of {what}; call set_capacity(model, ...) before it, which ends threshold "
-            "mode."
+            f"mode.{instead}"
         )
 
 

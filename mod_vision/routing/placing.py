@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -32,6 +34,7 @@ def plan_windows(
     cell: int = CELL,
     least: float | None = None,
     inside: torch.Tensor | None = None,
+    counts: Sequence[int] | None = None,
 ) -> WindowPlan:
     """Place k windows in each image, each where most score is left, or as many as cover enough of it.
 
@@ -49,24 +52,41 @@ def plan_windows(
         least: Take the windows that cover cells of at least this worth first, up to the next of `BUCKETS`; waits for
             the device. None takes k.
         inside: (B, N) False where a cell is padding.
+        counts: The numbers of windows that occur with `least`, from 0 up, instead of `BUCKETS` up to k.
+    """
+    if least is None:
+        corners, _ = windows_in_order(logits, size, window, k, inside)
+        return WindowPlan(logits, corners, size, window, cell, None, inside)
+    corners, taken = _place_worthy(_levels(logits, size, inside), counts or _buckets(k), window, least)
+    most = int(taken.max())
+    real = None
+    if len(taken) > 1:
+        real = arange(most, taken) < taken[:, None]
+    return WindowPlan(logits, corners[:, :most], size, window, cell, real, inside)
+
+
+def windows_in_order(
+    logits: torch.Tensor, size: tuple[int, int], window: tuple[int, int], k: int, inside: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the corners (B, k, 2) of windows, and the worth of what each covers first (B, k); as `plan_windows`.
+
+    Their order does not depend on k: fewer windows are the first of more.
     """
     left = _levels(logits, size, inside)
-    if least is None:
-        _, corners, _ = _place(left, k, window, _covers(size, window, left))
-        return WindowPlan(logits, corners, size, window, cell, None, inside)
-    corners, counts = _place_worthy(left, k, window, least)
-    most = int(counts.max())
-    real = None
-    if len(counts) > 1:
-        real = arange(most, counts) < counts[:, None]
-    return WindowPlan(logits, corners[:, :most], size, window, cell, real, inside)
+    _, corners, gains = _place(left, k, window, _covers(size, window, left))
+    return corners, gains
+
+
+def worthy(gains: torch.Tensor, least: float) -> torch.Tensor:
+    """Return how many windows, of gains (B, k), come before the first one that gains less than `least`, (B,)."""
+    k = gains.shape[1]
+    return F.pad(torch.where(gains < least, arange(k, gains), k), (0, 1), value=k).amin(1)
 
 
 def gains_of(plan: WindowPlan) -> torch.Tensor:
     """Return, of an image alone, what each window would at least gain, if as many were placed as cover it, (k,)."""
     k = window_count(plan.size, plan.window, 1.0)
-    left = _levels(plan.logits, plan.size, plan.inside)
-    _, _, gains = _place(left, k, plan.window, _covers(plan.size, plan.window, left))
+    _, gains = windows_in_order(plan.logits, plan.size, plan.window, k, plan.inside)
     return gains[0].cummin(0).values
 
 
@@ -88,24 +108,22 @@ def _levels(logits: torch.Tensor, size: tuple[int, int], inside: torch.Tensor | 
 
 
 def _place_worthy(
-    left: torch.Tensor, k: int, window: tuple[int, int], least: float
+    left: torch.Tensor, counts: Sequence[int], window: tuple[int, int], least: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Place windows until none gains `least`; return corners, and how many of them each image takes, (B,)."""
-    buckets, covers = _buckets(k), _covers((left.shape[1], left.shape[2]), window, left)
+    """Place windows until none gains `least`; return corners, and how many of them, of `counts`, each image takes."""
+    covers = _covers((left.shape[1], left.shape[2]), window, left)
     corners, gains = (
         [left.new_zeros((len(left), 0, 2), dtype=torch.long)],
         [left.new_zeros((len(left), 0), dtype=torch.float)],
     )
-    for before, after in pairwise(buckets):
+    for before, after in pairwise(counts):
         left, more, gained = _place(left, after - before, window, covers)
         corners.append(more)
         gains.append(gained)
         if float(gained[:, -1].max()) < least:
             break
-    gain = torch.cat(gains, 1)
-    wanted = (gain >= least).long().cumprod(1).sum(1)
-    taken = torch.tensor(buckets, device=left.device)
-    return torch.cat(corners, 1), taken[torch.searchsorted(taken, wanted)]
+    numbers = torch.tensor(counts, device=left.device)
+    return torch.cat(corners, 1), numbers[torch.searchsorted(numbers, worthy(torch.cat(gains, 1), least))]
 
 
 def _place(
@@ -124,12 +142,9 @@ def _place(
     left = F.pad(left, (1, 0, 1, 0))
     found, worth = [], []
     for _ in range(k):
-        sums = left.cumsum(1, dtype=left.dtype).cumsum(2, dtype=left.dtype)
-        total = _box_sums(sums, window)
-        if min(window) > 2:
-            total = total + _box_sums(sums[:, 1:-1, 1:-1], (window[0] - 2, window[1] - 2))
+        total, all_left = _totals(left, window)
         found.append(_first_best(total.flatten(1)))
-        worth.append(sums[:, -1, -1])
+        worth.append(all_left)
         lines = covers.index_select(0, found[-1])
         left.masked_fill_(lines[:, : h + 1, None] & lines[:, None, h + 1 :], 0)
     at, cols = torch.stack(found, 1), w - window[1] + 1
@@ -139,9 +154,35 @@ def _place(
     return left[:, 1:, 1:], corners, (remains[:, :-1] - remains[:, 1:]).float() / LEVELS
 
 
+def _totals(left: torch.Tensor, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what windows at all places would score (B, rows, columns), and the worth of all that is left, (B,).
+
+    Args:
+        left: (B, 1 + h, 1 + w) levels, behind a row and a column of zeros.
+        window: Rows and columns of a window.
+    """
+    inner = (window[0] - 2, window[1] - 2)
+    if _exported():
+        left = left[:, 1:, 1:]
+        total = _added_sums(left, window)
+        if min(inner) > 0:
+            total = total + _added_sums(left[:, 1:-1, 1:-1], inner)
+        return total, left.sum((1, 2), dtype=left.dtype)
+    sums = left.cumsum(1, dtype=left.dtype).cumsum(2, dtype=left.dtype)
+    total = _box_sums(sums, window)
+    if min(inner) > 0:
+        total = total + _box_sums(sums[:, 1:-1, 1:-1], inner)
+    return total, sums[:, -1, -1]
+
+
+def _exported() -> bool:
+    """Return whether the model is exported: other runtimes lack some operations, or do them in another way."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def _first_best(total: torch.Tensor) -> torch.Tensor:
     """Return the first of the places (B, n) that have the most, (B,); not every runtime of exports takes the first."""
-    if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+    if not _exported():
         return total.argmax(1)
     later = arange(total.shape[1], total).flip(0) + 1  # the first of equal windows has the largest
     return torch.where(total == total.amax(1, keepdim=True), later, 0).argmax(1)
@@ -167,3 +208,21 @@ def _box_sums(sums: torch.Tensor, box: tuple[int, int]) -> torch.Tensor:
     """Return the sums in all boxes of a map of which `sums` has those above and left of each corner of a cell."""
     bands = sums[:, box[0] :] - sums[:, : -box[0]]
     return bands[:, :, box[1] :] - bands[:, :, : -box[1]]
+
+
+def _added_sums(left: torch.Tensor, box: tuple[int, int]) -> torch.Tensor:
+    """Return the same of the map itself, without cumulative sums, which TensorRT makes loops of."""
+    return _run_sums(_run_sums(left, 1, box[0]), 2, box[1])
+
+
+def _run_sums(x: torch.Tensor, axis: int, n: int) -> torch.Tensor:
+    """Return the sums of all runs of n values along an axis, from those of runs of 1, 2, 4 and so on."""
+    places, start, parts = x.shape[axis] - n + 1, 0, []
+    for length in (1 << bit for bit in range(n.bit_length())):
+        if length > 1:
+            pairs, half = x.shape[axis] - length // 2, length // 2
+            x = x.narrow(axis, 0, pairs) + x.narrow(axis, half, pairs)
+        if n & length:
+            parts.append(x.narrow(axis, start, places))
+            start += length
+    return functools.reduce(torch.add, parts)

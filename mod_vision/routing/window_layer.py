@@ -34,6 +34,7 @@ class WindowedLayer(RoutedLayer):
         cell: Side of a cell in px.
         reduction: Px of the image to a position of the map that this layer reads.
         crowded: Share of the pixels from which on an image is run as a whole, in threshold mode; None is never.
+        counts: The numbers of windows that occur with a threshold, from 0 up; None for those of `plan_windows`.
     """
 
     window: int
@@ -41,6 +42,7 @@ class WindowedLayer(RoutedLayer):
     reduction: int
     router: WindowRouter
     crowded: float | None = None
+    counts: tuple[int, ...] | None = None
     takes_ragged = True
 
     def init_windows(self, router: WindowRouter, window: int, cell: int, reduction: int, capacity: float) -> None:
@@ -64,8 +66,17 @@ class WindowedLayer(RoutedLayer):
         finally:
             self._of_thread.whole = False
 
+    @contextmanager
+    def windows_at(self, corners: torch.Tensor) -> Iterator[None]:
+        """Take the windows at corners (B, k, 2) in the forwards of this thread, whatever the router thinks."""
+        self._of_thread.corners = corners
+        try:
+            yield
+        finally:
+            self._of_thread.corners = None
+
     def route_windows(self, x: torch.Tensor, coarse: torch.Tensor | None = None, reduction: int = 1) -> WindowPlan:
-        """Score the cells, place the windows and remember the plan.
+        """Score the cells, place the windows, unless they are given, and remember the plan.
 
         Args:
             x: (B, C, H, W), images, or the map of them that the layer reads.
@@ -77,23 +88,39 @@ class WindowedLayer(RoutedLayer):
                 images need different numbers of windows.
             MixedBatch: If some of the images, but not all, shall be run as a whole.
         """
+        size = self.cells(x, reduction)
+        window = window_cells(self.window, size, self.cell)
+        if (corners := getattr(self._of_thread, "corners", None)) is not None:
+            self.plan = plan = WindowPlan(x.new_zeros(len(x), size[0] * size[1]), corners, size, window, self.cell)
+            return plan
         if self.input_adaptive:
-            refuse_in_exports("windows")
-        size = self._cells(x, reduction)
-        image = x if reduction == 1 else running_images()
-        small = None if image is None else shrunk(image, 2)
-        logits = self.router(self.seen(x, size, small, coarse), size).flatten(1)
+            refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")
+        logits, inside = self.score(x, size, coarse, reduction)
         if self.training:
             self.router.steps += 1
-        inside = None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
-        window = window_cells(self.window, size, self.cell)
         least = self.threshold if self.input_adaptive else None
         k = window_count(size, window, self.capacities[0] if least is None else 1.0)
-        plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside)
+        plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside, self.counts)
         self.plan = plan = plan._replace(logits=logits, whole=self._whole(plan))
         if plan.whole is not None and not bool(plan.whole.all()):
             raise MixedBatch
         return plan
+
+    def score(
+        self, x: torch.Tensor, size: tuple[int, int], coarse: torch.Tensor | None = None, reduction: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the router's scores of the cells (B, N), and which are more than padding, None if it is not known.
+
+        Args:
+            x: As in `route_windows`, as are `coarse` and `reduction`.
+            size: (h, w), cells of the image.
+            coarse: Logits of a coarse pass.
+            reduction: Px of the image to a position of `x`.
+        """
+        image = x if reduction == 1 else running_images()
+        small = None if image is None else shrunk(image, 2)
+        logits = self.router(self.seen(x, size, small, coarse), size).flatten(1)
+        return logits, None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
 
     def _whole(self, plan: WindowPlan) -> torch.Tensor | None:
         """Return which images of a batch are crowded, (B,), None if none is."""
@@ -124,8 +151,12 @@ class WindowedLayer(RoutedLayer):
             raise ValueError(f"{type(self.router).__name__} reads the image, which is not known outside of a model.")
         return given
 
-    def _cells(self, x: torch.Tensor, reduction: int) -> tuple[int, int]:
-        """Return rows and columns of cells."""
+    def cells(self, x: torch.Tensor, reduction: int = 1) -> tuple[int, int]:
+        """Return rows and columns of the cells of an image, of which `x` is a map.
+
+        Raises:
+            ValueError: If it is not a whole number of cells high and wide.
+        """
         height, width = (int(n) * reduction for n in x.shape[2:])
         if height % self.cell or width % self.cell:
             raise ValueError(

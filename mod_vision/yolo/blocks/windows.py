@@ -65,6 +65,10 @@ class _Reads(Windowed):
         """Return the same, of a row that is fused."""
         return super().forward_fuse(self.narrowed(x))
 
+    def forward_split(self, x: Any) -> Any:
+        """Return the same, of a row that exports run in another form."""
+        return super().forward_split(self.narrowed(x))
+
     def narrowed(self, x: Any) -> Any:
         """Return the windows of maps (B, C, H, W), or of those in a list that are of the whole image."""
         plan = self.windows

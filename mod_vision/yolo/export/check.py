@@ -88,7 +88,7 @@ def check_export(
         if windows:
             expected = [_places(layer.plan) for layer in layers.values()]
         outputs, routes = export(image) if export else (_arrays(run(image)), [])
-        errors.append(_error(outputs, [tensor.numpy() for tensor in tensors(eager)], end2end))
+        errors.append(largest_error(outputs, [tensor.numpy() for tensor in tensors(eager)], end2end))
         agreed += [compare(a, b) for a, b in zip(routes, expected, strict=True)] if export else []
         taken += _routes_by_image(routes)
         wanted += _routes_by_image(expected)
@@ -127,7 +127,7 @@ def _arrays(value: Any) -> list[np.ndarray]:
     return [part if isinstance(part, np.ndarray) else part.numpy() for part in parts]
 
 
-def _error(outputs: Sequence[np.ndarray], eager: Sequence[np.ndarray], end2end: bool) -> float:
+def largest_error(outputs: Sequence[np.ndarray], eager: Sequence[np.ndarray], end2end: bool) -> float:
     """Return the largest error of the outputs, each against the first of eager's that has its shape.
 
     An end-to-end head gives detections (B, 300, 6 and more), others (B, channels, anchors).

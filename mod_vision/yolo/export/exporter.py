@@ -84,15 +84,14 @@ def export_model(
         OSError: If the folder cannot be written.
         RuntimeError: If the export fails.
     """
-    if Path(model).suffix.lower() != ".pt":
-        raise ValueError(f"model={model}: export takes a checkpoint (.pt).")
+    check_checkpoint(model)
     yolo: Any = load_at(model, capacity)
     if args.get("quantize") and yolo.task in ("detect", "segment"):  # other tasks calibrate on other data
         args["data"] = check_data(args.get("data") or PHOTOS)["yaml_file"]
     net: Any = load_at(model, capacity).model.float().eval()
     check_routes(net, imgsz)
-    folder = Path(model).parent if Path(model).is_file() and not is_ours(model) else Path()
-    with _moved_when_whole(folder) as part:
+    folder = folder_of(model)
+    with moved_when_whole(folder) as part:
         yolo.model.pt_path = str(part / Path(model).name)  # beside which Ultralytics writes
         name = export_yolo(yolo, format=format, imgsz=imgsz, device=device, **args).relative_to(part)
     path = folder / name
@@ -102,8 +101,23 @@ def export_model(
     return Export(path, backend, net.fuse(verbose=False))
 
 
+def check_checkpoint(model: str | Path) -> None:
+    """Refuse a model that is no checkpoint.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if Path(model).suffix.lower() != ".pt":
+        raise ValueError(f"model={model}: export takes a checkpoint (.pt).")
+
+
+def folder_of(model: str | Path) -> Path:
+    """Return where the export of a checkpoint lies: beside it, of one of this package in the working folder."""
+    return Path(model).parent if Path(model).is_file() and not is_ours(model) else Path()
+
+
 @contextmanager
-def _moved_when_whole(folder: Path) -> Iterator[Path]:
+def moved_when_whole(folder: Path) -> Iterator[Path]:
     """Give a temporary folder in `folder`, whose files and folders are moved there at the end if all went well.
 
     What an export that was killed left there is removed.
@@ -139,23 +153,28 @@ def _replace(new: Path, path: Path) -> None:
         raise
 
 
-def check_batches(source: Any, images: int, imgsz: int, batch: int, dynamic: bool) -> list[torch.Tensor]:
+def check_batches(
+    source: Any, images: int, imgsz: int, batch: int, dynamic: bool, any_size: bool = True
+) -> list[torch.Tensor]:
     """Return batches (batch, 3, imgsz, imgsz) of photos to check an export on.
 
-    The last one is filled up with the first photos; with `dynamic`, one of another size and number of images follows.
+    The last one is filled up with the first photos; with `dynamic`, one of another number of images follows, and of
+    another size if it takes any.
 
     Args:
         source: Where photos come from, as `some_images` takes it.
         images: Most photos.
         imgsz: Image size of the export.
         batch: Images of a batch.
-        dynamic: Whether the export takes any size and batch.
+        dynamic: Whether the export takes any batch.
+        any_size: Whether one with `dynamic` takes any size too.
     """
     photos = torch.cat(input_tensors(some_images(source, images, "val"), imgsz))
     filled = torch.arange(ceil_div(len(photos), batch) * batch) % len(photos)
     batches = list(photos[filled].split(batch))
     if dynamic:
-        batches.append(photos[: batch + 1, :, : round_imgsz(imgsz // 2)].contiguous())
+        other = torch.arange(batch + 1) % len(photos)
+        batches.append(photos[other, :, : round_imgsz(imgsz // 2) if any_size else imgsz].contiguous())
     return batches
 
 

@@ -23,7 +23,7 @@ def with_float_router_in_onnx(export: Quantise) -> Quantise:
     def quantise(*args: Any, **kwargs: Any) -> Any:
         from onnxruntime import quantization
 
-        with _wrapped(quantization, "quantize_static", _leave_onnx_routers):
+        with wrapped(quantization, "quantize_static", _leave_onnx_routers):
             return export(*args, **kwargs)
 
     return quantise
@@ -38,14 +38,14 @@ def with_float_router_in_openvino(export: Quantise) -> Quantise:
             return export(*args, quantize=quantize, **kwargs)
         import nncf
 
-        with _wrapped(nncf, "quantize", _leave_openvino_routers):
+        with wrapped(nncf, "quantize", _leave_openvino_routers):
             return export(*args, quantize=quantize, **kwargs)
 
     return convert
 
 
 @contextmanager
-def _wrapped(module: Any, name: str, wrap: Callable[[Quantise], Quantise]) -> Iterator[None]:
+def wrapped(module: Any, name: str, wrap: Callable[[Quantise], Quantise]) -> Iterator[None]:
     """Wrap a function of a module for a while."""
     original = getattr(module, name)
     setattr(module, name, wrap(original))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.window_layer import WindowedLayer
+from mod_vision.yolo.export.any_batch import keep_size
 
 KEY = "mod_vision"
 
@@ -56,14 +57,14 @@ def note_routing(exporter: Any) -> None:
     Not for RT-DETR: exports of it are opened by Ultralytics as YOLO's, whose images and boxes are scaled otherwise.
 
     Raises:
-        ValueError: If a model that runs on windows shall take any image size.
+        ValueError: If a model that runs on windows shall take any batch in a format that cannot.
     """
     if isinstance(exporter.model, importlib.import_module("ultralytics.nn.tasks").RTDETRDetectionModel):
         return
     height = exporter.im.shape[2]
     notes = [_note(name, layer, height) for name, layer in routed_layers(exporter.model) if layer.plan is not None]
     if exporter.args.dynamic and any(note.windows for note in notes):
-        raise ValueError("exports with windows have a fixed size; leave out dynamic=True; batch=8 takes 8 images.")
+        keep_size(exporter)
     if notes:
         exporter.metadata[KEY] = json.dumps([note._asdict() for note in notes])
 

@@ -1,0 +1,214 @@
+"""A model on windows as a folder of ONNX graphs: a router, and one graph for each of several numbers of windows.
+
+The router places the most windows, in their order, and says how many of them the image is worth. Fewer windows are the
+first of more (`windows_in_order`), so the graph of k windows is given the first k of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from mod_vision.routing.padding import padded_images
+from mod_vision.routing.placing import window_cells, window_count, windows_in_order, worthy
+from mod_vision.routing.window_layer import WindowedLayer
+from mod_vision.yolo.export import runtime
+from mod_vision.yolo.export.exporter import check_checkpoint, folder_of, moved_when_whole
+from mod_vision.yolo.export.shared_weights import save_sharing
+from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.letterbox import check_routes
+
+TASKS = ("detect", "segment")  # those that `mod-vision fit` sets thresholds for
+
+
+class Several(NamedTuple):
+    """An exported folder.
+
+    Attributes:
+        path: The folder.
+        about: What its metadata says.
+        eager: The fused eager model to compare it with, in threshold mode, of the same numbers of windows.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    eager: nn.Module
+
+
+class _Router(nn.Module):
+    """Places the most windows, and counts those that the image is worth."""
+
+    def __init__(self, entry: WindowedLayer, most: int) -> None:
+        super().__init__()
+        self.entry, self.most = entry, most
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return corners (1, most, 2) and the number of windows (1,) of an image."""
+        size = self.entry.cells(images)
+        with padded_images(images):
+            logits, inside = self.entry.score(images, size)
+        window = window_cells(self.entry.window, size, self.entry.cell)
+        corners, gains = windows_in_order(logits, size, window, self.most, inside)
+        assert self.entry.threshold is not None
+        return corners, worthy(gains, self.entry.threshold)
+
+
+class _OnWindows(nn.Module):
+    """Runs the network on given windows."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor, corners: torch.Tensor | None = None) -> Any:
+        """Return the output for an image, of windows at corners (1, k, 2), or of none, for the coarse pass alone."""
+        if corners is None:
+            corners = torch.zeros((1, 0, 2), dtype=torch.long, device=images.device)
+        with head_of(self.net).entry.windows_at(corners):
+            return self.net(images)
+
+
+def export_several(model: str | Path, numbers: Any, imgsz: int = 640) -> Several:
+    """Export a checkpoint on windows as a folder MODEL_windows of ONNX graphs for several numbers of windows.
+
+    The weights are stored once, in `weights.bin`; `metadata.json` says what the graphs are, and `run.py` uses them
+    without torch. Where the network has outputs that need no NMS, these are exported.
+
+    Args:
+        model: Checkpoint (.pt) with a threshold. The folder lies beside it, that of a model of this package in the
+            working folder.
+        numbers: Numbers of windows, a list or joined by commas.
+        imgsz: Image size in pixels.
+
+    Raises:
+        ValueError: If the model cannot, or a number is none that occurs.
+        ImportError: If onnx or onnxslim is not installed.
+        OSError: If the folder cannot be written.
+    """
+    check_checkpoint(model)
+    yolo = load_model(model)
+    net: Any = yolo.model.float().eval().requires_grad_(False)
+    entry = _entry_of(net, model, numbers)
+    ks = window_numbers(numbers, entry, imgsz)
+    check_routes(net, imgsz)
+    if getattr(net.model[-1], "one2one_cv2", None) is not None:
+        net.end2end = True
+    net = net.fuse(verbose=False)
+    eager = copy.deepcopy(net)
+    eager.model[-1].entry.counts = (0, *ks)
+    about = {
+        "task": yolo.task,
+        "names": net.names,
+        "imgsz": imgsz,
+        "stride": int(net.stride.max()),
+        "end2end": bool(net.end2end),
+        "threshold": entry.threshold,
+        "window": entry.window,
+        "k": [0, *ks] if net.model[-1].coarse else ks,
+    }
+    path = folder_of(model) / f"{Path(model).stem}_windows"
+    with moved_when_whole(path.parent) as part:
+        (folder := part / path.name).mkdir()
+        save_sharing(_graphs(net, about["k"], imgsz, part), folder)
+        (folder / "metadata.json").write_text(json.dumps(about, indent=2))
+        (folder / "run.py").write_text(Path(runtime.__file__).read_text())
+    return Several(path, json.loads(json.dumps(about)), eager)
+
+
+def _entry_of(net: Any, model: Any, numbers: Any) -> WindowedLayer:
+    """Return the layer that places the windows of a model.
+
+    Raises:
+        ValueError: If there is none, or it cannot say how many an image needs from the image alone.
+    """
+    head, said = head_of(net), f"k={numbers}: {model}"
+    if head is None:
+        raise ValueError(f"{said} does not run on windows; k is for models with mod.windows, leave it out.")
+    entry = head.entry
+    if entry.threshold is None:
+        raise ValueError(
+            f"{said} has no threshold, so all images get as many windows; leave out k, or set one: mod-vision fit "
+            f"model={model} thresholds=True"
+        )
+    if entry.router.reads != "image":
+        raise ValueError(f"{said} has a router that reads the network; k needs router look or scout, or leave it out.")
+    if net.task not in TASKS or net.yaml.get("channels", 3) != 3:
+        raise ValueError(f"{said}: k is for detection and segmentation of images with 3 channels; leave it out.")
+    return entry
+
+
+def window_numbers(numbers: Any, entry: WindowedLayer, imgsz: int) -> list[int]:
+    """Return numbers of windows in ascending order.
+
+    Args:
+        numbers: A list of them, or joined by commas.
+        entry: The layer that places them.
+        imgsz: Image size in pixels.
+
+    Raises:
+        ValueError: If one is not whole, not possible, or there twice.
+    """
+    side = imgsz // entry.cell
+    most = window_count((side, side), window_cells(entry.window, (side, side), entry.cell), 1.0)
+    words = [word.strip() for word in f"{numbers}".strip("[]()").split(",") if word.strip()]
+    ks = sorted(int(word) for word in words if word.isdecimal())
+    if not ks or len(ks) < len(words) or not 0 < ks[0] <= ks[-1] <= most:
+        raise ValueError(
+            f"k={numbers}: k takes whole numbers of windows from 1 to {most}, joined by commas; {most} windows of "
+            f"{entry.window} px compute as much as an image of {imgsz} px has."
+        )
+    if len(set(ks)) < len(ks):
+        raise ValueError(f"k={numbers}: a number is there twice; give each once: k={','.join(map(str, sorted({*ks})))}")
+    return ks
+
+
+def _graphs(net: Any, ks: Sequence[int], imgsz: int, folder: Path) -> dict[str, Any]:
+    """Return the ONNX graphs by their file names.
+
+    Args:
+        net: The fused model.
+        ks: Numbers of windows, 0 among them for a graph of the coarse pass alone.
+        imgsz: Image size in pixels.
+        folder: For files in between.
+    """
+    head = net.model[-1]
+    head.export, head.format, head.shape = True, "onnx", None
+    image = torch.zeros(1, 3, imgsz, imgsz)
+    router, network = _Router(head.entry, max(ks)).eval(), _OnWindows(net).eval()
+    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count"], folder)}
+    names = ["output0", "output1"] if hasattr(head, "proto") else ["output0"]
+    for k in ks:
+        corners = (torch.zeros(1, k, 2, dtype=torch.long),) if k else ()
+        graphs[f"k{k}.onnx"] = _traced(network, (image, *corners), names, folder)
+    return graphs
+
+
+def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: list[str], folder: Path) -> Any:
+    """Return the ONNX graph of a module, slimmed.
+
+    Raises:
+        ImportError: If onnx or onnxslim is not installed.
+    """
+    try:
+        import onnx
+        import onnxslim
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
+    from ultralytics.utils.export.engine import best_onnx_opset, torch2onnx
+
+    LOGGER.info(f"mod_vision: a graph of {', '.join(outputs)} for inputs {[tuple(x.shape) for x in inputs]}")
+    file = folder / "graph.onnx"
+    names = ["images", "corners"][: len(inputs)]
+    torch2onnx(module, inputs, file, best_onnx_opset(onnx), names, outputs)
+    graph = onnxslim.slim(onnx.load(file))
+    graph.ir_version = min(graph.ir_version, 10)  # as Ultralytics does, for older runtimes
+    file.unlink()
+    return graph
