@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import onnx
+import openvino
 import pytest
 import torch
 import yaml
@@ -21,6 +25,7 @@ from mod_vision.yolo.export.check import ExportCheck, check_export
 from mod_vision.yolo.export.exporter import Export, export_model, export_yolo, input_tensors
 from mod_vision.yolo.export.graphs import onnx_session
 from mod_vision.yolo.export.notes import read_notes
+from mod_vision.yolo.export.ranking import is_window
 from mod_vision.yolo.model.windows import head_of
 
 SIZE = 256
@@ -85,7 +90,7 @@ def test_a_coarse_pass_in_onnx(exported, photos):
     ("name", "format", "windows"),
     [
         ("yolo11n-seg", "onnx", {"router": "scout", "capacity": 0.4}),
-        ("yolov8n", "onnx", {"router": "stem", "entry": 3}),
+        ("yolov8n", "onnx", {"router": "stem", "entry": 2}),  # a row that the exporter runs in another form
         ("yolo26n-seg", "openvino", {"router": "density", "coarse": 0.25}),
         ("yolo11n", "torchscript", {"coarse": 0.5, "size": 96}),
     ],
@@ -142,7 +147,35 @@ def test_int8_leaves_the_router_in_float(format, plain, photos, tiny_data):
     """So windows lie where they did, though what they give is rounded."""
     done = export_model(plain, format, SIZE, quantize=8, data=str(tiny_data))
     assert any("model.2" in name for name in _quantised(done.path))
-    assert check_export(*done, input_tensors(photos[:8], SIZE)).same_indices == 1.0
+    before = _before_the_windows(done.path)
+    assert {"Conv", "Convolution"} & set(before.values())
+    assert any("router" in name for name in before)
+    assert not [name for name, kind in before.items() if "Quant" in kind], "from the image to the windows"
+    check = check_export(*done, input_tensors(photos[:8], SIZE))
+    assert check.same_indices == 1.0
+    assert "100.00 % of windows agree" in str(check)
+
+
+def _before_the_windows(path: Path) -> dict[str, str]:
+    """Return name and type of the nodes that the placing of windows depends on, back to the image."""
+    if path.suffix == ".onnx":
+        graph = onnx.load(path).graph
+        made = {out: node for node in graph.node for out in node.output}
+        to_do = [node for node in graph.node if node.op_type == "ArgMax"]
+        kind, name = (lambda node: node.op_type), (lambda node: node.name)
+        sources = lambda node: [made[given] for given in node.input if given in made]  # noqa: E731
+    else:
+        ops = openvino.Core().read_model(next(path.glob("*.xml"))).get_ops()
+        to_do = [op for op in ops if is_window(op.get_friendly_name())]
+        kind, name = (lambda op: op.get_type_name()), (lambda op: op.get_friendly_name())
+        sources = lambda op: [value.get_node() for value in op.input_values()]  # noqa: E731
+    found: dict[str, str] = {}
+    while to_do:
+        node = to_do.pop()
+        if name(node) not in found:
+            found[name(node)] = kind(node)
+            to_do += sources(node)
+    return found
 
 
 def test_half_precision_in_onnx(plain, photos):
@@ -160,10 +193,45 @@ def test_windows_far_above_what_16_bits_hold_are_placed():
     assert plan.corners.tolist() == [[[0, 0], [0, 20], [0, 40]]]
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
-def test_any_size_is_refused(format, plain):
-    with pytest.raises(ValueError, match="exports with windows have a fixed size; leave out dynamic=True"):
-        YOLO(plain).export(format=format, imgsz=SIZE, dynamic=True)
+def test_the_graph_is_ready_for_tensorrt(exported):
+    """All shapes are known, nothing branches or loops, not even inside TensorRT, which does CumSum by a loop."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(exported.path), strict_mode=True, data_prop=True).graph
+    known = {value.name: value.type.tensor_type.shape for value in (*graph.value_info, *graph.input, *graph.output)}
+    for node in graph.node:
+        for out in node.output:
+            assert out in known, node.name
+            assert all(side.dim_value > 0 for side in known[out].dim), node.name
+    forbidden = {"If", "Loop", "Scan", "NonZero", "Unique", "Compress", "CumSum", "NonMaxSuppression", "RoiAlign"}
+    assert not forbidden & {node.op_type for node in graph.node}
+    scatters = [node for node in graph.node if node.op_type.startswith("Scatter")]
+    assert {attribute.s for node in scatters for attribute in node.attribute if attribute.name == "reduction"} <= {
+        b"none"
+    }
+    constants = {tensor.name for tensor in graph.initializer}
+    assert all(node.input[1] in constants for node in graph.node if node.op_type == "TopK")
+    assert [node.op_type for node in graph.node].count("ArgMax") == 4, "a window each"
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "windows"), [("onnx", "yolov8n", {"coarse": 0.25}), ("openvino", "yolo26n", {})]
+)
+def test_any_number_of_images_of_one_size(format, name, windows, photos, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
+    done = export_model(calibrated(name, photos, tmp_path, **windows), format, SIZE, dynamic=True)
+    assert "dynamic=True takes any number of images, all of 256x256 px" in caplog.text
+    images = torch.cat(looked_at(photos))
+    assert_equals_eager(check_export(*done, [images[:1], images[1:4], images[4:]]))
+    with pytest.raises(Exception, match=r"(?i)dimension|shape"):
+        check_export(*done, [images[:1, :, :128]])
+    alike = [np.full((120, 160, 3), value, np.uint8) for value in (0, 90, 200)]  # padded to the square all the same
+    assert len(YOLO(done.path, task="detect").predict(alike, batch=3, verbose=False, save=False)) == 3
+
+
+def test_any_number_of_images_is_refused_where_it_is_not_known_to_work(plain):
+    with pytest.raises(
+        ValueError, match="format=torchscript: exports with windows have a fixed size, and any batch only"
+    ):
+        YOLO(plain).export(format="torchscript", imgsz=SIZE, dynamic=True)
 
 
 def test_a_number_of_windows_of_its_own_for_each_image_is_refused(plain, tmp_path):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from mod_vision.routing.placing import gains_of, worthy
-from mod_vision.yolo.export import runtime
 from mod_vision.yolo.export.check import ExportCheck, largest_error
 from mod_vision.yolo.export.graphs import tensors
 from mod_vision.yolo.export.several import Several
@@ -27,30 +26,38 @@ def check_several(done: Several, images: Sequence[torch.Tensor]) -> tuple[Export
 
     Raises:
         ValueError: If there is no image, or the graphs give other outputs than eager.
+        ImportError: If onnxruntime is not installed.
     """
+    try:
+        from mod_vision.yolo.export import runtime
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
+    runtime.session.cache_clear()  # a folder that was there before
     if not images:
         raise ValueError("an export cannot be checked without images.")
-    entry, threads = done.eager.model[-1].entry, torch.get_num_threads()
-    errors, agreed, expected, routes, wanted, over = [], 0, 0, set(), set(), 0
-    ran: Counter[int] = Counter()
+    entry, ks, threads = done.eager.model[-1].entry, done.about["k"], torch.get_num_threads()
+    errors, placed, expected, worth = [], [], [], []
     for image in images:
         with torch.inference_mode():
             eager = [value.numpy() for value in tensors(done.eager(image))]
-            over += int(worthy(gains_of(entry.plan)[None], entry.threshold)) > done.about["k"][-1]
-        corners, found = runtime.outputs(done.path, done.about["k"], image.numpy(), threads)
-        placed, own = entry.plan.corners[0].numpy(), corners[0]
-        errors.append(largest_error(found, eager, done.about["end2end"]) if found else _missed(eager[0]))
-        agreed += sum(np.array_equal(a, b) for a, b in zip(placed, own, strict=False))
-        expected += max(len(placed), len(own))
-        routes.add(own.tobytes())
-        wanted.add(placed.tobytes())
-        ran[len(own)] += 1
-    distinct = len(routes) > 1 if len(wanted) > 1 else None
-    check = ExportCheck(len(images), max(errors), agreed / expected if expected else 1.0, distinct, "windows")
-    said = ", ".join(f"{k} on {ran[k]}" for k in sorted(ran))
-    return check, f"windows that were run: {said} images; {over} of them worth more than {done.about['k'][-1]}"
+            worth.append(int(worthy(gains_of(entry.plan)[None], entry.threshold)))
+        corners, found = runtime.outputs(done.path, ks, image.numpy(), threads)
+        same = corners.shape[1] == entry.plan.width  # else the outputs are of other positions
+        errors.append(_error(found, eager, done.about["end2end"]) if same else float("inf"))
+        placed.append(corners[0])
+        expected.append(entry.plan.corners[0].numpy())
+    pairs = list(zip(placed, expected, strict=True))
+    agreed = sum(np.array_equal(a, b) for own, eager in pairs for a, b in zip(own, eager, strict=False))
+    windows = sum(max(len(own), len(eager)) for own, eager in pairs)
+    differ, should = (len({corners.tobytes() for corners in routes}) > 1 for routes in (placed, expected))
+    check = ExportCheck(
+        len(images), max(errors), agreed / windows if windows else 1.0, differ if should else None, "windows"
+    )
+    ran = ", ".join(f"{k} on {n}" for k, n in sorted(Counter(map(len, placed)).items()))
+    over = sum(count > ks[-1] for count in worth)
+    return check, f"windows that were run: {ran} images; {over} of them worth more than {ks[-1]}"
 
 
-def _missed(y: np.ndarray) -> float:
-    """Return the error of no output where eager gives detections (1, n, 6 and more) or (1, 4 and more, n)."""
-    return 0.0 if not y.size else float("inf")
+def _error(found: Sequence[np.ndarray], eager: Sequence[np.ndarray], end2end: bool) -> float:
+    """Return the largest error of the outputs, where there may be none on both sides."""
+    return largest_error(found, eager, end2end) if found or eager[0].size else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from ultralytics.utils import LOGGER
 from mod_vision.routing.padding import padded_images
 from mod_vision.routing.placing import window_cells, window_count, windows_in_order, worthy
 from mod_vision.routing.window_layer import WindowedLayer
-from mod_vision.yolo.export import runtime
 from mod_vision.yolo.export.exporter import check_checkpoint, folder_of, moved_when_whole
 from mod_vision.yolo.export.shared_weights import save_sharing
 from mod_vision.yolo.model.loading import load_model
@@ -119,7 +119,7 @@ def export_several(model: str | Path, numbers: Any, imgsz: int = 640) -> Several
         (folder := part / path.name).mkdir()
         save_sharing(_graphs(net, about["k"], imgsz, part), folder)
         (folder / "metadata.json").write_text(json.dumps(about, indent=2))
-        (folder / "run.py").write_text(Path(runtime.__file__).read_text())
+        shutil.copy(Path(__file__).with_name("runtime.py"), folder / "run.py")
     return Several(path, json.loads(json.dumps(about)), eager)
 
 

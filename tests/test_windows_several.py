@@ -1,0 +1,233 @@
+"""A folder of graphs for several numbers of windows: each image gets those it needs, and finds what eager finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_windows_export import GRAY, SIZE, calibrated, looked_at
+from ultralytics import YOLO
+from ultralytics.utils.nms import non_max_suppression
+from ultralytics.utils.ops import scale_boxes
+
+from mod_vision.cli.export import export
+from mod_vision.cli.keys import describe
+from mod_vision.cli.main import main
+from mod_vision.routing.placing import gains_of, plan_windows, windows_in_order, worthy
+from mod_vision.yolo.export import runtime
+from mod_vision.yolo.export.check import ExportCheck
+from mod_vision.yolo.export.check_several import check_several
+from mod_vision.yolo.export.exporter import input_tensors
+from mod_vision.yolo.export.several import Several, export_several, window_numbers
+from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.letterbox import letterbox
+
+NO_TORCH = "raise ImportError('torch is not there')"
+
+
+def thresholded(path: Path, photos: list[Path]) -> Path:
+    """Give a checkpoint a threshold at which some photos are worth more windows than others."""
+    yolo: Any = YOLO(path)
+    entry, gains = head_of(yolo.model).entry, []
+    for image in input_tensors(photos[:20], SIZE):
+        with torch.inference_mode():
+            yolo.model.eval()(image)
+        gains.append(gains_of(entry.plan))
+    entry.set_threshold(float(torch.cat(gains).sort().values[-80]))  # exactly what a window gains, as `fit` sets it
+    yolo.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(photos, tmp_path_factory) -> Path:
+    return thresholded(calibrated("yolo26n", photos, tmp_path_factory.mktemp("several")), photos)
+
+
+@pytest.fixture(scope="module")
+def done(checkpoint) -> Several:
+    return export_several(checkpoint, "8,2", SIZE)
+
+
+def assert_equals_eager(check: ExportCheck) -> None:
+    assert check.same_indices == 1.0
+    assert check.max_error < 2e-3  # an untrained model's float32 is not exact
+    assert check.distinct_routes
+
+
+def test_the_folder_equals_eager_in_threshold_mode(done, photos):
+    check, said = check_several(done, looked_at(photos))
+    assert_equals_eager(check)
+    numbers = {len(runtime.outputs(done.path, [2, 8], x.numpy(), 1)[0][0]) for x in looked_at(photos)}
+    assert numbers == {0, 2, 8}
+    assert said.startswith("windows that were run: 0 on ")
+
+
+def test_the_check_notices_another_threshold(done, photos):
+    entry = done.eager.model[-1].entry
+    before = entry.threshold
+    entry.threshold = before * 8
+    try:
+        check, _ = check_several(done, looked_at(photos)[:6])
+    finally:
+        entry.threshold = before
+    assert check.same_indices < 1.0
+    assert not check.passed
+
+
+def test_weights_are_stored_once(done):
+    graphs = sorted(done.path.glob("*.onnx"))
+    assert [graph.name for graph in graphs] == ["k2.onnx", "k8.onnx", "router.onnx"]
+    for graph in graphs:
+        tensors = onnx.load(graph, load_external_data=False).graph.initializer
+        places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+        assert places == {"weights.bin"}
+    parameters = 4 * sum(p.numel() for p in done.eager.parameters())
+    assert (done.path / "weights.bin").stat().st_size < 1.1 * parameters
+    assert sum(file.stat().st_size for file in done.path.iterdir()) < 1.2 * parameters
+    about = json.loads((done.path / "metadata.json").read_text())
+    assert (about["k"], about["imgsz"], about["task"], about["end2end"]) == ([2, 8], SIZE, "detect", True)
+
+
+@pytest.fixture(scope="module")
+def without_torch(done, tmp_path_factory):
+    """Run the folder's script, moved to another place, where torch cannot be imported."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(done.path, folder / "windows")
+    for name in ("torch", "ultralytics", "mod_vision"):
+        (folder / "none" / name).mkdir(parents=True)
+        (folder / "none" / name / "__init__.py").write_text(NO_TORCH)
+
+    def run(*words: Any) -> subprocess.CompletedProcess:
+        env = {**os.environ, "PYTHONPATH": str(folder / "none")}
+        command = [sys.executable, folder / "windows" / "run.py", *words]
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def eager_rows(done: Several, photo: Path) -> np.ndarray:
+    image = cv2.imread(str(photo))
+    pixels, _ = letterbox(image, (SIZE, SIZE), 32, auto=False)
+    with torch.inference_mode():
+        rows = done.eager(pixels)[0][0, :, :6]
+    rows = rows.clone()
+    rows[:, :4] = scale_boxes((SIZE, SIZE), rows[:, :4], image.shape)
+    return rows.numpy()
+
+
+def test_the_script_finds_what_eager_finds_without_torch(done, photos, without_torch):
+    ran = without_torch(*photos[:3])
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    blocks: dict[str, np.ndarray] = {}
+    for line in ran.stdout.splitlines():
+        if "windows" in line:
+            name = line.partition(":")[0]
+            blocks[name] = np.zeros((0, 6))
+        else:
+            cls, conf, *box = line.split()
+            row = [*map(float, box), float(conf), next(i for i, n in done.eager.names.items() if n == cls)]
+            blocks[name] = np.vstack((blocks[name], row))
+    assert list(blocks) == [str(photo) for photo in photos[:3]]
+    found = 0
+    for photo in photos[:3]:
+        eager, rows, scale = eager_rows(done, photo), blocks[str(photo)], np.array([1, 1, 1, 1, 500, 1000])
+        for some, others, least in ((eager, rows, 0.26), (rows, eager, 0.0)):
+            for row in some[some[:, 4] > least]:
+                assert (np.abs(others - row) * scale).max(1).min() < 1.0, "a pixel, 0.002 of confidence, the class"
+                found += 1
+    assert found > 10
+
+
+def test_the_script_on_images_without_anything_or_none(without_torch, tmp_path):
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((200, 100, 3), round(GRAY * 255), np.uint8))
+    ran = without_torch(tmp_path / "gray.png")
+    assert ran.stdout == f"{tmp_path}/gray.png: 0 windows, 0 objects\n"
+    ran = without_torch(tmp_path / "none.png")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == f"error: {tmp_path}/none.png is no image that can be read."
+
+
+def test_nms_of_the_script_is_that_of_ultralytics():
+    y = torch.cat((torch.rand(2, 300) * 200, 20 + torch.rand(2, 300) * 60, torch.rand(3, 300)))
+    (expected,) = non_max_suppression(y[None], runtime.CONF, runtime.IOU)
+    found = runtime.candidates(y.numpy(), 3, runtime.CONF)
+    assert 10 < len(expected) < 300
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-3)
+
+
+def test_a_coarse_pass_looks_at_images_without_windows_too(photos, tmp_path):
+    """In a model with NMS."""
+    path = thresholded(calibrated("yolov8n", photos, tmp_path, coarse=0.25), photos)
+    done = export_several(path, [3], SIZE)
+    assert (done.about["k"], done.about["end2end"]) == ([0, 3], False)
+    assert_equals_eager(check_several(done, looked_at(photos))[0])
+    corners, found = runtime.outputs(done.path, [0, 3], torch.full((1, 3, SIZE, SIZE), GRAY).numpy(), 1)
+    assert corners.shape == (1, 0, 2)
+    assert found[0].shape == (1, 7, 84)
+
+
+def test_fewer_windows_are_the_first_of_more():
+    logits = torch.randn(3, 80) * 3
+    corners, gains = windows_in_order(logits, (8, 10), (3, 3), 8)
+    for k in range(1, 8):
+        assert torch.equal(windows_in_order(logits, (8, 10), (3, 3), k)[0], corners[:, :k])
+    for least in (0.0, float(gains[0, 3]), 1e3):
+        counts = [next((i for i, gain in enumerate(row) if gain < least), 8) for row in gains.tolist()]
+        assert worthy(gains, least).tolist() == counts
+        plan = plan_windows(logits, (8, 10), (3, 3), 8, least=least, counts=(0, 5, 8))
+        assert plan.counts().tolist() == [0 if n == 0 else 5 if n <= 5 else 8 for n in counts]
+        assert torch.equal(plan.corners, corners[:, : plan.width])
+
+
+@pytest.mark.parametrize(
+    ("k", "said"),
+    [
+        ("0,4", "whole numbers of windows from 1 to 16, joined by commas"),
+        ("4,17", "from 1 to 16, joined by commas; 16 windows of 64 px compute as much as an image of 256 px has"),
+        ("4,many", "k=4,many: k takes whole numbers"),
+        ("2.5", "k=2.5: k takes whole numbers"),
+        (",", "k=,: k takes whole numbers"),
+        ("4,2,4", "k=4,2,4: a number is there twice; give each once: k=2,4"),
+    ],
+)
+def test_numbers_that_do_not_occur_are_refused(k, said, done):
+    with pytest.raises(ValueError, match=said):
+        window_numbers(k, done.eager.model[-1].entry, SIZE)
+
+
+def test_models_without_windows_or_a_threshold_are_refused(photos, tmp_path):
+    with pytest.raises(ValueError, match=r"k=2: yolo26n-mod-hybrid-seg\.pt does not run on windows"):
+        export_several("yolo26n-mod-hybrid-seg.pt", "2", SIZE)
+    with pytest.raises(ValueError, match=r"takes a checkpoint \(\.pt\)"):
+        export_several("yolo26n-mod.yaml", "2", SIZE)
+    path = calibrated("yolo26n", photos, tmp_path, router="stem", entry=2)
+    with pytest.raises(ValueError, match=r"has no threshold, so all .* mod-vision fit model=.* thresholds=True"):
+        export_several(path, "2", SIZE)
+    with pytest.raises(ValueError, match="has a router that reads the network; k needs router look or scout"):
+        export_several(thresholded(path, photos), "2", SIZE)
+
+
+def test_keys_that_do_not_go_with_it_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="leave out format, capacity, batch, dynamic, quantize, or k"):
+        export(str(checkpoint), "openvino", 0.5, batch=2, dynamic=True, quantize=8, k="2")
+    assert "k= " in describe("mod-vision export", export)
+
+
+def test_the_verb_says_what_was_run(checkpoint, tmp_path, capsys):
+    shutil.copy(checkpoint, tmp_path / "best.pt")
+    code = main(["export", f"model={tmp_path / 'best.pt'}", f"imgsz={SIZE}", "k=4", "images=4", "threads=1"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert f"{tmp_path / 'best_windows'}: equals eager on 4 images" in said.out
+    assert "windows that were run: " in said.out
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "best_windows"}
