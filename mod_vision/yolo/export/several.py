@@ -97,6 +97,7 @@ def export_several(model: str | Path, numbers: Any, imgsz: int = 640) -> Several
     yolo = load_model(model)
     net: Any = yolo.model.float().eval().requires_grad_(False)
     entry = _entry_of(net, model, numbers)
+    entry.crowded = None  # the folder has no graph of the whole image
     ks = window_numbers(numbers, entry, imgsz)
     check_routes(net, imgsz)
     if getattr(net.model[-1], "one2one_cv2", None) is not None:
