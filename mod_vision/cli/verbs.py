@@ -26,7 +26,7 @@ def check() -> None:
 
 def heatmap(
     source: str,
-    model: str = "yolo26n-mod-hybrid-seg.pt",
+    model: str = "yolo26n-mod-hituav.pt",
     view: str | None = None,
     boxes: bool = False,
     conf: float = 0.25,
@@ -71,7 +71,7 @@ def report(
 
 
 def app(
-    model: str = "yolo26n-mod-hybrid-seg.pt",
+    model: str = "yolo26n-mod-hituav.pt",
     host: str = "127.0.0.1",
     port: int = 7860,
     run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from ultralytics.utils import LOGGER
 
@@ -26,7 +27,7 @@ RATE, ROWS_RATE, DECAY = 3e-3, 3e-4, 0.02  # ROWS_RATE: of rows that have learnt
 WARMUP = 30  # steps
 CROP = 640  # px
 MOMENTUM = 0.1  # of batch statistics
-BRIGHTNESS = (0.7, 1.3)
+BRIGHTNESS, SCALE = (0.7, 1.3), (0.6, 1.2)
 
 
 def fit_windows(
@@ -85,7 +86,7 @@ def _steps(
     router, optimiser, schedule = parts.values()
     every, losses = max(1, steps // 10), _resumed(parts, resume)
     for step in range(len(losses), steps):
-        batch = augmented(cropped(next(batches), CROP, head.entry.cell))
+        batch = augmented(cropped(scaled(next(batches), head.entry.cell), CROP, head.entry.cell))
         images = batch["img"]
         size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
         loss = cell_loss(router(_seen(net, head, images, size), size).flatten(1), object_cells(batch, size, head))
@@ -185,6 +186,13 @@ def cropped(batch: dict[str, Any], side: int, cell: int) -> dict[str, Any]:
         "batch_idx": batch["batch_idx"][inside],
         "cls": batch["cls"][inside],
     }
+
+
+def scaled(batch: dict[str, Any], cell: int) -> dict[str, Any]:
+    """Return a batch with images larger or smaller at random, to whole cells: objects are not always of one size."""
+    factor = float(torch.empty(1).uniform_(*SCALE))
+    size = [max(round(side * factor / cell), 1) * cell for side in batch["img"].shape[2:]]
+    return {**batch, "img": F.interpolate(batch["img"], size, mode="bilinear", antialias=factor < 1)}
 
 
 def augmented(batch: dict[str, Any]) -> dict[str, Any]:
