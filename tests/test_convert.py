@@ -149,7 +149,8 @@ def seen(seed: int, objects: int = 6, size: tuple[int, int] = (12, 16)) -> Seen:
     torch.manual_seed(seed)
     logits = torch.randn(1, size[0] * size[1]) * 2 - 3
     low = torch.rand(objects, 2) * torch.tensor([size[1] * 32 - 40, size[0] * 32 - 40])
-    return Seen(plan_windows(logits, size, (4, 4), 1), torch.cat((low, low + 5 + torch.rand(objects, 2) * 30), 1))
+    boxes = torch.cat((low, low + 5 + torch.rand(objects, 2) * 30), 1)
+    return Seen(plan_windows(logits, size, (4, 4), 1), boxes, torch.ones(objects, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("size", [128, 192])
@@ -187,6 +188,19 @@ def test_crowded_images_lose_nothing_and_cost_the_dense_time():
     assert setting.share == 1
     assert setting.ms == 14
     assert setting.lost == 0
+
+
+def test_a_coarse_pass_counts_for_what_it_finds():
+    """Objects larger than a window are lost without one, and with one that does not find them."""
+    image = seen(0)
+    y, x = (float(n) for n in image.plan.corners[0, 0] * 32 + 40)  # within the first window
+    boxes = torch.tensor([[0.0, 0.0, 300.0, 200.0], [100.0, 100.0, 350.0, 300.0], [x, y, x + 9, y + 9]])
+    image = image._replace(boxes=boxes, coarse=torch.tensor([True, False, False]))
+    lost = []
+    for coarse in (0.0, 0.25):
+        settings = settings_of("look", [image], 1e4, {(128, coarse): WindowTime(1, 1)})
+        lost.append(min(setting.lost for setting in settings))
+    assert lost == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
 
 
 def test_times_of_windows():

@@ -37,7 +37,7 @@ def test_the_drone_images_are_small():
 
 
 def test_windows_lose_few_objects():
-    found = validate(load_model(WINDOWS), data="mod-hituav.yaml", imgsz=IMGSZ, device="cpu", batch=1, fraction=0.5)
+    found = validate(load_model(WINDOWS), data="mod-hituav.yaml", imgsz=960, device="cpu", batch=1)
     figures = found.lost.result()
     assert figures["lost"]["router"]["all"] < 0.1
     assert figures["lost"]["random"]["all"] > 3 * figures["lost"]["router"]["all"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mod_vision.conversion.seen import Seen, Shown, shown_by
+from mod_vision.conversion.seen import PASS, Seen, Shown, shown_by
 from mod_vision.conversion.timing import WindowTime
 from mod_vision.yolo.model.coarse import OWN
 
@@ -73,7 +73,7 @@ def _setting(
         whole = share >= crowded
         ms.append(time.base + dense_ms if whole else time.of(image.counts[i]))
         shares.append(1.0 if whole else share)
-        lost += 0 if whole else int(image.lost[i]) - (image.large if coarse else 0)
+        lost += 0 if whole else int(image.lost[i]) - (image.found if coarse else 0)
     objects = max(sum(image.objects for image in shown), 1)
     return Setting(router, size, coarse, threshold, crowded, float(np.mean(shares)), float(np.mean(ms)), lost / objects)
 
@@ -86,7 +86,7 @@ def best_within(settings: Sequence[Setting], ms: float) -> Setting:
     return min(within, key=lambda s: (s.lost, s.ms))
 
 
-def passes_of(seen: Sequence[Seen], smallest: int, share: float = 0.25, often: float = 0.01) -> list[float]:
+def passes_of(seen: Sequence[Seen], smallest: int, often: float = 0.01) -> list[float]:
     """Return which coarse passes are worth a try: none, and one if some objects are large for the smallest windows."""
     sides = np.concatenate([(image.boxes[:, 2:] - image.boxes[:, :2]).amax(1).numpy() for image in seen])
-    return [0.0, share] if len(sides) and float((sides > OWN * smallest).mean()) > often else [0.0]
+    return [0.0, PASS] if len(sides) and float((sides > OWN * smallest).mean()) > often else [0.0]

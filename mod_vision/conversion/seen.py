@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torchvision.ops import box_iou
 
 from mod_vision.routing.lost_objects import SHOWN, Objects, shown_share
 from mod_vision.routing.placing import BUCKETS, gains_of, plan_windows, window_cells, window_count
 from mod_vision.routing.windows import WindowPlan
-from mod_vision.yolo.model.coarse import KEPT
-from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.model.coarse import KEPT, OVERLAP, boxes_of
+from mod_vision.yolo.model.windows import head_of, overview
 from mod_vision.yolo.train.fit import labelled_images
+
+PASS, CONFIDENT = 0.25, 0.25  # share of the side of a coarse pass that is tried; lowest score of what it finds
 
 
 class Seen(NamedTuple):
@@ -21,10 +24,12 @@ class Seen(NamedTuple):
     Attributes:
         plan: The router's plan, whose windows are of no interest.
         boxes: (M, 4) corners of the objects in px of the input.
+        coarse: (M,) True for objects that a coarse pass finds.
     """
 
     plan: WindowPlan
     boxes: torch.Tensor
+    coarse: torch.Tensor
 
 
 class Shown(NamedTuple):
@@ -34,7 +39,7 @@ class Shown(NamedTuple):
         counts: (n,) numbers of windows, in increasing order.
         gains: (k,) what each window gains, falling.
         lost: (n,) objects that are lost with so many windows, those larger than a window among them.
-        large: How many objects are larger than windows can be expected to hold.
+        found: How many of those larger than a window a coarse pass would find.
         objects: Number of objects.
         window_share: Share of the pixels that a window computes.
     """
@@ -42,7 +47,7 @@ class Shown(NamedTuple):
     counts: np.ndarray
     gains: np.ndarray
     lost: np.ndarray
-    large: int
+    found: int
     objects: int
     window_share: float
 
@@ -63,13 +68,30 @@ def look_at(yolo: Any, data: str, imgsz: int, split: str = "test") -> list[Seen]
         corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
         plan = entry.plan
         inside = None if plan.inside is None else plan.inside.cpu()
-        found.append(Seen(plan._replace(logits=plan.logits.cpu(), corners=plan.corners.cpu(), inside=inside), corners))
+        plan = plan._replace(logits=plan.logits.cpu(), corners=plan.corners.cpu(), inside=inside)
+        found.append(Seen(plan, corners, found_coarsely(yolo, batch["img"], corners)))
     return found
+
+
+@torch.no_grad()
+def found_coarsely(yolo: Any, image: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Return which objects a coarse pass finds, (M,): a confident box lies on them, of whatever class.
+
+    Args:
+        yolo: A model on windows.
+        image: (1, 3, H, W).
+        boxes: (M, 4) corners of the objects in px of the image.
+    """
+    head: Any = head_of(yolo.model)
+    with head.entry.whole_image():
+        found, scores = boxes_of(yolo.model(overview(image, round(1 / PASS), head.entry.cell)), head)
+    found = found[0][scores[0].amax(-1) >= CONFIDENT].cpu() / PASS
+    return (box_iou(boxes, found) >= OVERLAP).any(1)
 
 
 def shown_by(seen: Seen, size: int) -> Shown:
     """Return what windows of `size` px would show of an image."""
-    plan, boxes = seen
+    plan, boxes, _ = seen
     window = window_cells(size, plan.size, plan.cell)
     most = window_count(plan.size, window, 1.0)
     placed = plan_windows(plan.logits, plan.size, window, most, plan.cell, None, plan.inside)
@@ -80,4 +102,5 @@ def shown_by(seen: Seen, size: int) -> Shown:
     first = [placed._replace(corners=placed.corners[:, :n]) for n in counts]
     lost = [int((shown_share(p, objects) < SHOWN).sum()) + int(large.sum()) for p in first]
     gains = gains_of(placed).numpy()
-    return Shown(np.array(counts), gains, np.array(lost), int(large.sum()), len(boxes), placed.window_share)
+    by_coarse = int((large & seen.coarse).sum())
+    return Shown(np.array(counts), gains, np.array(lost), by_coarse, len(boxes), placed.window_share)

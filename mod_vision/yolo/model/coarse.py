@@ -23,6 +23,12 @@ TOP = 300  # detections of a coarse pass that score cells
 LEAST = 1e-4  # score of a cell that no detection touches
 
 
+def boxes_of(out: Any, head: WindowedHead) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return boxes (B, n, 4) as corners and scores (B, n, 1 or classes) of an output of the model."""
+    boxes, scores, _, _ = _parts(_detections(out), head)
+    return boxes, scores
+
+
 def cell_scores(coarse: Any, head: WindowedHead, size: torch.Size) -> torch.Tensor:
     """Return what a coarse pass says of each cell, the highest score of a box that touches it, (B, 1, h, w) logits.
 
@@ -31,7 +37,7 @@ def cell_scores(coarse: Any, head: WindowedHead, size: torch.Size) -> torch.Tens
         head: The head.
         size: (H, W) of the full image.
     """
-    boxes, scores, _, _ = _parts(_detections(coarse), head)
+    boxes, scores = boxes_of(coarse, head)
     best, which = scores.amax(-1).topk(min(TOP, scores.shape[1]), dim=1)
     boxes = boxes.gather(1, which[..., None].expand(-1, -1, 4)) / (head.coarse * head.entry.cell)
     rows = touched(boxes[..., 1], boxes[..., 3], size[0] // head.entry.cell)
