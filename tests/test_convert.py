@@ -20,14 +20,14 @@ from mod_vision.conversion.choice import best_within, settings_of
 from mod_vision.conversion.convert import Wanted
 from mod_vision.conversion.parts import RUNS, divide
 from mod_vision.conversion.rows import Accuracy, Row, table
-from mod_vision.conversion.seen import Seen, shown_by
+from mod_vision.conversion.seen import WHOLE, Seen, shown_by
 from mod_vision.conversion.timing import WindowTime, time_windows
 from mod_vision.conversion.verdict import verdict
 from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.routing import routed_layers
-from mod_vision.routing.lost_objects import SHOWN, Objects, shown_share
+from mod_vision.routing.lost_objects import Objects, shown_share
 from mod_vision.routing.placing import plan_windows, window_count
-from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.loading import load_model, trained_with
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 
@@ -164,7 +164,7 @@ def test_what_windows_would_show_is_what_they_show(size):
         i = shown.chosen(threshold)
         assert plan.width == shown.counts[i]
         objects = Objects(image.boxes, torch.ones(6), torch.zeros(6, dtype=torch.long), [""] * 6)
-        assert shown.lost[i] == int((shown_share(plan, objects) < SHOWN).sum())
+        assert shown.lost[i] == int((shown_share(plan, objects) < WHOLE).sum())
 
 
 def test_the_choice_loses_least_within_the_time():
@@ -333,4 +333,5 @@ def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys
     state = routed.state_dict()
     assert all(torch.equal(state[key], value) for key, value in dense.state_dict().items())
     assert head.entry.router.trained
+    assert trained_with(YOLO("dense-mod.pt")) == (256, str(scenes))
     assert YOLO("dense-mod.pt").predict(np.zeros((128, 256, 3), np.uint8), imgsz=256, verbose=False)

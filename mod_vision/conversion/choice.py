@@ -25,7 +25,7 @@ class Setting(NamedTuple):
         crowded: Share of the pixels from which on an image is run as a whole.
         share: Mean share of the pixels that is computed.
         ms: Mean milliseconds that this is expected to take.
-        lost: Share of the objects that are lost on the images kept aside.
+        lost: Share of the objects of the images kept aside that no window shows as a whole.
     """
 
     router: str

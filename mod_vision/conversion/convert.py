@@ -19,6 +19,7 @@ from mod_vision.conversion.seen import look_at
 from mod_vision.conversion.timing import time_predictions, time_windows
 from mod_vision.conversion.verdict import Verdict, verdict
 from mod_vision.conversion.windowed import on_windows
+from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.window_routers import WINDOW_ROUTERS
 from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.model.capacity import set_capacity
@@ -26,7 +27,7 @@ from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model, trained_with
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of, look_rows, probed
-from mod_vision.yolo.run.device import round_imgsz, start
+from mod_vision.yolo.run.device import MIN_STRIDE, start
 from mod_vision.yolo.run.images import evenly_spaced, read_images
 from mod_vision.yolo.run.validate import check_task
 from mod_vision.yolo.train.fit import labelled_batches
@@ -109,6 +110,7 @@ class _Job:
     """A conversion while it runs."""
 
     dense: YOLO
+    data: str
     parts: Parts
     run: RunSettings
     wanted: Wanted
@@ -165,7 +167,7 @@ def convert(
     asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense)}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
-    job = _Job(dense, parts, run, wanted, steps, progress, windowed)
+    job = _Job(dense, data, parts, run, wanted, steps, progress, windowed)
     for router in routers:
         print(f"training the router {router}; all other weights stay as they are", flush=True)
         _fit(job, router)
@@ -253,6 +255,7 @@ def _set(job: _Job, setting: Setting) -> YOLO:
     head.entry.set_threshold(setting.threshold)
     head.entry.crowded = setting.crowded
     yolo.overrides["imgsz"] = job.run.imgsz
+    yolo.ckpt["train_args"] = {"imgsz": job.run.imgsz, "data": job.data, "task": yolo.task}
     return yolo.to(job.run.device)
 
 
@@ -279,7 +282,7 @@ def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) 
 
 def _rows(job: _Job, models: dict[str, YOLO]) -> list[Row]:
     """Return the table: dense, dense on smaller images, and on windows."""
-    sizes = [round_imgsz(round(job.run.imgsz * scale)) for scale in (1.0, *SMALLER)]
+    sizes = [ceil_div(round(job.run.imgsz * scale), MIN_STRIDE) * MIN_STRIDE for scale in (1.0, *SMALLER)]
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
     all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
     rows = []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from mod_vision.routing.lost_objects import SHOWN, Objects, shown_share
+from mod_vision.routing.lost_objects import Objects, shown_share
 from mod_vision.routing.placing import BUCKETS, gains_of, plan_windows, window_cells, window_count
 from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.model.coarse import KEPT, OVERLAP, boxes_of
@@ -16,6 +16,7 @@ from mod_vision.yolo.model.windows import head_of, overview
 from mod_vision.yolo.train.fit import labelled_images
 
 PASS, CONFIDENT = 0.25, 0.25  # share of the side of a coarse pass that is tried; lowest score of what it finds
+WHOLE = 0.9  # an object counts as found if a window shows this share of it: half is enough to see, not to measure
 
 
 class Seen(NamedTuple):
@@ -38,7 +39,7 @@ class Shown(NamedTuple):
     Attributes:
         counts: (n,) numbers of windows, in increasing order.
         gains: (k,) what each window gains, falling.
-        lost: (n,) objects that are lost with so many windows, those larger than a window among them.
+        lost: (n,) objects that so many windows do not show as a whole, those larger than a window among them.
         found: How many of those larger than a window a coarse pass would find.
         objects: Number of objects.
         window_share: Share of the pixels that a window computes.
@@ -100,7 +101,7 @@ def shown_by(seen: Seen, size: int) -> Shown:
     own = boxes[~large]
     objects = Objects(own, own.new_zeros(len(own)), torch.zeros(len(own), dtype=torch.long), [""] * len(own))
     first = [placed._replace(corners=placed.corners[:, :n]) for n in counts]
-    lost = [int((shown_share(p, objects) < SHOWN).sum()) + int(large.sum()) for p in first]
+    lost = [int((shown_share(p, objects) < WHOLE).sum()) + int(large.sum()) for p in first]
     gains = gains_of(placed).numpy()
     by_coarse = int((large & seen.coarse).sum())
     return Shown(np.array(counts), gains, np.array(lost), by_coarse, len(boxes), placed.window_share)

@@ -53,5 +53,5 @@ def _with(new: YOLO, old: Any, d: dict[str, Any], task: str) -> YOLO:
         net = type(old)(d, ch=d.get("channels", 3), nc=old.model[-1].nc, verbose=False)
     net.load(old, verbose=False)
     net.names, net.args, net.task = old.names, getattr(old, "args", None), task
-    new.model, new.ckpt = net.eval(), {"model": net}
+    new.model, new.ckpt = net.eval(), {"model": net, "train_args": dict(new.overrides)}  # size, data
     return new
