@@ -17,12 +17,12 @@ from ultralytics import YOLO
 import mod_vision
 from mod_vision.cli.main import main
 from mod_vision.conversion.choice import best_within, settings_of
-from mod_vision.conversion.convert import Wanted
 from mod_vision.conversion.parts import RUNS, divide
 from mod_vision.conversion.rows import Accuracy, Row, table
 from mod_vision.conversion.seen import WHOLE, Seen, shown_by
 from mod_vision.conversion.timing import WindowTime, time_windows
 from mod_vision.conversion.verdict import verdict
+from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.routing import routed_layers
 from mod_vision.routing.lost_objects import Objects, shown_share

@@ -198,5 +198,5 @@ def test_no_eval_no_exec_and_safe_yaml():
             assert called not in ("eval", "exec", "compile", "pickle.load", "pickle.loads", "os.system"), file
             assert called.partition(".")[0] != "yaml" or called.partition(".")[2].startswith("safe_"), (file, called)
             if called == "torch.load":
-                assert file.name == "resume.py", (file, "goes through load_model")
+                assert file.name in ("resume.py", "fit_windows.py"), (file, "goes through load_model")
                 assert "weights_only=True" in map(ast.unparse, node.keywords)

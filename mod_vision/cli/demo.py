@@ -6,7 +6,8 @@ import importlib.util
 import time
 from pathlib import Path
 
-from mod_vision.conversion.convert import Conversion, Wanted, convert
+from mod_vision.conversion.convert import Conversion, convert
+from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import without_windows
 from mod_vision.files import writable_dir, write_text
 from mod_vision.resources import DRONES, resource_dir

@@ -106,8 +106,8 @@ def convert(
     is written if one of those is the better buy. A conversion that was stopped goes on where it ended.
     Example: mod-vision convert model=best.pt data=mine.yaml speedup=2
     """
-    from mod_vision.conversion.convert import Wanted
     from mod_vision.conversion.convert import convert as routed
+    from mod_vision.conversion.wanted import Wanted
     from mod_vision.yolo.model.graph import check_out, save
 
     if Path(model).suffix.lower() != ".pt":

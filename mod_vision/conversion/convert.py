@@ -18,6 +18,7 @@ from mod_vision.conversion.rows import Accuracy, Row, score, table
 from mod_vision.conversion.seen import look_at
 from mod_vision.conversion.timing import time_predictions, time_windows
 from mod_vision.conversion.verdict import Verdict, verdict
+from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.window_routers import WINDOW_ROUTERS
@@ -35,52 +36,8 @@ from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 
 SIZES = (128, 192, 256, 320)  # px
 SMALLER = (0.75, 0.5)  # of the image's side
-SPEEDUPS = (1.5, 2.0, 3.0)
-AROUND = (0.7, 1.0, 1.4)  # of the asked speed-up
-MAX_LOSS = 0.5  # AP, where nothing is asked for
 TIMED = 32  # photos
 ROUTERS = ("look", "stem")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a conversion is asked for; at most one of budget and speedup.
-
-    Attributes:
-        budget: Milliseconds that an image may take, 0 if that is not asked.
-        speedup: How many times as fast as the dense model, 0 if that is not asked.
-        max_loss: AP that may be lost; None is 0.5 where neither budget nor speed-up is asked, else no bound.
-    """
-
-    budget: float = 0.0
-    speedup: float = 0.0
-    max_loss: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: If one is out of range, or both budget and speed-up are asked.
-        """
-        if self.budget and self.speedup:
-            raise ValueError(f"give budget={self.budget:g}ms or speedup={self.speedup:g}, not both.")
-        if self.budget < 0:
-            raise ValueError(f"budget must be a positive number of milliseconds, got {self.budget:g}.")
-        if self.speedup and self.speedup <= 1:
-            raise ValueError(f"speedup must be above 1, such as 2, got {self.speedup:g}.")
-        if self.max_loss is not None and not 0 <= self.max_loss <= 100:
-            raise ValueError(f"max_loss must be AP in [0, 100], such as 0.3, got {self.max_loss:g}.")
-
-    @property
-    def bound(self) -> float | None:
-        """AP that may be lost, None if it does not matter."""
-        asked = self.budget or self.speedup
-        return MAX_LOSS if self.max_loss is None and not asked else self.max_loss
-
-    def speedups(self, dense_ms: float) -> tuple[float, ...]:
-        """Return the three speed-ups to choose settings for; the middle one is asked for, if one is."""
-        asked = self.speedup or (dense_ms / self.budget if self.budget else 0.0)
-        return tuple(asked * part for part in AROUND) if asked else SPEEDUPS
 
 
 class Conversion(NamedTuple):
@@ -122,7 +79,7 @@ class _Job:
 def convert(
     model: Any,
     data: str,
-    wanted: Wanted = Wanted(),  # frozen
+    wanted: Wanted = Wanted(),  # noqa: B008  # frozen
     labels: bool = True,
     routers: Sequence[str] = ROUTERS,
     steps: int = STEPS,
