@@ -207,7 +207,8 @@ sys.exit(main(sys.argv[1:]))
 
 def start(source, out, stdout=subprocess.PIPE):
     """Run the command in a process of its own until it has drawn a few frames."""
-    words = [sys.executable, "-c", COMMAND, "heatmap", f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
+    model = "model=yolo26n-mod-hybrid-seg.pt"
+    words = [sys.executable, "-c", COMMAND, "heatmap", model, f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     env.pop("GITHUB_ACTIONS", None)  # where Ultralytics takes no terminal for one
     process = subprocess.Popen(words, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)

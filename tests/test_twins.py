@@ -173,7 +173,7 @@ def test_from_dense_errors_name_the_place(twin):
 def test_whole_model_fuses_and_takes_dense_weights(version):
     """The published architecture is the routed one at capacity 1, and fusing Conv and BatchNorm changes neither."""
     dense = randomise(DetectionModel(f"yolo{version}n.yaml", nc=3, verbose=False)).eval()
-    model = DetectionModel(f"yolo{version}n-mod.yaml", nc=3, verbose=False).eval()
+    model = DetectionModel(f"yolo{version}n-mod-attention.yaml", nc=3, verbose=False).eval()
     keys = model.load_state_dict(dense.state_dict(), strict=False)
     assert keys.unexpected_keys == []
     assert keys.missing_keys

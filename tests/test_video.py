@@ -160,7 +160,7 @@ sys.exit(main(sys.argv[2:]))
 def test_a_full_disk_keeps_the_video_up_to_there(tmp_path):
     clip = write_pan(tmp_path / "long.mp4", 100, (320, 200))
     out = tmp_path / "out"
-    words = ["heatmap", f"source={clip}", "imgsz=32", f"out={out}"]
+    words = ["heatmap", "model=yolo26n-mod-hybrid-seg.pt", f"source={clip}", "imgsz=32", f"out={out}"]
     done = subprocess.run(
         [sys.executable, "-c", ON_A_FULL_DISK, "70000", *words], capture_output=True, text=True, timeout=120
     )
