@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ultralytics import YOLO
-from ultralytics.nn.tasks import yaml_model_load
 
 from mod_vision.cli.keys import as_list
 from mod_vision.cli.main import run_tool
+from mod_vision.conversion.windowed import on_windows
 from mod_vision.eval.accuracy.coco import Scorer
 from mod_vision.files import writable_dir
 from mod_vision.routing.window_routers import OracleRouter
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
-from mod_vision.yolo.model.trust import check_data
+from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.validate import validate
 from mod_vision.yolo.train import fit
@@ -48,7 +47,7 @@ def windows(
     """Fit a router on windows of 192 px, then score dense, the oracle, and budgets, for each side of windows.
 
     Args:
-        weights: Checkpoint of a dense YOLO26 n.
+        weights: Checkpoint of a dense model.
         data: Data YAML.
         imgsz: Image size in pixels.
         size: Sides of windows in px to score.
@@ -63,8 +62,8 @@ def windows(
     """
     torch.set_num_threads(1)
     path = Path(writable_dir(out)) / f"{router}.pt"
-    section = {"size": 192, "router": router, "entry": entry, "coarse": coarse}
-    yolo = _windowed(weights, section, check_data(data, "train")["names"])
+    settings = WindowSettings(size=192, router=router, entry=entry, coarse=coarse)
+    yolo = on_windows(load_model(weights), settings)
     fit.fit_windows = partial(fit_windows, steps=steps, tune_rows=tune_rows)
     fit.fit_routing(yolo, data, 0.25, imgsz)
     yolo.save(path)
@@ -76,17 +75,6 @@ def windows(
         for budget in map(float, as_list(budgets)):
             change = partial(_budget, side=side, data=data, share=budget, imgsz=imgsz)
             score(f"budget {budget:g}, {side} px", imgsz, change)
-
-
-def _windowed(weights: str, section: dict[str, Any], names: dict[int, str]) -> YOLO:
-    """Return YOLO26 n on windows with the weights of a dense one."""
-    d = yaml_model_load("yolo26n.yaml") | {"mod": {"windows": section}, "nc": len(names)}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "yolo26n-mod-study.yaml"
-        file.write_text(yaml.safe_dump({key: value for key, value in d.items() if key not in ("yaml_file", "scale")}))
-        yolo = YOLO(str(file)).load(weights)
-    yolo.model.names = names
-    return yolo
 
 
 def _oracle(yolo: YOLO, side: int) -> None:

@@ -66,8 +66,9 @@ def demo(
 
     _step(2, "drawing the windows")
     images = evenly_spaced(sorted((resource_dir("assets") / "hituav" / "images" / "val").glob("*.jpg")), DRAWN)
+    drawn = load_model(routed)
     for image in images:
-        heatmap(routed, image, run.imgsz, folder / "windows")
+        heatmap(drawn, image, run.imgsz, folder / "windows")
 
     _step(3, "exporting to ONNX with a fixed number of windows, and checking it against eager")
     set_capacity(done.model, done.setting.share)

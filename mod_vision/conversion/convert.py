@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ class _Job:
     wanted: Wanted
     steps: int
     progress: Progress
-    routed: dict[str, YOLO] = field(default_factory=dict)
+    routed: dict[str, YOLO]
 
 
 def convert(
@@ -174,10 +174,9 @@ def _choose(job: _Job) -> list[Setting]:
             dense_ms, own = _settings(job, router, yolo)
             settings += own
         found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
-        return [dense_ms, [list(setting) for setting in dict.fromkeys(found)]]
+        return [list(setting) for setting in dict.fromkeys(found)]
 
-    _, found = job.progress.once("settings", find)
-    return [Setting(*values) for values in found]
+    return [Setting(*values) for values in job.progress.once("settings", find)]
 
 
 def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ultralytics import YOLO
@@ -57,10 +57,6 @@ class Row:
     ms: float = 0.0
     p95: float = 0.0
     megabytes: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain figures, for JSON."""
-        return asdict(self)
 
 
 def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:

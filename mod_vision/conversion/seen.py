@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from mod_vision.conversion.parts import CONFIDENT
 from mod_vision.routing.lost_objects import Objects, shown_share
 from mod_vision.routing.placing import BUCKETS, gains_of, plan_windows, window_cells, window_count
 from mod_vision.routing.windows import WindowPlan
@@ -15,7 +16,7 @@ from mod_vision.yolo.model.coarse import KEPT, OVERLAP, boxes_of
 from mod_vision.yolo.model.windows import head_of, overview
 from mod_vision.yolo.train.fit import labelled_images
 
-PASS, CONFIDENT = 0.25, 0.25  # share of the side of a coarse pass that is tried; lowest score of what it finds
+PASS = 0.25  # share of the side of a coarse pass that is tried
 WHOLE = 0.9  # an object counts as found if a window shows this share of it: half is enough to see, not to measure
 
 

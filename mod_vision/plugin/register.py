@@ -20,7 +20,7 @@ from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.model.windows import copying_look, on_windows
 from mod_vision.yolo.run.watch import follow_capacities, warn_of_broken_routes
-from mod_vision.yolo.run.window_results import add_windows, find_features_in_windows, keeping_windows
+from mod_vision.yolo.run.window_results import find_features_in_windows, keeping_windows, tell_windows
 from mod_vision.yolo.train.callbacks import CALLBACKS
 from mod_vision.yolo.train.loss import with_router_losses
 
@@ -39,7 +39,7 @@ OTHERS = (
     ("on_predict_start", follow_capacities),
     ("on_predict_start", find_features_in_windows),
     ("on_predict_postprocess_end", warn_of_broken_routes),
-    ("on_predict_postprocess_end", add_windows),
+    ("on_predict_postprocess_end", tell_windows),
     ("on_export_start", export_elsewhere),
     ("on_export_start", note_routing),
 )

@@ -15,7 +15,7 @@ from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.model.windows import head_of
 
 
-def add_windows(predictor: Any) -> None:
+def tell_windows(predictor: Any) -> None:
     """Give each of the results the windows that were computed, as `windows`; those of other models have none.
 
     Results are on the host by now, so this waits for nothing new.
