@@ -124,6 +124,8 @@ def convert(
     asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense)}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
+    if parts.taught:
+        print("val has no labels: AP and lost objects are against the dense model's own detections", flush=True)
     job = _Job(dense, data, parts, run, wanted, steps, progress, windowed)
     for router in routers:
         print(f"training the router {router}; all other weights stay as they are", flush=True)
