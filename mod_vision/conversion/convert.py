@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from ultralytics import YOLO
 
-from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of
+from mod_vision.conversion.choice import Setting, best_of_sizes, passes_of, settings_of
 from mod_vision.conversion.parts import Parts, divide
 from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.rows import Accuracy, Row, score, table
@@ -89,7 +89,7 @@ def convert(
     """Convert a trained dense model into one that runs on windows; all of its weights stay as they are.
 
     Routers are trained on a part of the training split. Router, size of windows, threshold and coarse pass are chosen
-    on the rest of it, by the objects that are lost and by measured time. `val` is for the table alone.
+    on the rest of it, by the objects that are lost, by AP and by measured time. `val` is for the table alone.
 
     Args:
         model: A `YOLO` object or a .pt file, trained to detect or to segment; it stays as it is.
@@ -134,7 +134,7 @@ def convert(
     settings = _choose(job)
     print("measuring on val", flush=True)
     models = {_name(setting): _set(job, setting) for setting in settings}
-    chosen = _asked_for(job, settings, models)
+    chosen = _asked_for(job, settings)
     rows = _rows(job, models)
     dense_rows, routed = rows[: 1 + len(SMALLER)], {row.name: row for row in rows}
     decision = verdict(routed[_name(chosen)], dense_rows, wanted.bound)
@@ -175,10 +175,24 @@ def _choose(job: _Job) -> list[Setting]:
         for router, yolo in job.routed.items():
             dense_ms, own = _settings(job, router, yolo)
             settings += own
-        found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
-        return [list(setting) for setting in dict.fromkeys(found)]
+        shortlists = [best_of_sizes(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
+        return [[list(setting) for setting in shortlist] for shortlist in shortlists]
 
-    return [Setting(*values) for values in job.progress.once("settings", find)]
+    shortlists = [[Setting(*values) for values in own] for own in job.progress.once("shortlists", find)]
+    best = [max(own, key=partial(_kept_ap, job)) if len(own) > 1 else own[0] for own in shortlists]
+    return list(dict.fromkeys(best))
+
+
+def _kept_ap(job: _Job, setting: Setting | None) -> float:
+    """Return the AP of a setting, or of the dense model, on the images kept aside."""
+    name = "dense" if setting is None else _name(setting)
+
+    def find() -> float:
+        print(f"    {name}, on the images kept aside", flush=True)
+        yolo = job.dense if setting is None else _set(job, setting)
+        return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device).ap
+
+    return float(job.progress.once(f"kept {name}", find))
 
 
 def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]:
@@ -217,7 +231,7 @@ def _set(job: _Job, setting: Setting) -> YOLO:
     return yolo.to(job.run.device)
 
 
-def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) -> Setting:
+def _asked_for(job: _Job, settings: Sequence[Setting]) -> Setting:
     """Return the setting that is asked for: the middle one of a budget, or the fastest that loses little enough.
 
     What is lost is judged on the images kept aside.
@@ -227,15 +241,9 @@ def _asked_for(job: _Job, settings: Sequence[Setting], models: dict[str, YOLO]) 
         return settings[min(1, len(settings) - 1)]
     bound = wanted.bound
     assert bound is not None
-
-    def find(name: str) -> float:
-        print(f"    {name}, on the images kept aside", flush=True)
-        yolo = models.get(name, job.dense)
-        return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device).ap
-
-    aps = {name: job.progress.once(f"kept {name}", partial(find, name)) for name in ("dense", *models)}
-    fits = [setting for setting in settings if aps["dense"] - aps[_name(setting)] <= bound]
-    return min(fits, key=lambda s: s.ms) if fits else max(settings, key=lambda s: aps[_name(s)])
+    dense = _kept_ap(job, None)
+    fits = [setting for setting in settings if dense - _kept_ap(job, setting) <= bound]
+    return min(fits, key=lambda s: s.ms) if fits else max(settings, key=partial(_kept_ap, job))
 
 
 def _rows(job: _Job, models: dict[str, YOLO]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from mod_vision.conversion.rows import Row
@@ -40,6 +41,13 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdic
             False,
             f"the dense model at imgsz={best.imgsz} is the better buy: {_figures(best)}, the routed one has {own}.",
         )
+    if ap <= (between := dense_ap(dense, routed.ms)):
+        sizes = ", ".join(f"{_figures(row)} at imgsz={row.imgsz}" for row in dense)
+        return Verdict(
+            False,
+            f"the dense model on smaller images is the better buy: {sizes}, so about {between:.1f} AP in the time of "
+            f"the routed one, which has {own}.",
+        )
     loss = full.accuracy.ap - ap
     if max_loss is not None and loss > max_loss:
         return Verdict(
@@ -49,6 +57,18 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdic
         )
     speed, change = full.ms / routed.ms, f"{-loss:+.1f} AP"
     return Verdict(True, f"{speed:.2f}x as fast as the dense model at {change}: {own} instead of {_figures(full)}.")
+
+
+def dense_ap(dense: Sequence[Row], ms: float) -> float:
+    """Return the AP that the dense model has on images so small that one takes `ms` milliseconds.
+
+    Between the sizes that were measured it is taken to grow evenly with the time, and from nothing up to the smallest.
+    """
+    points = [(0.0, 0.0), *sorted((row.ms, row.accuracy.ap) for row in dense)]
+    for (low, before), (high, after) in pairwise(points):
+        if low <= ms < high:
+            return before + (after - before) * (ms - low) / (high - low)
+    return points[-1][1]
 
 
 def _figures(row: Row) -> str:
