@@ -89,9 +89,9 @@ def test_a_coarse_pass_in_onnx(exported, photos):
 @pytest.mark.parametrize(
     ("name", "format", "windows"),
     [
-        ("yolo11n-seg", "onnx", {"router": "scout", "capacity": 0.4}),
+        ("yolo11n-seg", "onnx", {"router": "scout", "capacity": 0.4, "objectness": 0.25}),
         ("yolov8n", "onnx", {"router": "stem", "entry": 2}),  # a row that the exporter runs in another form
-        ("yolo26n-seg", "openvino", {"router": "density", "coarse": 0.25}),
+        ("yolo26n-seg", "openvino", {"router": "density", "coarse": 0.25, "objectness": 0.5}),
         ("yolo11n", "torchscript", {"coarse": 0.5, "size": 96}),
     ],
 )

@@ -187,6 +187,27 @@ def test_a_window_that_holds_all_that_a_position_reads_gives_its_dense_value():
     assert float(found[:, 4:].amax(1)[silent].max()) < 1e-6
 
 
+@pytest.mark.parametrize("objectness", [0.25, 1.0])
+@torch.no_grad()
+def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness):
+    routed, _ = pair("yolov8n", objectness=objectness)
+    routed = routed.double()
+    nn.init.normal_(head_of(routed).entry.router.head[-1].weight, std=50.0)
+    x, head = torch.rand(2, 3, 256, 320, dtype=torch.float64), head_of(routed)
+    x[..., 100:] = 0
+    found = routed(x)[0]
+    head.objectness = 0.0
+    plain, plan = routed(x)[0], head.windows
+    assert torch.equal(found[:, :4], plain[:, :4]), "boxes stay"
+    cells = (plan.centres((8, 16, 32)) * torch.tensor([8] * 256 + [16] * 64 + [32] * 16).repeat(plan.width) / 32).long()
+    for i in range(2):
+        own = plan.owned((8, 16, 32))[i].flatten()
+        of_cell = plan.to_map(plan.logits)[i, cells[i, 1], cells[i, 0]].sigmoid()[own]
+        assert of_cell.max() - of_cell.min() > 0.1
+        odds = torch.log(plain[i, 4:, own] / (1 - plain[i, 4:, own])) + objectness * of_cell.log()
+        torch.testing.assert_close(found[i, 4:, own], odds.sigmoid(), atol=1e-6, rtol=1e-3)
+
+
 @torch.no_grad()
 def test_masks_of_a_window_are_those_of_the_dense_model():
     """Prototypes come back to the map of the image: a window as large as it gives the dense ones."""
@@ -301,6 +322,7 @@ print("trained", best.model.model[0].router.trained)
         ("yolo26n", {"router": "density"}, "reads the coarse pass; set coarse: 0.25"),
         ("yolo26n", {"router": "stem"}, "set entry: to a later row"),
         ("yolo26n", {"coarse": 0.3}, "mod.windows.coarse must be one of 0, 0.5, 0.25, 0.125"),
+        ("yolo26n", {"objectness": 2}, "mod.windows.objectness must be a number in [0, 1], got 2"),
         ("yolo26n", {"entry": 40}, "windows cannot be taken at layer 40"),
         ("yolo26n", {"entry": -1}, "mod.windows.entry must be the number of a row"),
         ("yolo26n", {"entry": 17}, "the head reads a row before layer 17"),

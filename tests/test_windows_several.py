@@ -50,7 +50,8 @@ def thresholded(path: Path, photos: list[Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(photos, tmp_path_factory) -> Path:
-    return thresholded(calibrated("yolo26n", photos, tmp_path_factory.mktemp("several")), photos)
+    folder = tmp_path_factory.mktemp("several")
+    return thresholded(calibrated("yolo26n", photos, folder, objectness=0.25), photos)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 SIZES = (128, 192, 256, 320)  # px
 SMALLER = (0.75, 0.5)  # of the image's side
 TIMED = 32  # photos
+OBJECTNESS = 0.25  # where a cell holds an object with a probability of 1/16, the odds of what is found are halved
 ROUTERS = ("look", "stem")
 
 
@@ -156,7 +157,7 @@ def _windowed(dense: YOLO, router: str) -> YOLO:
         rows = net.yaml["backbone"] + net.yaml["head"]
         strides, _ = probed(net.model, rows, net.yaml.get("channels", 3))
         entry = look_rows(net.model, strides)
-    return on_windows(dense, WindowSettings(router=router, entry=entry))
+    return on_windows(dense, WindowSettings(router=router, entry=entry, objectness=OBJECTNESS))
 
 
 def _fit(job: _Job, router: str) -> None:

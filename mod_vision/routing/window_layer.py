@@ -67,13 +67,18 @@ class WindowedLayer(RoutedLayer):
             self._of_thread.whole = False
 
     @contextmanager
-    def windows_at(self, corners: torch.Tensor) -> Iterator[None]:
-        """Take the windows at corners (B, k, 2) in the forwards of this thread, whatever the router thinks."""
-        self._of_thread.corners = corners
+    def windows_at(self, corners: torch.Tensor, logits: torch.Tensor) -> Iterator[None]:
+        """Take windows that were placed before in the forwards of this thread.
+
+        Args:
+            corners: (B, k, 2) row and column of the first cell of each.
+            logits: (B, N) what the router said of the cells.
+        """
+        self._of_thread.placed = corners, logits
         try:
             yield
         finally:
-            self._of_thread.corners = None
+            self._of_thread.placed = None
 
     def route_windows(self, x: torch.Tensor, coarse: torch.Tensor | None = None, reduction: int = 1) -> WindowPlan:
         """Score the cells, place the windows, unless they are given, and remember the plan.
@@ -90,8 +95,9 @@ class WindowedLayer(RoutedLayer):
         """
         size = self.cells(x, reduction)
         window = window_cells(self.window, size, self.cell)
-        if (corners := getattr(self._of_thread, "corners", None)) is not None:
-            self.plan = plan = WindowPlan(x.new_zeros(len(x), size[0] * size[1]), corners, size, window, self.cell)
+        if (placed := getattr(self._of_thread, "placed", None)) is not None:
+            corners, logits = placed
+            self.plan = plan = WindowPlan(logits, corners, size, window, self.cell)
             return plan
         if self.input_adaptive:
             refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")

@@ -100,6 +100,15 @@ class WindowPlan(NamedTuple):
             offset += height * width
         return torch.cat(found, 2)
 
+    def cells_of(self, strides: Sequence[int]) -> torch.Tensor:
+        """Return the number of the cell in which each position of the windows lies, (B, k, A), as `positions`."""
+        found = []
+        for stride in strides:
+            side = self.cell // stride
+            rows, cols = (torch.div(self._lines(axis, stride), side, rounding_mode="trunc") for axis in (0, 1))
+            found.append((rows[..., :, None] * self.size[1] + cols[..., None, :]).flatten(2))
+        return torch.cat(found, 2)
+
     def centres(self, strides: Sequence[int]) -> torch.Tensor:
         """Return x and y of the centre of each position on its full map, in its positions, (B, 2, k * A)."""
         found = []

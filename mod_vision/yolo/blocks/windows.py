@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from ultralytics.nn.modules import block, conv, head
 
@@ -94,9 +95,12 @@ class WindowedHead(Windowed):
 
     Attributes:
         coarse: Share of the image's side at which it is looked at as a whole for large objects; 0 if it is not.
+        objectness: Exponent of the router's probability of a cell in the odds of what is found there; 0 leaves it
+            out.
     """
 
     coarse: float = 0.0
+    objectness: float = 0.0
 
     def forward(self, x: list[torch.Tensor]) -> Any:
         """Return what Ultralytics' head does of the maps of the windows, in its form, for whole images."""
@@ -149,7 +153,7 @@ class WindowedHead(Windowed):
         own: Any = self
         whole = own.anchors, own.strides, own.shape
         try:
-            return super()._inference(listed(x))
+            return super()._inference(listed(x, own.objectness))
         finally:
             own.anchors, own.strides, own.shape = whole
 
@@ -190,14 +194,21 @@ def on_full_maps(preds: Any) -> Any:
     return type(preds)(on_full_maps(p) for p in preds) if type(preds) in (tuple, list) else preds
 
 
-def listed(raw: dict[str, Any]) -> dict[str, Any]:
+def listed(raw: dict[str, Any], objectness: float = 0.0) -> dict[str, Any]:
     """Return raw predictions of windows (windows, C, A) as a list for each image (B, C, k * A), with their places.
+
+    Args:
+        raw: The predictions.
+        objectness: As in `WindowedHead`.
 
     Returns:
         The predictions; `centres` (B, 2, k * A), x and y in positions of their map; `steps` (1, k * A), its px.
     """
     plan, strides = raw["windows"].plan, raw["windows"].strides
     own = {key: plan.spread(v).transpose(1, 2).flatten(2) for key, v in predictions(raw).items()}
+    if objectness:  # by softplus: the logarithm of a sigmoid is endless in half precision
+        doubts = F.softplus(-plan.logits).gather(1, plan.cells_of(strides).flatten(1))
+        own["scores"] = own["scores"] - objectness * doubts[:, None].to(own["scores"])
     own["scores"] = own["scores"].masked_fill(~plan.owned(strides).flatten(1)[:, None], NOTHING)
     dtype = own["boxes"].dtype
     cells = plan.window[0] * plan.window[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,15 +51,15 @@ class _Router(nn.Module):
         super().__init__()
         self.entry, self.most = entry, most
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return corners (1, most, 2) and the number of windows (1,) of an image."""
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return corners (1, most, 2), the number of windows (1,) of an image, and the scores of its cells (1, N)."""
         size = self.entry.cells(images)
         with padded_images(images):
             logits, inside = self.entry.score(images, size)
         window = window_cells(self.entry.window, size, self.entry.cell)
         corners, gains = windows_in_order(logits, size, window, self.most, inside)
         assert self.entry.threshold is not None
-        return corners, worthy(gains, self.entry.threshold)
+        return corners, worthy(gains, self.entry.threshold), logits
 
 
 class _OnWindows(nn.Module):
@@ -68,11 +69,19 @@ class _OnWindows(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: torch.Tensor, corners: torch.Tensor | None = None) -> Any:
-        """Return the output for an image, of windows at corners (1, k, 2), or of none, for the coarse pass alone."""
+    def forward(
+        self, images: torch.Tensor, corners: torch.Tensor | None = None, scores: torch.Tensor | None = None
+    ) -> Any:
+        """Return the output for an image, of windows at corners (1, k, 2), or of none, for the coarse pass alone.
+
+        Without the scores of the cells (1, N), which only objectness needs, the output does not depend on them.
+        """
+        entry = head_of(self.net).entry
         if corners is None:
             corners = torch.zeros((1, 0, 2), dtype=torch.long, device=images.device)
-        with head_of(self.net).entry.windows_at(corners):
+        if scores is None:
+            scores = images.new_zeros(1, math.prod(entry.cells(images)))
+        with entry.windows_at(corners, scores):
             return self.net(images)
 
 
@@ -184,11 +193,12 @@ def _graphs(net: Any, ks: Sequence[int], imgsz: int, folder: Path) -> dict[str, 
     head.export, head.format, head.shape = True, "onnx", None
     image = torch.zeros(1, 3, imgsz, imgsz)
     router, network = _Router(head.entry, max(ks)).eval(), _OnWindows(net).eval()
-    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count"], folder)}
+    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "scores"], folder)}
     names = ["output0", "output1"] if hasattr(head, "proto") else ["output0"]
+    scores = (torch.zeros(1, math.prod(head.entry.cells(image))),) if head.objectness else ()
     for k in ks:
-        corners = (torch.zeros(1, k, 2, dtype=torch.long),) if k else ()
-        graphs[f"k{k}.onnx"] = _traced(network, (image, *corners), names, folder)
+        placed = (torch.zeros(1, k, 2, dtype=torch.long), *scores) if k else ()
+        graphs[f"k{k}.onnx"] = _traced(network, (image, *placed), names, folder)
     return graphs
 
 
@@ -207,7 +217,7 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: list[s
 
     LOGGER.info(f"mod_vision: a graph of {', '.join(outputs)} for inputs {[tuple(x.shape) for x in inputs]}")
     file = folder / "graph.onnx"
-    names = ["images", "corners"][: len(inputs)]
+    names = ["images", "corners", "scores"][: len(inputs)]
     torch2onnx(module, inputs, file, best_onnx_opset(onnx), names, outputs)
     graph = onnxslim.slim(onnx.load(file))
     graph.ir_version = min(graph.ir_version, 10)  # as Ultralytics does, for older runtimes

@@ -40,6 +40,7 @@ class WindowSettings:
         router: Name of a router of windows.
         coarse: Share of the image's side at which the whole image is looked at for large objects; 0 leaves it out.
         entry: Row at which windows are taken; the rows before see the whole image.
+        objectness: Exponent of the router's probability of a cell in the odds of what is found there, in [0, 1].
     """
 
     size: int = 192
@@ -47,6 +48,7 @@ class WindowSettings:
     router: str = "look"
     coarse: float = 0.0
     entry: int = 0
+    objectness: float = 0.0
 
     @classmethod
     def from_yaml(cls, section: Any) -> WindowSettings | None:
@@ -69,6 +71,8 @@ class WindowSettings:
             raise ValueError(f"mod.windows.coarse must be one of {', '.join(map(str, COARSE))}, got {found.coarse!r}.")
         if not _is_whole(found.entry) or found.entry < 0:
             raise ValueError(f"mod.windows.entry must be the number of a row of the backbone, got {found.entry!r}.")
+        if not _is_number(found.objectness) or not 0 <= found.objectness <= 1:
+            raise ValueError(f"mod.windows.objectness must be a number in [0, 1], got {found.objectness!r}.")
         return found
 
 

@@ -72,7 +72,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     if hasattr(head, "proto"):
         head.proto = forms.form_of(head.proto, forms.WINDOWED_PROTOS, entry)
     new = forms.form_of(head, forms.WINDOWED_HEADS, entry)
-    new.coarse = settings.coarse
+    new.coarse, new.objectness = settings.coarse, settings.objectness
     model[-1] = take_place(head, new)
 
 
