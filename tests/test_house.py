@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ def imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
                 yield inner if inner in known else within
 
 
+@functools.cache
 def edges() -> list[tuple[str, str]]:
     """Return importer and imported; the package's own `__init__` hands names on and counts for neither."""
     known = modules()
