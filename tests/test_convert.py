@@ -230,7 +230,7 @@ DENSE = [row("dense", 30, 100), row("dense", 27, 60, 480), row("dense", 20, 30, 
 @pytest.mark.parametrize(
     ("routed", "max_loss", "sold", "told"),
     [
-        (row("r", 29.8, 50), 0.5, True, r"2\.00x as fast as the dense model at -0\.2 AP: 29\.8 AP in 50\.0 ms instead"),
+        (row("r", 29.8, 50), 0.5, True, r"2\.00x .* at -0\.2 AP: 29\.8 AP in 50\.0 ms instead .* about 24\.7 AP\.$"),
         (row("r", 30.4, 50), 0.0, True, r"at \+0\.4 AP"),
         (row("r", 28.0, 50), 0.5, False, r"loses 2\.0 AP, more than max_loss=0\.5"),
         (row("r", 28.0, 50), None, True, r"at -2\.0 AP"),

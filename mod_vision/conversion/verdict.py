@@ -41,11 +41,12 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdic
             False,
             f"the dense model at imgsz={best.imgsz} is the better buy: {_figures(best)}, the routed one has {own}.",
         )
-    if ap <= (between := dense_ap(dense, routed.ms)):
+    rival = dense_ap(dense, routed.ms)
+    if ap <= rival:
         sizes = ", ".join(f"{_figures(row)} at imgsz={row.imgsz}" for row in dense)
         return Verdict(
             False,
-            f"the dense model on smaller images is the better buy: {sizes}, so about {between:.1f} AP in the time of "
+            f"the dense model on smaller images is the better buy: {sizes}, so about {rival:.1f} AP in the time of "
             f"the routed one, which has {own}.",
         )
     loss = full.accuracy.ap - ap
@@ -56,7 +57,11 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdic
             f"more than max_loss={max_loss:g}.",
         )
     speed, change = full.ms / routed.ms, f"{-loss:+.1f} AP"
-    return Verdict(True, f"{speed:.2f}x as fast as the dense model at {change}: {own} instead of {_figures(full)}.")
+    return Verdict(
+        True,
+        f"{speed:.2f}x as fast as the dense model at {change}: {own} instead of {_figures(full)}; on images so small "
+        f"that it takes as little time, the dense model has about {rival:.1f} AP.",
+    )
 
 
 def dense_ap(dense: Sequence[Row], ms: float) -> float:
