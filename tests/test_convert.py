@@ -12,7 +12,10 @@ import pytest
 import torch
 import yaml
 from conftest import randomise
+from PIL import Image
 from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils.ops import xywhr2xyxyxyxy
 
 import mod_vision
 from mod_vision.cli.main import main
@@ -27,10 +30,14 @@ from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.routing import routed_layers
 from mod_vision.routing.lost_objects import Objects, shown_share
 from mod_vision.routing.placing import plan_windows, window_count
+from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.model.loading import load_model, trained_with
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.objects import upright_boxes
+from mod_vision.yolo.train.fit import labelled_images
 
+RUN = RunSettings(imgsz=128, threads=1)
 MODELS = ("yolov8n", "yolov9t", "yolo12n", "yolo26n-seg")
 
 
@@ -288,13 +295,13 @@ def test_what_is_asked_for():
         (["model=dense.pt", "data=no.yaml", "router="], "router= names none"),
         (["model=dense.pt", "data=no.yaml", "steps=0"], "steps=0: steps must be a whole number of at least 1"),
         (["model=dense.pt", "data=no.yaml", "out=dense.pt"], "is the model it is made from"),
-        (["model=pose.pt", "data=no.yaml"], "this model is for 'pose'"),
+        (["model=classes.pt", "data=no.yaml"], "detect, segment, pose, obb, this one is for 'classify'"),
         (["model=routed.pt", "data=no.yaml"], "the model is routed already"),
     ],
 )
 def test_what_is_refused(tmp_path, monkeypatch, capsys, words, told):
     monkeypatch.chdir(tmp_path)
-    for name, base in (("dense", "yolo26n"), ("pose", "yolo26n-pose"), ("routed", "yolo26n-mod")):
+    for name, base in (("dense", "yolo26n"), ("classes", "yolo26n-cls"), ("routed", "yolo26n-mod")):
         if f"model={name}.pt" in words:
             YOLO(f"{base}.yaml").save(f"{name}.pt")
     assert main(["convert", *words]) == 1
@@ -344,3 +351,80 @@ def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys
     assert head.entry.router.trained
     assert trained_with(YOLO("dense-mod.pt")) == (256, str(scenes))
     assert YOLO("dense-mod.pt").predict(np.zeros((128, 256, 3), np.uint8), imgsz=256, verbose=False)
+
+
+# ------------------------------------------------------------------------------------------------------- other tasks
+
+
+def test_rotated_boxes_stand_upright():
+    """Around their corners, as Ultralytics has them."""
+    torch.manual_seed(0)
+    batch = {"img": torch.zeros(1, 3, 96, 160), "bboxes": torch.rand(50, 5)}
+    size = torch.tensor([160.0, 96.0])
+    rotated = torch.cat((batch["bboxes"][:, :2] * size, batch["bboxes"][:, 2:4] * size, batch["bboxes"][:, 4:]), 1)
+    corners = xywhr2xyxyxyxy(rotated)
+    low, high = corners.amin(1), corners.amax(1)
+    torch.testing.assert_close(upright_boxes(batch), torch.cat(((low + high) / 2 / size, (high - low) / size), 1))
+    plain = {**batch, "bboxes": batch["bboxes"][:, :4]}
+    assert upright_boxes(plain) is plain["bboxes"]
+
+
+@pytest.fixture(params=["pose", "obb"])
+def other(request, tmp_path) -> tuple[str, Path, YOLO]:
+    """A task, 16 + 2 images with squares and their labels for it, and a model that is confident of everything."""
+    task, rng = request.param, np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 2)):
+        for part in ("images", "labels"):
+            (tmp_path / part / split).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 90, (96, 128, 3), np.uint8)
+            x, y = rng.integers(8, 80, 2).tolist()
+            image[y : y + 12, x : x + 24] = 255
+            Image.fromarray(image).save(tmp_path / f"images/{split}/{i}.png")
+            box = f"{(x + 12) / 128} {(y + 6) / 96} {24 / 128} {12 / 96}"
+            corners = [(x, y), (x + 24, y), (x + 24, y + 12), (x, y + 12)]
+            polygon = " ".join(f"{a / 128} {b / 96}" for a, b in corners)
+            label = f"{box} {(x + 12) / 128} {(y + 6) / 96} 2" if task == "pose" else polygon
+            (tmp_path / f"labels/{split}/{i}.txt").write_text(f"0 {label}\n")
+    data = {"path": str(tmp_path), "train": "images/train", "val": "images/val", "names": {0: "square"}}
+    data |= {"kpt_shape": [1, 3]} if task == "pose" else {}
+    (tmp_path / "squares.yaml").write_text(yaml.safe_dump(data))
+    d = {key: value for key, value in yaml_model_load(f"yolo11n-{task}.yaml").items() if key != "yaml_file"}
+    d |= {"nc": 1} | ({"kpt_shape": [1, 3]} if task == "pose" else {})
+    (tmp_path / f"yolo11n-{task}.yaml").write_text(yaml.safe_dump(d))
+    yolo = YOLO(tmp_path / f"yolo11n-{task}.yaml", task=task)
+    for layer in yolo.model.model[-1].cv3:
+        torch.nn.init.constant_(layer[-1].bias, 0.0)
+    return task, tmp_path / "squares.yaml", yolo
+
+
+def test_keypoints_and_rotated_boxes(other, tmp_path):
+    """Converted with a teacher's labels, and measured by Ultralytics' own figures."""
+    task, data, dense = other
+    done = mod_vision.convert(dense, str(data), Wanted(speedup=1.2), False, ["look"], 1, run=RUN, folder=tmp_path / "w")
+    expected = dense.val(data=str(data), imgsz=128, batch=1, plots=False, verbose=False, project=str(tmp_path))
+    assert done.rows[0].accuracy.ap == pytest.approx(100 * (expected.pose if task == "pose" else expected.box).map)
+    routed = done.rows[-1].accuracy
+    assert routed.windows is not None
+    assert 0 <= routed.lost <= 100
+    result = done.model.predict(np.zeros((96, 128, 3), np.uint8), imgsz=128, verbose=False)[0]
+    assert (result.keypoints if task == "pose" else result.obb) is not None
+
+
+def test_a_teacher_of_other_tasks(other, tmp_path):
+    """What it says is read as Ultralytics reads labels of the task."""
+    task, data, dense = other
+    parts = divide(str(data), tmp_path / "work", dense, 128)
+    content = yaml.safe_load(Path(parts.data).read_text())
+    photo = lines(content["train"])[0]
+    (image,) = dense.predict(photo, imgsz=128, verbose=False)
+    rows = np.loadtxt(Path(photo.replace("/images/", "/labels/")).with_suffix(".txt"), ndmin=2)
+    if task == "pose":
+        shapes = torch.cat((image.boxes.xywhn, image.keypoints.xyn[:, 0]), 1)
+        assert set(rows[:, 7]) <= {0, 2}
+        assert content["kpt_shape"] == [1, 3]
+    else:
+        shapes = image.obb.xyxyxyxyn.flatten(1).clamp(0, 1)
+    np.testing.assert_allclose(rows[:, 1 : 1 + shapes.shape[1]], shapes, atol=1e-5)
+    batches = {batch["im_file"][0]: batch for batch in labelled_images(dense, parts.data, 128, "train")}
+    assert len(batches[photo]["cls"]) == len(rows) > 0

@@ -30,7 +30,6 @@ from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of, look_rows, probed
 from mod_vision.yolo.run.device import MIN_STRIDE, start
 from mod_vision.yolo.run.images import evenly_spaced, read_images
-from mod_vision.yolo.run.validate import check_task
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 
@@ -39,6 +38,7 @@ SMALLER = (0.75, 0.5)  # of the image's side
 TIMED = 32  # photos
 OBJECTNESS = 0.25  # where a cell holds an object with a probability of 1/16, the odds of what is found are halved
 ROUTERS = ("look", "stem")
+TASKS = ("detect", "segment", "pose", "obb")
 
 
 class Conversion(NamedTuple):
@@ -93,7 +93,7 @@ def convert(
     on the rest of it, by the objects that are lost, by AP and by measured time. `val` is for the table alone.
 
     Args:
-        model: A `YOLO` object or a .pt file, trained to detect or to segment; it stays as it is.
+        model: A `YOLO` object or a .pt file, trained for one of `TASKS`; it stays as it is.
         data: Data YAML.
         wanted: Budget, speed-up or loss that is asked for.
         labels: False takes the dense model's own confident detections for labels of the training images, and of `val`
@@ -105,8 +105,8 @@ def convert(
 
     Raises:
         FileNotFoundError: If model or data are missing.
-        ValueError: If an argument is not valid, the model is neither for detection nor for segmentation, is routed
-            already or does not go with windows, or there are too few images.
+        ValueError: If an argument is not valid, the model is for another task, is routed already or does not go with
+            windows, or there are too few images.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -116,7 +116,8 @@ def convert(
         if router not in WINDOW_ROUTERS or not WINDOW_ROUTERS[router].learned or router == "prior":
             raise ValueError(f"routers to convert with are look, scout and stem, got {router!r}.")
     dense = load_model(model)
-    check_task(dense)
+    if dense.task not in TASKS:
+        raise ValueError(f"convert takes models for {', '.join(TASKS)}, this one is for {dense.task!r}.")
     run = start(RunSettings(run.imgsz or trained_with(dense).imgsz, run.device, run.threads))
     dense = copy_model(dense)
     windowed = {router: _windowed(dense, router).to(run.device) for router in routers}  # refused now, or not at all

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.data.utils import img2label_paths
@@ -57,7 +58,7 @@ def divide(data: str, folder: Path, teacher: YOLO | None = None, imgsz: int = 64
     fitted, kept = _cut(images)
     kept = evenly_spaced(kept, MOST_KEPT)
     content: dict[str, Any] = {"path": str(described["path"]), "names": described["names"]}
-    content |= {key: described[key] for key in ("channels",) if key in described}
+    content |= {key: described[key] for key in ("channels", "kpt_shape", "flip_idx") if key in described}
     val, taught = described.get("val"), False
     if teacher is not None:
         fitted = _taught(teacher, fitted, folder, "train", imgsz)
@@ -127,10 +128,17 @@ def _link(path: Path, link: Path) -> None:
 
 
 def _lines(result: Any) -> str:
-    """Return detections as the lines of a label file: polygons where there are masks, else boxes."""
-    classes = [int(c) for c in result.boxes.cls.tolist()]
-    shapes = result.boxes.xywhn.tolist()
+    """Return detections as the lines of a label file: polygons where there are masks, else boxes, with keypoints."""
+    found = result.boxes if result.obb is None else result.obb
+    classes = [int(c) for c in found.cls.tolist()]
+    shapes = result.boxes.xywhn.tolist() if result.obb is None else result.obb.xyxyxyxyn.clamp(0, 1).flatten(1).tolist()
     if result.masks is not None:
         outlines = [outline.flatten().tolist() for outline in result.masks.xyn]
         shapes = [outline if len(outline) > 5 else box for outline, box in zip(outlines, shapes, strict=True)]
+    if result.keypoints is not None and result.keypoints.data.shape[1]:
+        points = result.keypoints.xyn.clamp(0, 1)
+        if result.keypoints.has_visible:
+            seen = 2.0 * (result.keypoints.conf > CONFIDENT)  # 2 is COCO's word for visible, 0 for not there
+            points = torch.cat((points, seen[..., None]), 2)
+        shapes = [box + own for box, own in zip(shapes, points.flatten(1).tolist(), strict=True)]
     return "".join(f"{c} {' '.join(f'{v:.6f}' for v in shape)}\n" for c, shape in zip(classes, shapes, strict=True))

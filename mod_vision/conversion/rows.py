@@ -11,7 +11,9 @@ from typing import Any
 
 from ultralytics import YOLO
 
+from mod_vision.conversion.seen import lost_objects
 from mod_vision.eval.accuracy.coco import Scorer
+from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.run.log import warnings_only
 from mod_vision.yolo.run.validate import validate
@@ -24,7 +26,7 @@ class Accuracy:
     """Accuracy of a model on a split, in percent.
 
     Attributes:
-        ap: COCO's AP, of masks if the model segments.
+        ap: COCO's AP, of masks if the model segments; of keypoints and of rotated boxes as Ultralytics has it.
         ap50: AP at an IoU of 0.5.
         lost: Objects that no window shows; None for a dense model.
         lost_small: The same of small ones, below 32 x 32 px; None if there is none.
@@ -61,6 +63,12 @@ class Row:
 
 def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
     """Score a model, image by image; it stays as it is."""
+    coco = yolo.task in ("detect", "segment")
+    return (_by_coco if coco else _by_ultralytics)(yolo, data, imgsz, split, device)
+
+
+def _by_coco(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
+    """Return the accuracy of a model for detection or segmentation."""
     scorer = Scorer(str(yolo.task), None, "pycocotools")
     where: dict[str, Any] = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
     with tempfile.TemporaryDirectory() as folder, warnings_only(), contextlib.redirect_stdout(io.StringIO()):
@@ -68,8 +76,23 @@ def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accurac
         scores = scorer.result()
     stats = scores["mask" if "mask" in scores else "box"].stats
     accuracy = Accuracy(100 * stats["AP"], 100 * stats["AP50"])
-    if found.lost and found.lost.windows:
-        figures = found.lost.result()
+    return _with_lost(accuracy, found.lost)
+
+
+def _by_ultralytics(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
+    """Return the accuracy of a model for keypoints or rotated boxes."""
+    where: dict[str, Any] = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
+    with tempfile.TemporaryDirectory() as folder, warnings_only(), contextlib.redirect_stdout(io.StringIO()):
+        metrics: Any = copy_model(yolo).val(**where, project=folder, plots=False, workers=0, verbose=False)
+        lost = lost_objects(yolo, data, imgsz, split)
+    found = metrics.pose if yolo.task == "pose" else metrics.box
+    return _with_lost(Accuracy(100 * float(found.map), 100 * float(found.map50)), lost)
+
+
+def _with_lost(accuracy: Accuracy, counted: LostObjects | None) -> Accuracy:
+    """Return an accuracy with the objects that windows lose, if it is of a model on windows."""
+    if counted and counted.windows:
+        figures = counted.result()
         lost = figures["lost"].get("router", {})
         accuracy.lost, accuracy.windows = 100 * lost.get("all", 0.0), figures["windows_median"]
         accuracy.lost_small = 100 * lost["small"] if "small" in lost else None

@@ -9,11 +9,13 @@ import torch
 from torchvision.ops import box_iou
 
 from mod_vision.conversion.parts import CONFIDENT
-from mod_vision.routing.lost_objects import Objects, shown_share
+from mod_vision.routing.lost_objects import LostObjects, Objects, shown_share
 from mod_vision.routing.placing import BUCKETS, gains_of, plan_windows, window_cells, window_count
 from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.model.coarse import KEPT, OVERLAP, boxes_of
 from mod_vision.yolo.model.windows import head_of, overview
+from mod_vision.yolo.run.objects import upright_boxes
+from mod_vision.yolo.run.window_objects import WindowObjects
 from mod_vision.yolo.train.fit import labelled_images
 
 PASS = 0.25  # share of the side of a coarse pass that is tried
@@ -66,13 +68,26 @@ def look_at(yolo: Any, data: str, imgsz: int, split: str = "test") -> list[Seen]
     for batch in labelled_images(yolo, data, imgsz, split):
         yolo.model.eval()(batch["img"])
         height, width = batch["img"].shape[2:]
-        boxes = batch["bboxes"][:, :4].float().cpu() * torch.tensor((width, height) * 2)
+        boxes = upright_boxes(batch).float().cpu() * torch.tensor((width, height) * 2)
         corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
         plan = entry.plan
         inside = None if plan.inside is None else plan.inside.cpu()
         plan = plan._replace(logits=plan.logits.cpu(), corners=plan.corners.cpu(), inside=inside)
         found.append(Seen(plan, corners, found_coarsely(yolo, batch["img"], corners)))
     return found
+
+
+@torch.no_grad()
+def lost_objects(yolo: Any, data: str, imgsz: int, split: str) -> LostObjects | None:
+    """Count the objects of a split that the windows of a model lose, None for a model without windows."""
+    head = head_of(yolo.model)
+    if head is None:
+        return None
+    counted = WindowObjects(head, {}, dict(yolo.names))
+    for batch in labelled_images(yolo, data, imgsz, split):
+        yolo.model.eval()(batch["img"])
+        counted.update(batch)
+    return counted.found
 
 
 @torch.no_grad()

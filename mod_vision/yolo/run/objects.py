@@ -11,6 +11,19 @@ from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.model.coarse import largest_for_windows
 
 
+def upright_boxes(batch: dict[str, Any]) -> torch.Tensor:
+    """Return centre and size (M, 4) of the boxes of an Ultralytics batch as shares of the image's width and height.
+
+    Of rotated boxes, centre, size and an angle in radians, they are those around them.
+    """
+    boxes: torch.Tensor = batch["bboxes"]
+    if boxes.shape[1] == 4:
+        return boxes
+    size = boxes.new_tensor(batch["img"].shape[:1:-1])  # width, height
+    sides, cos, sin = boxes[:, 2:4] * size, boxes[:, 4:].cos().abs(), boxes[:, 4:].sin().abs()
+    return torch.cat((boxes[:, :2], (sides * cos + sides.flip(1) * sin) / size), 1)
+
+
 def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = True) -> torch.Tensor:
     """Weigh the tokens (B, H, W) that touch an object of an Ultralytics batch: its masks, else its boxes.
 
@@ -28,7 +41,7 @@ def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = 
     idx = batch["batch_idx"].to(batch["img"].device)
     if "masks" in batch:
         return tokens_in_masks(batch["masks"].to(batch["img"].device), size, images, idx, overlap)
-    return tokens_in_boxes(batch["bboxes"][:, :4].to(batch["img"].device), idx, images, size)
+    return tokens_in_boxes(upright_boxes(batch).to(batch["img"].device), idx, images, size)
 
 
 def object_cells(batch: dict[str, Any], size: tuple[int, int], head: WindowedHead) -> torch.Tensor:
@@ -40,7 +53,7 @@ def object_cells(batch: dict[str, Any], size: tuple[int, int], head: WindowedHea
         head: The model's head.
     """
     device = batch["img"].device
-    boxes, idx = batch["bboxes"].to(device)[:, :4], batch["batch_idx"].to(device)
+    boxes, idx = upright_boxes(batch).to(device), batch["batch_idx"].to(device)
     longer = (boxes[:, 2:] * boxes.new_tensor((size[1], size[0]))).amax(1) * head.entry.cell
     ours = longer <= largest_for_windows(head)
     return tokens_in_boxes(boxes[ours], idx[ours], len(batch["img"]), size)

@@ -94,7 +94,9 @@ class Postprocess:
             raise ValueError(f"conf must be in [0, 1], got {conf}.")
         predictor = model._smart_load("predictor")
         self.predictor = predictor(overrides={"task": model.task, "conf": conf, "save": False, "verbose": False})
-        self.predictor.model = SimpleNamespace(names=names, end2end=end2end)
+        self.predictor.model = SimpleNamespace(
+            names=names, end2end=end2end, kpt_shape=getattr(model.model, "kpt_shape", None)
+        )
         self.predictor.batch = ([""],)
 
     def __call__(self, forward: Forward, image: np.ndarray) -> Any:

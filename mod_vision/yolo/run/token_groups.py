@@ -11,7 +11,7 @@ import torch
 
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.recall import OBJECTS, REST, majority_cells
-from mod_vision.yolo.run.objects import object_tokens
+from mod_vision.yolo.run.objects import object_tokens, upright_boxes
 
 
 def token_groups(
@@ -24,7 +24,7 @@ def token_groups(
     classes = batch["cls"].flatten().long()
     for index in classes.unique().tolist():
         part = classes == index
-        boxes = batch["bboxes"][part, :4].to(inside.device)
+        boxes = upright_boxes(batch)[part].to(inside.device)
         touched = tokens_in_boxes(boxes, batch["batch_idx"][part].to(inside.device), len(inside), size).bool()
         name = names[index] if names[index] not in groups else f"class {names[index]}"
         groups[name] = touched & objects  # where there are masks, `objects` trims the boxes to them

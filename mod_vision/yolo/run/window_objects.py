@@ -16,7 +16,7 @@ from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.data.description import split_images
 from mod_vision.yolo.model.coarse import largest_for_windows
 from mod_vision.yolo.run.images import some_images
-from mod_vision.yolo.run.objects import object_cells
+from mod_vision.yolo.run.objects import object_cells, upright_boxes
 
 PRIOR_IMAGES = 2000
 
@@ -44,7 +44,7 @@ class WindowObjects:
         """Return the objects of a batch but for those that are the coarse pass's."""
         device = batch["img"].device
         height, width = batch["img"].shape[2:]
-        boxes = batch["bboxes"].to(device)[:, :4].float() * torch.tensor((width, height) * 2, device=device)
+        boxes = upright_boxes(batch).to(device).float() * torch.tensor((width, height) * 2, device=device)
         ours = boxes[:, 2:].amax(1) <= largest_for_windows(self.head)
         idx, classes = batch["batch_idx"].to(device).long(), batch["cls"].flatten().long().tolist()
         gains = torch.tensor([ratio[0][0] for ratio in batch["ratio_pad"]], device=device)

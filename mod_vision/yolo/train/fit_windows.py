@@ -20,7 +20,7 @@ from mod_vision.routing.losses import cell_loss
 from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.window_routers import LookRouter
 from mod_vision.yolo.model.windows import head_of, run_rows
-from mod_vision.yolo.run.objects import object_cells
+from mod_vision.yolo.run.objects import object_cells, upright_boxes
 
 STEPS, BATCH = 400, 8
 RATE, ROWS_RATE, DECAY = 3e-3, 3e-4, 0.02  # ROWS_RATE: of rows that have learnt to see already
@@ -86,7 +86,9 @@ def _steps(
     router, optimiser, schedule = parts.values()
     every, losses = max(1, steps // 10), _resumed(parts, resume)
     for step in range(len(losses), steps):
-        batch = augmented(cropped(scaled(next(batches), head.entry.cell), CROP, head.entry.cell))
+        batch = next(batches)
+        batch = scaled({**batch, "bboxes": upright_boxes(batch)}, head.entry.cell)
+        batch = augmented(cropped(batch, CROP, head.entry.cell))
         images = batch["img"]
         size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
         loss = cell_loss(router(_seen(net, head, images, size), size).flatten(1), object_cells(batch, size, head))
@@ -178,7 +180,6 @@ def cropped(batch: dict[str, Any], side: int, cell: int) -> dict[str, Any]:
     first, last = (centre - half - low).clamp(min=0), torch.minimum(centre + half - low, part)
     inside = (last > first).all(1)
     own = torch.cat(((first + last) / 2 / part, (last - first) / part), 1)[inside]
-    own = torch.cat((own, boxes[inside, 4:]), 1)
     return {
         **batch,
         "img": images[:, :, y : y + h, x : x + w],
