@@ -30,7 +30,7 @@ def context(
 ) -> None:
     """Score dense, windows on a grid with and without overlap, and windows of the router.
 
-    On a grid that overlaps by half, every object up to half a window is whole in some window, far from its border.
+    On a grid that overlaps by half, every object up to half a window is whole in some window.
 
     Args:
         model: Checkpoint on windows.

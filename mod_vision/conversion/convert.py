@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from ultralytics import YOLO
 
-from mod_vision.conversion.choice import Setting, best_of_sizes, passes_of, settings_of
+from mod_vision import __version__
+from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of
 from mod_vision.conversion.parts import Parts, divide
 from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.rows import Accuracy, Row, score, table
@@ -27,6 +28,7 @@ from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model, trained_with
 from mod_vision.yolo.model.settings import WindowSettings
+from mod_vision.yolo.model.trust import check_data
 from mod_vision.yolo.model.windows import head_of, look_rows, probed
 from mod_vision.yolo.run.device import MIN_STRIDE, start
 from mod_vision.yolo.run.images import evenly_spaced, read_images
@@ -90,7 +92,7 @@ def convert(
     """Convert a trained dense model into one that runs on windows; all of its weights stay as they are.
 
     Routers are trained on a part of the training split. Router, size of windows, threshold and coarse pass are chosen
-    on the rest of it, by the objects that are lost, by AP and by measured time. `val` is for the table alone.
+    on the rest of it, by the objects that are lost and by measured time. `val` is for the table alone.
 
     Args:
         model: A `YOLO` object or a .pt file, trained for one of `TASKS`; it stays as it is.
@@ -118,12 +120,13 @@ def convert(
     dense = load_model(model)
     if dense.task not in TASKS:
         raise ValueError(f"convert takes models for {', '.join(TASKS)}, this one is for {dense.task!r}.")
+    _check_classes(dense, data)
     run = start(RunSettings(run.imgsz or trained_with(dense).imgsz, run.device, run.threads))
     dense = copy_model(dense)
     windowed = {router: _windowed(dense, router).to(run.device) for router in routers}  # refused now, or not at all
     dense.to(run.device)
     asked = {"data": str(Path(data).resolve()), "wanted": asdict(wanted), "labels": labels, "steps": steps}
-    asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense)}
+    asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense), "by": [__version__, OBJECTNESS]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
     if parts.taught:
@@ -133,16 +136,33 @@ def convert(
         print(f"training the router {router}; all other weights stay as they are", flush=True)
         _fit(job, router)
     print(f"choosing windows on {len(parts.kept)} images kept aside from training", flush=True)
-    settings = _choose(job)
+    winners = _choose(job)
     print("measuring on val", flush=True)
-    models = {_name(setting): _set(job, setting) for setting in settings}
-    chosen = _asked_for(job, settings)
-    rows = _rows(job, models)
-    dense_rows, routed = rows[: 1 + len(SMALLER)], {row.name: row for row in rows}
-    decision = verdict(routed[_name(chosen)], dense_rows, wanted.bound)
-    routed[_name(chosen)].name += " *"
+    names = _names(winners)
+    models = {name: _set(job, setting) for setting, name in names.items()}
+    chosen = _asked_for(job, winners)
+    dense_rows, rows = _rows(job, models)
+    own = next(row for row in rows if row.name == names[chosen])
+    decision = verdict(own, dense_rows, wanted.bound)
+    own.name += " *"
     progress.finish()
-    return Conversion(models[_name(chosen)].to("cpu"), rows, decision, chosen, run)
+    return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run)
+
+
+def _check_classes(dense: YOLO, data: str) -> None:
+    """Refuse data of other classes or keypoints.
+
+    Raises:
+        ValueError: If the numbers of them differ.
+    """
+    described, net = check_data(data, "train"), dense.model
+    if len(dense.names) != described["nc"]:
+        raise ValueError(
+            f"the model has {len(dense.names)} classes, the data set {described['nc']}; train on this data set first."
+        )
+    own, theirs = getattr(net, "kpt_shape", None), described.get("kpt_shape")
+    if own and theirs and list(own) != list(theirs):
+        raise ValueError(f"the model has keypoints of kpt_shape {list(own)}, the data set {list(theirs)}.")
 
 
 def _mark(yolo: YOLO) -> float:
@@ -169,7 +189,7 @@ def _fit(job: _Job, router: str) -> None:
 
 
 def _choose(job: _Job) -> list[Setting]:
-    """Return the settings for the three speed-ups, those that differ."""
+    """Return the settings for the three speed-ups, the slowest first; one can win more than once."""
 
     def find() -> list[Any]:
         settings: list[Setting] = []
@@ -177,24 +197,21 @@ def _choose(job: _Job) -> list[Setting]:
         for router, yolo in job.routed.items():
             dense_ms, own = _settings(job, router, yolo)
             settings += own
-        shortlists = [best_of_sizes(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
-        return [[list(setting) for setting in shortlist] for shortlist in shortlists]
+        found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
+        return [list(setting) for setting in found]
 
-    shortlists = [[Setting(*values) for values in own] for own in job.progress.once("shortlists", find)]
-    best = [max(own, key=partial(_kept_ap, job)) if len(own) > 1 else own[0] for own in shortlists]
-    return list(dict.fromkeys(best))
+    return [Setting(*values) for values in job.progress.once("settings", find)]
 
 
 def _kept_ap(job: _Job, setting: Setting | None) -> float:
     """Return the AP of a setting, or of the dense model, on the images kept aside."""
-    name = "dense" if setting is None else _name(setting)
 
     def find() -> float:
-        print(f"    {name}, on the images kept aside", flush=True)
+        print(f"    {'dense' if setting is None else _name(setting)}, on the images kept aside", flush=True)
         yolo = job.dense if setting is None else _set(job, setting)
         return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device).ap
 
-    return float(job.progress.once(f"kept {name}", find))
+    return float(job.progress.once(f"kept {setting}", find))
 
 
 def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]:
@@ -208,7 +225,8 @@ def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]
         1, yolo.model.yaml.get("channels", 3), *(n * plan.cell for n in plan.size), device=job.run.device
     )
     torch.set_num_threads(job.run.threads)  # scoring sets its own
-    dense_ms, times = time_windows(yolo, sizes, passes_of(seen, min(sizes)), image)
+    passes = [0.0] if yolo.task == "obb" else passes_of(seen, min(sizes))  # its boxes are not told from squares
+    dense_ms, times = time_windows(yolo, sizes, passes, image)
     return dense_ms, settings_of(router, seen, dense_ms, times)
 
 
@@ -216,6 +234,15 @@ def _name(setting: Setting) -> str:
     """Return the name of a row."""
     coarse = f" + {setting.coarse:g}" if setting.coarse else ""
     return f"{setting.router} {setting.size}{coarse} at {100 * setting.share:.0f} %"
+
+
+def _names(settings: Sequence[Setting]) -> dict[Setting, str]:
+    """Return the names of the rows of settings that differ."""
+    names: dict[Setting, str] = {}
+    for setting in settings:
+        name = _name(setting)
+        names.setdefault(setting, name if name not in names.values() else f"{name}, {setting.threshold:.4g}")
+    return names
 
 
 def _set(job: _Job, setting: Setting) -> YOLO:
@@ -233,24 +260,25 @@ def _set(job: _Job, setting: Setting) -> YOLO:
     return yolo.to(job.run.device)
 
 
-def _asked_for(job: _Job, settings: Sequence[Setting]) -> Setting:
+def _asked_for(job: _Job, winners: Sequence[Setting]) -> Setting:
     """Return the setting that is asked for: the middle one of a budget, or the fastest that loses little enough.
 
     What is lost is judged on the images kept aside.
     """
     wanted = job.wanted
     if wanted.budget or wanted.speedup:
-        return settings[min(1, len(settings) - 1)]
+        return winners[1]
     bound = wanted.bound
     assert bound is not None
     dense = _kept_ap(job, None)
-    fits = [setting for setting in settings if dense - _kept_ap(job, setting) <= bound]
-    return min(fits, key=lambda s: s.ms) if fits else max(settings, key=partial(_kept_ap, job))
+    fits = [setting for setting in winners if dense - _kept_ap(job, setting) <= bound]
+    return min(fits, key=lambda s: s.ms) if fits else max(winners, key=partial(_kept_ap, job))
 
 
-def _rows(job: _Job, models: dict[str, YOLO]) -> list[Row]:
-    """Return the table: dense, dense on smaller images, and on windows."""
-    sizes = [ceil_div(round(job.run.imgsz * scale), MIN_STRIDE) * MIN_STRIDE for scale in (1.0, *SMALLER)]
+def _rows(job: _Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
+    """Return the table: dense, also on smaller images, and on windows."""
+    scaled = [ceil_div(round(job.run.imgsz * scale), MIN_STRIDE) * MIN_STRIDE for scale in (1.0, *SMALLER)]
+    sizes = list(dict.fromkeys(scaled))
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
     all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
     rows = []
@@ -266,4 +294,4 @@ def _rows(job: _Job, models: dict[str, YOLO]) -> list[Row]:
     times = time_predictions(all_models, photos)
     for row in rows:
         row.ms, row.p95, row.megabytes = times[row.name]
-    return rows
+    return rows[: len(sizes)], rows[len(sizes) :]

@@ -21,6 +21,7 @@ from mod_vision.yolo.run.images import evenly_spaced, some_images
 
 RUNS, KEPT = 8, 0.15  # the images are cut into runs; of each, the last part is kept aside: neighbours look alike
 MOST_KEPT, MOST_TAUGHT = 100, 1500  # images
+KEYS = ("channels", "kpt_shape", "kpt_oks_sigmas", "flip_idx")  # of a data YAML, beside paths and names
 CONFIDENT = 0.25  # lowest score of a detection that stands for a label
 
 
@@ -58,9 +59,13 @@ def divide(data: str, folder: Path, teacher: YOLO | None = None, imgsz: int = 64
     fitted, kept = _cut(images)
     kept = evenly_spaced(kept, MOST_KEPT)
     content: dict[str, Any] = {"path": str(described["path"]), "names": described["names"]}
-    content |= {key: described[key] for key in ("channels", "kpt_shape", "flip_idx") if key in described}
+    content |= {
+        key: described[key] for key in ("channels", "kpt_shape", "kpt_oks_sigmas", "flip_idx") if key in described
+    }
     val, taught = described.get("val"), False
     if teacher is not None:
+        if teacher.task == "pose":
+            content["kpt_shape"] = list(teacher.model.kpt_shape)
         fitted = _taught(teacher, fitted, folder, "train", imgsz)
         kept = _taught(teacher, kept, folder, "kept", imgsz)
         if not any(path.stat().st_size for path in (folder / "labels").rglob("*.txt")):

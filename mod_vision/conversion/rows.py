@@ -6,15 +6,18 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from ultralytics import YOLO
 
-from mod_vision.conversion.seen import lost_objects
+from mod_vision.conversion.seen import count_lost
 from mod_vision.eval.accuracy.coco import Scorer
 from mod_vision.routing.lost_objects import LostObjects
+from mod_vision.yolo.data.description import naming_split
 from mod_vision.yolo.model.graph import copy_model
+from mod_vision.yolo.model.trust import restricted
 from mod_vision.yolo.run.log import warnings_only
 from mod_vision.yolo.run.validate import validate
 
@@ -82,9 +85,14 @@ def _by_coco(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accu
 def _by_ultralytics(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
     """Return the accuracy of a model for keypoints or rotated boxes."""
     where: dict[str, Any] = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
-    with tempfile.TemporaryDirectory() as folder, warnings_only(), contextlib.redirect_stdout(io.StringIO()):
-        metrics: Any = copy_model(yolo).val(**where, project=folder, plots=False, workers=0, verbose=False)
-        lost = lost_objects(yolo, data, imgsz, split)
+    quiet: dict[str, Any] = {"plots": False, "workers": 0, "verbose": False, "val": False}  # `val` would write JSON
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        for context in (warnings_only(), contextlib.redirect_stdout(io.StringIO()), restricted()):
+            stack.enter_context(context)
+        stack.enter_context(naming_split(data, split))
+        metrics: Any = copy_model(yolo).val(**where, **quiet, project=folder)
+    lost = count_lost(yolo, data, imgsz, split)
     found = metrics.pose if yolo.task == "pose" else metrics.box
     return _with_lost(Accuracy(100 * float(found.map), 100 * float(found.map50)), lost)
 

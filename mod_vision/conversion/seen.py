@@ -78,16 +78,17 @@ def look_at(yolo: Any, data: str, imgsz: int, split: str = "test") -> list[Seen]
 
 
 @torch.no_grad()
-def lost_objects(yolo: Any, data: str, imgsz: int, split: str) -> LostObjects | None:
+def count_lost(yolo: Any, data: str, imgsz: int, split: str) -> LostObjects | None:
     """Count the objects of a split that the windows of a model lose, None for a model without windows."""
     head = head_of(yolo.model)
     if head is None:
         return None
-    counted = WindowObjects(head, {}, dict(yolo.names))
+    objects, found = WindowObjects(head, {}, dict(yolo.names)), LostObjects()
     for batch in labelled_images(yolo, data, imgsz, split):
         yolo.model.eval()(batch["img"])
-        counted.update(batch)
-    return counted.found
+        if head.entry.plan is not None:
+            found.update(head.entry.plan, objects.of(batch), {})
+    return found
 
 
 @torch.no_grad()

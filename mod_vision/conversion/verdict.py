@@ -46,8 +46,8 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdic
         sizes = ", ".join(f"{_figures(row)} at imgsz={row.imgsz}" for row in dense)
         return Verdict(
             False,
-            f"the dense model on smaller images is the better buy: {sizes}, so about {rival:.1f} AP in the time of "
-            f"the routed one, which has {own}.",
+            f"the dense model on smaller images is the better buy: {sizes}, so by interpolation {rival:.1f} AP in "
+            f"the time of the routed one, which has {own}.",
         )
     loss = full.accuracy.ap - ap
     if max_loss is not None and loss > max_loss:
@@ -60,7 +60,7 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdic
     return Verdict(
         True,
         f"{speed:.2f}x as fast as the dense model at {change}: {own} instead of {_figures(full)}; on images so small "
-        f"that it takes as little time, the dense model has about {rival:.1f} AP.",
+        f"that it takes as little time, the dense model has {rival:.1f} AP by interpolation.",
     )
 
 

@@ -74,11 +74,11 @@ class WindowedLayer(RoutedLayer):
             corners: (B, k, 2) row and column of the first cell of each.
             logits: (B, N) what the router said of the cells.
         """
-        self._of_thread.placed = corners, logits
+        self._of_thread.given = corners, logits
         try:
             yield
         finally:
-            self._of_thread.placed = None
+            self._of_thread.given = None
 
     def route_windows(self, x: torch.Tensor, coarse: torch.Tensor | None = None, reduction: int = 1) -> WindowPlan:
         """Score the cells, place the windows, unless they are given, and remember the plan.
@@ -95,8 +95,8 @@ class WindowedLayer(RoutedLayer):
         """
         size = self.cells(x, reduction)
         window = window_cells(self.window, size, self.cell)
-        if (placed := getattr(self._of_thread, "placed", None)) is not None:
-            corners, logits = placed
+        if (given := getattr(self._of_thread, "given", None)) is not None:
+            corners, logits = given
             self.plan = plan = WindowPlan(logits, corners, size, window, self.cell)
             return plan
         if self.input_adaptive:

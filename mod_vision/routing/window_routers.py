@@ -26,12 +26,14 @@ class WindowRouter(nn.Module):
             scores of the `coarse` pass, or the `cells`, a map of zeros, where it needs none of them.
         learned: Whether it has parameters that a training sets.
         compares: Whether scores of different images compare, so that a threshold on them means something.
+        guesses: Whether a score is a guess of how likely a cell holds an object, which can count in what is found.
         steps: Batches that it was trained on, a scalar.
     """
 
     reads: ClassVar[str] = "image"
     learned: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    guesses: ClassVar[bool] = True
     steps: torch.Tensor
 
     def __init__(self) -> None:
@@ -177,7 +179,7 @@ class RandomWindowRouter(WindowRouter):
     """Scores cells at random, anew in each forward: the baseline that every comparison needs."""
 
     reads = "cells"
-    learned = compares = False
+    learned = compares = guesses = False
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return random logits (B, h, w)."""
@@ -188,7 +190,7 @@ class OracleRouter(WindowRouter):
     """Scores cells by the labels: what a perfect router would give; for studies, inside `labelled`."""
 
     reads = "cells"
-    learned = False
+    learned = guesses = False
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
         """Return high logits (B, h, w) where an object is.

@@ -96,7 +96,7 @@ class WindowedHead(Windowed):
     Attributes:
         coarse: Share of the image's side at which it is looked at as a whole for large objects; 0 if it is not.
         objectness: Exponent of the router's probability of a cell in the odds of what is found there; 0 leaves it
-            out.
+            out. What a coarse pass finds, and an image that is run as a whole, have no such doubts.
     """
 
     coarse: float = 0.0
@@ -153,7 +153,7 @@ class WindowedHead(Windowed):
         own: Any = self
         whole = own.anchors, own.strides, own.shape
         try:
-            return super()._inference(listed(x, own.objectness))
+            return super()._inference(listed(x, own.objectness if self.entry.router.guesses else 0.0))
         finally:
             own.anchors, own.strides, own.shape = whole
 

@@ -52,7 +52,7 @@ class _Router(nn.Module):
         self.entry, self.most = entry, most
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return corners (1, most, 2), the number of windows (1,) of an image, and the scores of its cells (1, N)."""
+        """Return corners (1, most, 2), the number of windows (1,) of an image, and the logits of its cells (1, N)."""
         size = self.entry.cells(images)
         with padded_images(images):
             logits, inside = self.entry.score(images, size)
@@ -70,18 +70,18 @@ class _OnWindows(nn.Module):
         self.net = net
 
     def forward(
-        self, images: torch.Tensor, corners: torch.Tensor | None = None, scores: torch.Tensor | None = None
+        self, images: torch.Tensor, corners: torch.Tensor | None = None, logits: torch.Tensor | None = None
     ) -> Any:
         """Return the output for an image, of windows at corners (1, k, 2), or of none, for the coarse pass alone.
 
-        Without the scores of the cells (1, N), which only objectness needs, the output does not depend on them.
+        Without the logits of the cells (1, N), which only objectness needs, the output does not depend on them.
         """
         entry = head_of(self.net).entry
         if corners is None:
             corners = torch.zeros((1, 0, 2), dtype=torch.long, device=images.device)
-        if scores is None:
-            scores = images.new_zeros(1, math.prod(entry.cells(images)))
-        with entry.windows_at(corners, scores):
+        if logits is None:
+            logits = images.new_zeros(1, math.prod(entry.cells(images)))
+        with entry.windows_at(corners, logits):
             return self.net(images)
 
 
@@ -193,12 +193,14 @@ def _graphs(net: Any, ks: Sequence[int], imgsz: int, folder: Path) -> dict[str, 
     head.export, head.format, head.shape = True, "onnx", None
     image = torch.zeros(1, 3, imgsz, imgsz)
     router, network = _Router(head.entry, max(ks)).eval(), _OnWindows(net).eval()
-    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "scores"], folder)}
+    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "logits"], folder)}
     names = ["output0", "output1"] if hasattr(head, "proto") else ["output0"]
-    scores = (torch.zeros(1, math.prod(head.entry.cells(image))),) if head.objectness else ()
+    logits = (
+        (torch.zeros(1, math.prod(head.entry.cells(image))),) if head.objectness and head.entry.router.guesses else ()
+    )
     for k in ks:
-        placed = (torch.zeros(1, k, 2, dtype=torch.long), *scores) if k else ()
-        graphs[f"k{k}.onnx"] = _traced(network, (image, *placed), names, folder)
+        given = (torch.zeros(1, k, 2, dtype=torch.long), *logits) if k else ()
+        graphs[f"k{k}.onnx"] = _traced(network, (image, *given), names, folder)
     return graphs
 
 
@@ -217,7 +219,7 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: list[s
 
     LOGGER.info(f"mod_vision: a graph of {', '.join(outputs)} for inputs {[tuple(x.shape) for x in inputs]}")
     file = folder / "graph.onnx"
-    names = ["images", "corners", "scores"][: len(inputs)]
+    names = ["images", "corners", "logits"][: len(inputs)]
     torch2onnx(module, inputs, file, best_onnx_opset(onnx), names, outputs)
     graph = onnxslim.slim(onnx.load(file))
     graph.ir_version = min(graph.ir_version, 10)  # as Ultralytics does, for older runtimes

@@ -38,9 +38,9 @@ class WindowObjects:
         """Count a batch that the model ran last."""
         plan = self.head.entry.plan
         if plan is not None:
-            self.found.update(plan, self._objects(batch), self._others(plan, batch))
+            self.found.update(plan, self.of(batch), self._others(plan, batch))
 
-    def _objects(self, batch: dict[str, Any]) -> Objects:
+    def of(self, batch: dict[str, Any]) -> Objects:
         """Return the objects of a batch but for those that are the coarse pass's."""
         device = batch["img"].device
         height, width = batch["img"].shape[2:]

@@ -171,10 +171,10 @@ def cropped(batch: dict[str, Any], side: int, cell: int) -> dict[str, Any]:
     A router sees little around a cell, so parts teach it as much as whole images, at a fraction of the time.
     """
     images, boxes = batch["img"], batch["bboxes"]
-    size = images.new_tensor(images.shape[:1:-1])  # width, height
+    size = boxes.new_tensor(images.shape[:1:-1])  # width, height; boxes can lie on another device
     part = size.clamp(max=side)
     free = ((size - part) / cell).floor()
-    low = (torch.rand(2, device=images.device) * (free + 1)).floor() * cell
+    low = (torch.rand(2, device=boxes.device) * (free + 1)).floor() * cell
     (x, y), (w, h) = low.int().tolist(), part.int().tolist()
     centre, half = boxes[:, :2] * size, boxes[:, 2:4] * size / 2
     first, last = (centre - half - low).clamp(min=0), torch.minimum(centre + half - low, part)
