@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from ultralytics.utils.ops import xywhr2xyxyxyxy
 
 import mod_vision
 from mod_vision.cli.main import main
-from mod_vision.conversion.choice import best_within, settings_of
+from mod_vision.conversion.choice import Setting, best_within, settings_of
+from mod_vision.conversion.job import names_of
 from mod_vision.conversion.parts import RUNS, divide
 from mod_vision.conversion.rows import Accuracy, Row, table
 from mod_vision.conversion.seen import WHOLE, Seen, shown_by
-from mod_vision.conversion.timing import WindowTime, time_windows
-from mod_vision.conversion.verdict import verdict
+from mod_vision.conversion.timing import WindowTime, time_predictions, time_windows
+from mod_vision.conversion.verdict import dense_ap, verdict
 from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows, without_windows
+from mod_vision.conversion.winners import asked_for
 from mod_vision.routing import routed_layers
 from mod_vision.routing.lost_objects import Objects, shown_share
 from mod_vision.routing.placing import plan_windows, window_count
@@ -280,12 +283,31 @@ def test_the_table():
     assert len({len(line) for line in text[:5]}) == 1
 
 
-def test_what_is_asked_for():
+def test_what_isasked_for():
     assert Wanted().bound == 0.5
     assert Wanted(speedup=2).bound is None
     assert Wanted(speedup=2, max_loss=1).bound == 1
     assert Wanted(budget=25).speedups(100.0)[1] == 4
     assert Wanted(speedup=2).speedups(100.0)[1] == 2
+
+
+def test_the_dense_model_between_its_sizes():
+    assert [dense_ap(DENSE, ms) for ms in (0, 15, 30, 45, 60, 80, 100, 150)] == [0, 10, 20, 23.5, 27, 28.5, 30, 30]
+    assert dense_ap([DENSE[0], DENSE[0]], 50) == 15
+
+
+def test_the_middle_winner_is_asked_for_though_it_won_before():
+    first, second, third = (
+        Setting("look", 192, 0.0, t, 1.2, share, 10, 0) for t, share in ((1, 0.3), (2, 0.301), (3, 0.1))
+    )
+    job: Any = SimpleNamespace(wanted=Wanted(speedup=2))
+    assert asked_for(job, [first, first, third]) == first
+    assert asked_for(job, [first, second, third]) == second
+    assert names_of([first, first, second, third]) == {
+        first: "look 192 at 30 %",
+        second: "look 192 at 30 %, 2",
+        third: "look 192 at 10 %",
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -321,15 +343,25 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, words, told):
     assert not list(tmp_path.glob("*-mod.pt"))
 
 
+def test_data_of_other_classes(scenes, tmp_path):
+    data = yaml.safe_load(scenes.read_text()) | {"names": {0: "ship"}}
+    scenes.write_text(yaml.safe_dump(data))
+    with pytest.raises(ValueError, match="the model has 80 classes, the data set 1; train on this data set first"):
+        mod_vision.convert(YOLO("yolo26n.yaml"), str(scenes), run=RUN, folder=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
 def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys):
     """An untrained model finds nothing at any size, so the smallest image is the better buy."""
     monkeypatch.chdir(tmp_path)
     YOLO("yolo26n.yaml").save("dense.pt")
     words = ["convert", "model=dense.pt", f"data={scenes}", "imgsz=256", "steps=2", "router=look", "speedup=1.2"]
 
-    def stop(*_: Any, **__: Any) -> None:
+    def stop(models: Any, photos: Any) -> Any:
         assert torch.get_num_threads() == 2, "scoring had set its own"
-        raise KeyboardInterrupt
+        if len(models) > 1:
+            raise KeyboardInterrupt
+        return time_predictions(models, photos)
 
     with monkeypatch.context() as patch:
         patch.setattr("mod_vision.conversion.convert.time_predictions", stop)
@@ -395,13 +427,15 @@ def other(request, tmp_path) -> tuple[str, Path, YOLO]:
             corners = [(x, y), (x + 24, y), (x + 24, y + 12), (x, y + 12)]
             polygon = " ".join(f"{a / 128} {b / 96}" for a, b in corners)
             label = f"{box} {(x + 12) / 128} {(y + 6) / 96} 2" if task == "pose" else polygon
-            (tmp_path / f"labels/{split}/{i}.txt").write_text(f"0 {label}\n")
+            if split == "train":
+                (tmp_path / f"labels/{split}/{i}.txt").write_text(f"0 {label}\n")
     data = {"path": str(tmp_path), "train": "images/train", "val": "images/val", "names": {0: "square"}}
     data |= {"kpt_shape": [1, 3]} if task == "pose" else {}
     (tmp_path / "squares.yaml").write_text(yaml.safe_dump(data))
     d = {key: value for key, value in yaml_model_load(f"yolo11n-{task}.yaml").items() if key != "yaml_file"}
     d |= {"nc": 1} | ({"kpt_shape": [1, 3]} if task == "pose" else {})
     (tmp_path / f"yolo11n-{task}.yaml").write_text(yaml.safe_dump(d))
+    torch.manual_seed(0)
     yolo = YOLO(tmp_path / f"yolo11n-{task}.yaml", task=task)
     for layer in yolo.model.model[-1].cv3:
         torch.nn.init.constant_(layer[-1].bias, 0.0)
@@ -409,11 +443,10 @@ def other(request, tmp_path) -> tuple[str, Path, YOLO]:
 
 
 def test_keypoints_and_rotated_boxes(other, tmp_path):
-    """Converted with a teacher's labels, and measured by Ultralytics' own figures."""
+    """Converted with a teacher's labels, also of `val`: the dense model agrees with itself."""
     task, data, dense = other
     done = mod_vision.convert(dense, str(data), Wanted(speedup=1.2), False, ["look"], 1, run=RUN, folder=tmp_path / "w")
-    expected = dense.val(data=str(data), imgsz=128, batch=1, plots=False, verbose=False, project=str(tmp_path))
-    assert done.rows[0].accuracy.ap == pytest.approx(100 * (expected.pose if task == "pose" else expected.box).map)
+    assert done.rows[0].accuracy.ap > (50 if task == "pose" else 1)  # corners outside of the image move to its border
     routed = done.rows[-1].accuracy
     assert routed.windows is not None
     assert 0 <= routed.lost <= 100

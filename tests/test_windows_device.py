@@ -22,7 +22,7 @@ MODELS = [("yolo26n-mod", 0.0), ("yolo26n-mod", 0.25), ("yolo26n-mod-seg", 0.25)
 def loaded(name: str, coarse: float) -> Any:
     net = load_model(f"{name}.yaml").model.eval()
     net.end2end = "26" in name
-    head_of(net).coarse = coarse
+    head_of(net).coarse, head_of(net).objectness = coarse, 0.25
     return net.fuse(verbose=False)
 
 

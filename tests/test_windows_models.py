@@ -21,6 +21,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import ModelEMA
 
 from mod_vision import set_capacity
+from mod_vision.routing.window_routers import labelled
 from mod_vision.routing.windows import MARGIN
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
@@ -82,7 +83,9 @@ def test_weights_of_the_dense_model_fit_and_capacity_one_is_it(name):
 
 
 @pytest.mark.parametrize("name", ["yolo26n", "yolo11n-seg"])
-@pytest.mark.parametrize("windows", [{}, {"coarse": 0.25}, {"router": "stem", "entry": 5}, {"router": "scout"}])
+@pytest.mark.parametrize(
+    "windows", [{"objectness": 0.25}, {"coarse": 0.25}, {"router": "stem", "entry": 5}, {"router": "scout"}]
+)
 @torch.no_grad()
 def test_a_batch_is_its_images(name, windows):
     """Fixed and adaptive, each image as if it were alone; fused too."""
@@ -206,6 +209,21 @@ def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness):
         assert of_cell.max() - of_cell.min() > 0.1
         odds = torch.log(plain[i, 4:, own] / (1 - plain[i, 4:, own])) + objectness * of_cell.log()
         torch.testing.assert_close(found[i, 4:, own], odds.sigmoid(), atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("router", ["oracle", "random"])
+@torch.no_grad()
+def test_routers_that_do_not_guess_have_no_objectness(router):
+    """Or labels would decide what is found, not only where the network looks."""
+    found = []
+    for objectness in (0.0, 0.25):
+        torch.manual_seed(0)
+        routed, _ = pair("yolov8n", router=router, objectness=objectness)
+        torch.manual_seed(0)
+        x = torch.rand(1, 3, 256, 320)
+        with labelled(lambda size: (torch.arange(80).view(1, *size) == 33).float()):
+            found.append(routed(x)[0])
+    assert torch.equal(*found)
 
 
 @torch.no_grad()

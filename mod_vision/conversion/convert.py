@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,33 +11,27 @@ import torch
 from ultralytics import YOLO
 
 from mod_vision import __version__
-from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of
-from mod_vision.conversion.parts import Parts, divide
+from mod_vision.conversion.choice import Setting
+from mod_vision.conversion.job import OBJECTNESS, Job, fit_router, names_of, with_router, with_setting
+from mod_vision.conversion.parts import divide
 from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.rows import Accuracy, Row, score, table
-from mod_vision.conversion.seen import look_at
-from mod_vision.conversion.timing import time_predictions, time_windows
+from mod_vision.conversion.timing import time_predictions
 from mod_vision.conversion.verdict import Verdict, verdict
 from mod_vision.conversion.wanted import Wanted
-from mod_vision.conversion.windowed import on_windows
+from mod_vision.conversion.winners import asked_for, choose
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.window_routers import WINDOW_ROUTERS
 from mod_vision.run_settings import RunSettings
-from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model, trained_with
-from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.trust import check_data
-from mod_vision.yolo.model.windows import head_of, look_rows, probed
 from mod_vision.yolo.run.device import MIN_STRIDE, start
 from mod_vision.yolo.run.images import evenly_spaced, read_images
-from mod_vision.yolo.train.fit import labelled_batches
-from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
+from mod_vision.yolo.train.fit_windows import STEPS
 
-SIZES = (128, 192, 256, 320)  # px
 SMALLER = (0.75, 0.5)  # of the image's side
 TIMED = 32  # photos
-OBJECTNESS = 0.25  # where a cell holds an object with a probability of 1/16, the odds of what is found are halved
 ROUTERS = ("look", "stem")
 TASKS = ("detect", "segment", "pose", "obb")
 
@@ -63,20 +56,6 @@ class Conversion(NamedTuple):
     def table(self) -> str:
         """Return the table as text; a star marks the row that is meant."""
         return table(self.rows, f"batch 1, {self.run.device}, {self.run.threads} threads")
-
-
-@dataclass
-class _Job:
-    """A conversion while it runs."""
-
-    dense: YOLO
-    data: str
-    parts: Parts
-    run: RunSettings
-    wanted: Wanted
-    steps: int
-    progress: Progress
-    routed: dict[str, YOLO]
 
 
 def convert(
@@ -120,10 +99,10 @@ def convert(
     dense = load_model(model)
     if dense.task not in TASKS:
         raise ValueError(f"convert takes models for {', '.join(TASKS)}, this one is for {dense.task!r}.")
-    _check_classes(dense, data)
     run = start(RunSettings(run.imgsz or trained_with(dense).imgsz, run.device, run.threads))
     dense = copy_model(dense)
-    windowed = {router: _windowed(dense, router).to(run.device) for router in routers}  # refused now, or not at all
+    routed = {router: with_router(dense, router).to(run.device) for router in routers}  # refused now, or not at all
+    _check_classes(dense, data)
     dense.to(run.device)
     asked = {"data": str(Path(data).resolve()), "wanted": asdict(wanted), "labels": labels, "steps": steps}
     asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense), "by": [__version__, OBJECTNESS]}
@@ -131,16 +110,16 @@ def convert(
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
     if parts.taught:
         print("val has no labels: AP and lost objects are against the dense model's own detections", flush=True)
-    job = _Job(dense, data, parts, run, wanted, steps, progress, windowed)
+    job = Job(dense, data, parts, run, wanted, steps, progress, routed)
     for router in routers:
         print(f"training the router {router}; all other weights stay as they are", flush=True)
-        _fit(job, router)
+        fit_router(job, router)
     print(f"choosing windows on {len(parts.kept)} images kept aside from training", flush=True)
-    winners = _choose(job)
+    winners = choose(job)
     print("measuring on val", flush=True)
-    names = _names(winners)
-    models = {name: _set(job, setting) for setting, name in names.items()}
-    chosen = _asked_for(job, winners)
+    names = names_of(winners)
+    models = {name: with_setting(job, setting) for setting, name in names.items()}
+    chosen = asked_for(job, winners)
     dense_rows, rows = _rows(job, models)
     own = next(row for row in rows if row.name == names[chosen])
     decision = verdict(own, dense_rows, wanted.bound)
@@ -170,112 +149,7 @@ def _mark(yolo: YOLO) -> float:
     return float(sum(p.detach().double().abs().sum() for p in yolo.model.parameters()))
 
 
-def _windowed(dense: YOLO, router: str) -> YOLO:
-    """Return the model on windows with an untrained router."""
-    net: Any = dense.model
-    entry = 0
-    if router == "stem":
-        rows = net.yaml["backbone"] + net.yaml["head"]
-        strides, _ = probed(net.model, rows, net.yaml.get("channels", 3))
-        entry = look_rows(net.model, strides)
-    return on_windows(dense, WindowSettings(router=router, entry=entry, objectness=OBJECTNESS))
-
-
-def _fit(job: _Job, router: str) -> None:
-    """Train a router."""
-    yolo, file = job.routed[router], job.progress.folder / f"{router}.pt"
-    batches = labelled_batches(yolo, job.parts.data, job.run.imgsz)
-    fit_windows(yolo.model, batches, job.steps, resume=file)
-
-
-def _choose(job: _Job) -> list[Setting]:
-    """Return the settings for the three speed-ups, the slowest first; one can win more than once."""
-
-    def find() -> list[Any]:
-        settings: list[Setting] = []
-        dense_ms = 0.0
-        for router, yolo in job.routed.items():
-            dense_ms, own = _settings(job, router, yolo)
-            settings += own
-        found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
-        return [list(setting) for setting in found]
-
-    return [Setting(*values) for values in job.progress.once("settings", find)]
-
-
-def _kept_ap(job: _Job, setting: Setting | None) -> float:
-    """Return the AP of a setting, or of the dense model, on the images kept aside."""
-
-    def find() -> float:
-        print(f"    {'dense' if setting is None else _name(setting)}, on the images kept aside", flush=True)
-        yolo = job.dense if setting is None else _set(job, setting)
-        return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device).ap
-
-    return float(job.progress.once(f"kept {setting}", find))
-
-
-def _settings(job: _Job, router: str, yolo: YOLO) -> tuple[float, list[Setting]]:
-    """Return the milliseconds of the dense forward, and what can be chosen with a router."""
-    set_capacity(yolo, 1e-3)  # one window: what the router says is all that is looked at
-    seen = look_at(yolo, job.parts.data, job.run.imgsz)
-    plan = seen[len(seen) // 2].plan
-    head: Any = head_of(yolo.model)
-    sizes = [s for s in SIZES if s % head.entry.cell == 0 and s <= min(plan.size) * plan.cell] or [min(SIZES)]
-    image = torch.rand(
-        1, yolo.model.yaml.get("channels", 3), *(n * plan.cell for n in plan.size), device=job.run.device
-    )
-    torch.set_num_threads(job.run.threads)  # scoring sets its own
-    passes = [0.0] if yolo.task == "obb" else passes_of(seen, min(sizes))  # its boxes are not told from squares
-    dense_ms, times = time_windows(yolo, sizes, passes, image)
-    return dense_ms, settings_of(router, seen, dense_ms, times)
-
-
-def _name(setting: Setting) -> str:
-    """Return the name of a row."""
-    coarse = f" + {setting.coarse:g}" if setting.coarse else ""
-    return f"{setting.router} {setting.size}{coarse} at {100 * setting.share:.0f} %"
-
-
-def _names(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """Return the names of the rows of settings that differ."""
-    names: dict[Setting, str] = {}
-    for setting in settings:
-        name = _name(setting)
-        names.setdefault(setting, name if name not in names.values() else f"{name}, {setting.threshold:.4g}")
-    return names
-
-
-def _set(job: _Job, setting: Setting) -> YOLO:
-    """Return the model with a setting, in itself and in its YAML."""
-    yolo = copy_model(job.routed[setting.router])
-    head: Any = head_of(yolo.model)
-    head.entry.window, head.coarse = setting.size, setting.coarse
-    set_capacity(yolo, min(max(round(setting.share, 4), 1e-3), 0.999))
-    net: Any = yolo.model
-    net.yaml["mod"]["windows"] |= {"size": setting.size, "coarse": setting.coarse}
-    head.entry.set_threshold(setting.threshold)
-    head.entry.crowded = setting.crowded
-    yolo.overrides["imgsz"] = job.run.imgsz
-    yolo.ckpt["train_args"] = {"imgsz": job.run.imgsz, "data": job.data, "task": yolo.task}
-    return yolo.to(job.run.device)
-
-
-def _asked_for(job: _Job, winners: Sequence[Setting]) -> Setting:
-    """Return the setting that is asked for: the middle one of a budget, or the fastest that loses little enough.
-
-    What is lost is judged on the images kept aside.
-    """
-    wanted = job.wanted
-    if wanted.budget or wanted.speedup:
-        return winners[1]
-    bound = wanted.bound
-    assert bound is not None
-    dense = _kept_ap(job, None)
-    fits = [setting for setting in winners if dense - _kept_ap(job, setting) <= bound]
-    return min(fits, key=lambda s: s.ms) if fits else max(winners, key=partial(_kept_ap, job))
-
-
-def _rows(job: _Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
+def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
     """Return the table: dense, also on smaller images, and on windows."""
     scaled = [ceil_div(round(job.run.imgsz * scale), MIN_STRIDE) * MIN_STRIDE for scale in (1.0, *SMALLER)]
     sizes = list(dict.fromkeys(scaled))
