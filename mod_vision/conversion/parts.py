@@ -59,9 +59,7 @@ def divide(data: str, folder: Path, teacher: YOLO | None = None, imgsz: int = 64
     fitted, kept = _cut(images)
     kept = evenly_spaced(kept, MOST_KEPT)
     content: dict[str, Any] = {"path": str(described["path"]), "names": described["names"]}
-    content |= {
-        key: described[key] for key in ("channels", "kpt_shape", "kpt_oks_sigmas", "flip_idx") if key in described
-    }
+    content |= {key: described[key] for key in KEYS if key in described}
     val, taught = described.get("val"), False
     if teacher is not None:
         if teacher.task == "pose":

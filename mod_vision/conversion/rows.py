@@ -66,14 +66,13 @@ class Row:
 
 def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
     """Score a model, image by image; it stays as it is."""
-    coco = yolo.task in ("detect", "segment")
-    return (_by_coco if coco else _by_ultralytics)(yolo, data, imgsz, split, device)
+    where = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
+    return _by_coco(yolo, where) if yolo.task in ("detect", "segment") else _by_ultralytics(yolo, where)
 
 
-def _by_coco(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
+def _by_coco(yolo: YOLO, where: dict[str, Any]) -> Accuracy:
     """Return the accuracy of a model for detection or segmentation."""
     scorer = Scorer(str(yolo.task), None, "pycocotools")
-    where: dict[str, Any] = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
     with tempfile.TemporaryDirectory() as folder, warnings_only(), contextlib.redirect_stdout(io.StringIO()):
         found = validate(copy_model(yolo), scorer.update, None, project=folder, **where)
         scores = scorer.result()
@@ -82,17 +81,16 @@ def _by_coco(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accu
     return _with_lost(accuracy, found.lost)
 
 
-def _by_ultralytics(yolo: YOLO, data: str, imgsz: int, split: str, device: str) -> Accuracy:
+def _by_ultralytics(yolo: YOLO, where: dict[str, Any]) -> Accuracy:
     """Return the accuracy of a model for keypoints or rotated boxes."""
-    where: dict[str, Any] = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
     quiet: dict[str, Any] = {"plots": False, "workers": 0, "verbose": False, "val": False}  # `val` would write JSON
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for context in (warnings_only(), contextlib.redirect_stdout(io.StringIO()), restricted()):
             stack.enter_context(context)
-        stack.enter_context(naming_split(data, split))
+        stack.enter_context(naming_split(where["data"], where["split"]))
         metrics: Any = copy_model(yolo).val(**where, **quiet, project=folder)
-    lost = count_lost(yolo, data, imgsz, split)
+    lost = count_lost(yolo, where["data"], where["imgsz"], where["split"])
     found = metrics.pose if yolo.task == "pose" else metrics.box
     return _with_lost(Accuracy(100 * float(found.map), 100 * float(found.map50)), lost)
 

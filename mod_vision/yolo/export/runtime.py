@@ -41,10 +41,8 @@ def outputs(folder: Path, numbers: list[int], pixels: np.ndarray, threads: int =
     k = next((k for k in numbers if k >= needed[0]), numbers[-1])
     if not needed[0] and k:  # nothing to see: the router is all that it costs
         return corners[:, :0], []
-    network, feed = (
-        session(folder / f"k{k}.onnx", threads),
-        {"images": pixels, "corners": corners[:, :k], "logits": logits},
-    )
+    network = session(folder / f"k{k}.onnx", threads)
+    feed = {"images": pixels, "corners": corners[:, :k], "logits": logits}
     return feed["corners"], network.run(None, {given.name: feed[given.name] for given in network.get_inputs()})
 
 

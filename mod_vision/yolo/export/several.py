@@ -195,9 +195,7 @@ def _graphs(net: Any, ks: Sequence[int], imgsz: int, folder: Path) -> dict[str, 
     router, network = _Router(head.entry, max(ks)).eval(), _OnWindows(net).eval()
     graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "logits"], folder)}
     names = ["output0", "output1"] if hasattr(head, "proto") else ["output0"]
-    logits = (
-        (torch.zeros(1, math.prod(head.entry.cells(image))),) if head.objectness and head.entry.router.guesses else ()
-    )
+    logits = (torch.zeros(1, math.prod(head.entry.cells(image))),) if head.objectness else ()
     for k in ks:
         given = (torch.zeros(1, k, 2, dtype=torch.long), *logits) if k else ()
         graphs[f"k{k}.onnx"] = _traced(network, (image, *given), names, folder)

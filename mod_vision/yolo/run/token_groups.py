@@ -21,11 +21,10 @@ def token_groups(
     inside = _inside(batch, size)
     objects = object_tokens(batch, size, overlap).bool() & inside
     groups = {OBJECTS: objects, REST: inside & ~objects}
-    classes = batch["cls"].flatten().long()
+    classes, boxes = batch["cls"].flatten().long(), upright_boxes(batch).to(inside.device)
     for index in classes.unique().tolist():
         part = classes == index
-        boxes = upright_boxes(batch)[part].to(inside.device)
-        touched = tokens_in_boxes(boxes, batch["batch_idx"][part].to(inside.device), len(inside), size).bool()
+        touched = tokens_in_boxes(boxes[part], batch["batch_idx"][part].to(inside.device), len(inside), size).bool()
         name = names[index] if names[index] not in groups else f"class {names[index]}"
         groups[name] = touched & objects  # where there are masks, `objects` trims the boxes to them
     return groups
