@@ -83,40 +83,32 @@ def test_equals_predict_image_by_image(weights, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_cannot_be_read_is_reported(tmp_path, capsys):
+def test_what_cannot_be_read_is_reported(weights, tmp_path, capsys):
+    """Also 68 bytes that claim more pixels than OpenCV takes, under a name in which a terminal would see a command."""
     photos = sorted((OPEN / "images" / "val").glob("*.jpg"))
     for name, photo in (("a/same.jpg", photos[0]), ("b/same.jpg", photos[1])):
         (tmp_path / name).parent.mkdir()
         shutil.copy(photo, tmp_path / name)
+    huge = tmp_path / "huge\x1b]0;owned\x07.png"
+    huge.write_bytes(png_of_size(100_000, 100_000))
     (tmp_path / "b" / "broken.png").write_bytes(b"no image")
-    (tmp_path / "list.txt").write_text(f"a/same.jpg\n{tmp_path}/b/same.jpg\nb/broken.png\n\na/gone.jpg\n")
-    predict_many("yolo26n-mod-hybrid-seg.pt", str(tmp_path / "list.txt"), tmp_path / "out", **SETTINGS)
+    listed = ("a/same.jpg", f"{tmp_path}/b/same.jpg", "b/broken.png", "", "a/gone.jpg", huge.name)
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    words = ["predict-many", f"model={weights}", f"source={tmp_path}/list.txt", f"out={tmp_path}/out", *WORDS]
+    assert main(words) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
-    assert f"unreadable: {tmp_path}/b/broken.png" in printed
-    assert f"unreadable: {tmp_path}/a/gone.jpg" in printed
+    assert f"unreadable: {tmp_path}/b/broken.png\n" in printed
+    assert f"unreadable: {tmp_path}/a/gone.jpg\n" in printed
+    assert f"unreadable: {tmp_path}/huge\\x1b]0;owned\\x07.png\n" in printed
     rows = rows_of(tmp_path / "out")
     assert {path: row["error"] is None for path, row in rows.items()} == {
         str(tmp_path / name): name.endswith("same.jpg")
-        for name in ("a/same.jpg", "b/same.jpg", "b/broken.png", "a/gone.jpg")
+        for name in ("a/same.jpg", "b/same.jpg", "b/broken.png", "a/gone.jpg", huge.name)
     }
     assert rows[str(tmp_path / "b/broken.png")]["cls"] == []
-
-
-@pytest.mark.usefixtures("cluster")
-def test_an_image_that_opencv_refuses_is_a_row(weights, tmp_path, capsys):
-    """68 bytes that claim more pixels than it takes; and a name in which a terminal would see a command."""
-    (tmp_path / "in").mkdir()
-    shutil.copy(sorted((OPEN / "images" / "val").glob("*.jpg"))[0], tmp_path / "in" / "good.jpg")
-    huge = tmp_path / "in" / "huge\x1b]0;owned\x07.png"
-    huge.write_bytes(png_of_size(100_000, 100_000))
-    words = ["predict-many", f"model={weights}", f"source={tmp_path}/in", f"out={tmp_path}/out", *WORDS]
-    assert main(words) == 0, capsys.readouterr().err
-    assert f"unreadable: {tmp_path}/in/huge\\x1b]0;owned\\x07.png\n" in capsys.readouterr().out
-    rows = rows_of(tmp_path / "out")
     assert "no image that OpenCV can read: " in rows[str(huge)]["error"]
-    assert rows[str(tmp_path / "in" / "good.jpg")]["error"] is None
     assert main(words) == 0
-    assert "2 images, 2 of them done before" in capsys.readouterr().out
+    assert "5 images, 5 of them done before" in capsys.readouterr().out
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -174,27 +166,17 @@ def running(weights, tmp_path):
         process.wait()
 
 
-def wait_for_part(folder: Path, process: subprocess.Popen) -> None:
+def wait_for_part(folder: Path, process: subprocess.Popen, before: int = 0) -> None:
+    """Wait until there are more parts than before."""
     deadline = time.monotonic() + 120
-    while not list(folder.glob("part-*.parquet")):
+    while len(list(folder.glob("part-*.parquet"))) <= before:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_killed_worker_loses_nothing(running, tmp_path):
-    process = running()
-    wait_for_part(tmp_path, process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "MapWorker" in " ".join(child.cmdline())]
-    assert len(workers) == 2
-    workers[0].send_signal(signal.SIGKILL)
-    printed, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, printed
-    assert set(rows_of(tmp_path)) == set(list_images(str(OPEN / "images")))
-
-
-def test_a_killed_run_goes_on(running, tmp_path):
+def test_a_killed_run_and_a_killed_worker_lose_nothing(running, tmp_path):
+    """First all processes of a run are killed, then a worker of the run that goes on."""
     process = running()
     wait_for_part(tmp_path, process)
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -204,7 +186,14 @@ def test_a_killed_run_goes_on(running, tmp_path):
     parts = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in tmp_path.glob("part-*.parquet")}
     done, every = finished(tmp_path), set(list_images(str(OPEN / "images")))
     assert 0 < len(done) < len(every)
-    printed, _ = running().communicate(timeout=240)
+    process = running()
+    wait_for_part(tmp_path, process, len(parts))
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "MapWorker" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[0].send_signal(signal.SIGKILL)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
     assert f"{len(every)} images, {len(done)} of them done before" in printed
     assert set(rows_of(tmp_path)) == every
     assert all((file.stat().st_mtime_ns, file.read_bytes()) == before for file, before in parts.items())
