@@ -51,7 +51,7 @@ def finished(tiny_data, tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        rows = ["fitted-untuned", "routed-0.25", "norm-0.5", "dense"]
+        rows = ["fitted-untuned", "random-0.25", "dense"]
         folder = study(schedule, rows, [3], 1, "cpu", root / "results")
     return schedule, folder
 
@@ -59,7 +59,7 @@ def finished(tiny_data, tmp_path_factory):
 def test_each_run_leaves_config_and_figures(finished):
     schedule, folder = finished
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
-    assert set(found) == {"fitted-untuned-seed3", "routed-0.25-seed3", "norm-0.5-seed3", "dense-seed3"}
+    assert set(found) == {"fitted-untuned-seed3", "random-0.25-seed3", "dense-seed3"}
     for name, figures in found.items():
         trainings = {"train": schedule.train_args(), "tune": schedule.tune_args()}
         if name == "fitted-untuned-seed3":
@@ -69,7 +69,7 @@ def test_each_run_leaves_config_and_figures(finished):
         assert figures["config"]["data"] == "tiny.yaml", "no path of this machine"
         assert set(figures["versions"]) == {"date", "ultralytics", "torch", "torchvision"}
     assert [s["capacity"] for s in found["fitted-untuned-seed3"]["scores"]] == [0.75, 0.5, 0.25]
-    (dense,), (routed,) = (found[name]["scores"] for name in ("dense-seed3", "routed-0.25-seed3"))
+    (dense,), (routed,) = (found[name]["scores"] for name in ("dense-seed3", "random-0.25-seed3"))
     assert routed["gflops"] < dense["gflops"]
     assert dense["routed_share"] == {}
     assert set(routed["routed_share"]) == {"model.6", "model.8"}
@@ -80,20 +80,20 @@ def test_routed_rows_go_on_from_the_dense_training(finished):
     _, folder = finished
     runs = folder.parent.parent / "runs" / "study" / "tiny"
     assert {run.parent.name for run in runs.glob("*/train")} == {"dense-seed3"}
-    dense, norm = (
-        load_model(runs / file).model for file in ("dense-seed3/train/weights/last.pt", "norm-0.5-seed3/start.pt")
+    dense, start = (
+        load_model(runs / file).model for file in ("dense-seed3/train/weights/last.pt", "random-0.25-seed3/start.pt")
     )
-    weights = norm.state_dict()
+    weights = start.state_dict()
     own = {
         key for key, value in dense.state_dict().items() if not torch.equal(weights.get(key, torch.zeros(())), value)
     }
     assert {key.split(".")[2] for key in own} == {"router", "skip"}
-    assert norm.yaml["mod"]["router"] == "norm"
-    assert [(type(layer.router).__name__, layer.capacities[0]) for _, layer in routed_layers(norm)] == [
-        ("NormRouter", 0.5)
+    assert start.yaml["mod"]["router"] == "random"
+    assert [(type(layer.router).__name__, layer.capacities[0]) for _, layer in routed_layers(start)] == [
+        ("RandomRouter", 0.25)
     ] * 2
-    assert all(layer.skip.weight.any() for _, layer in routed_layers(norm)), "the bypass is fitted for it too"
-    tuned = load_model(runs / "routed-0.25-seed3" / "tune" / "weights" / "last.pt").model
+    assert all(layer.skip.weight.any() for _, layer in routed_layers(start)), "the bypass is fitted for it too"
+    tuned = load_model(runs / "random-0.25-seed3" / "tune" / "weights" / "last.pt").model
     assert {layer.capacities[0] for _, layer in routed_layers(tuned)} == {0.25}
     was, now = (net.state_dict()["model.0.conv.weight"] for net in (dense, tuned))
     assert 0 < (now - was).norm() < 0.1 * was.norm(), "a short training does not start again"
@@ -163,7 +163,7 @@ def test_report(finished):
     names = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
     assert names[0] == "dense"
     fitted = {f"fitted-untuned at {c}" for c in (0.75, 0.5, 0.25)}
-    assert set(names) == {"dense", "routed-0.25", "norm-0.5", *fitted}
+    assert set(names) == {"dense", "random-0.25", *fitted}
     assert text == (folder / "table.md").read_text().strip()
     assert (folder / "plot.png").stat().st_size > 10_000
 
