@@ -22,45 +22,59 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from ultralytics import YOLO
+from ultralytics.utils.callbacks import add_integration_callbacks
 from mod_vision.yolo.train import run_folder
 
-data, project, where = sys.argv[1:]
+data, *projects = sys.argv[1:]
 epoch = 0
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def stripped(f, *args, **kwargs):
-    if where == "strip":  # half of what it writes
-        Path(args[0] or f).write_bytes(b"half a checkpoint")
-        die()
+def train(project, where):
+    def stripped(f, *args, **kwargs):
+        if where == "strip":  # half of what it writes
+            Path(args[0] or f).write_bytes(b"half a checkpoint")
+            die()
 
-def in_epoch(trainer):
-    global epoch
-    epoch = trainer.epoch + 1
-    if (where, epoch) == ("batch", 4):
-        die()
-    if (where, epoch) == ("ctrl-c", 2):
-        os.kill(os.getpid(), signal.SIGINT)
+    def in_epoch(trainer):
+        global epoch
+        epoch = trainer.epoch + 1
+        if (where, epoch) == ("batch", 4):
+            die()
+        if (where, epoch) == ("ctrl-c", 2):
+            os.kill(os.getpid(), signal.SIGINT)
 
-def at_end(trainer):
-    net, average = trainer.model.state_dict(), trainer.ema.ema.state_dict()
-    torch.save((net, average, trainer.optimizer.state_dict()), Path(project) / "exact.pt")
+    def at_end(trainer):
+        net, average = trainer.model.state_dict(), trainer.ema.ema.state_dict()
+        torch.save((net, average, trainer.optimizer.state_dict()), Path(project) / "exact.pt")
 
-def on_rename(event, args):
-    name = {"save": "last.pt", "state": "resume-2.pt"}.get(where)
-    if event == "os.rename" and epoch == 2 and name and str(args[1]).endswith(name):
-        die()
+    def on_rename(event, args):
+        name = {"save": "last.pt", "state": "resume-2.pt"}.get(where)
+        if event == "os.rename" and epoch == 2 and name and str(args[1]).endswith(name):
+            die()
 
-if where == "strip":
-    run_folder.strip_optimizer = stripped
-sys.addaudithook(on_rename)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
-yolo = YOLO(Path(__file__).with_name("yolo26n-mod-hybrid-two.yaml"))
-yolo.add_callback("on_train_batch_end", in_epoch)
-yolo.add_callback("on_train_end", at_end)
-yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, nbs=12, epochs=4, close_mosaic=2, workers=0,
-           plots=False, amp=False, device="cpu")
+    if where == "strip":
+        run_folder.strip_optimizer = stripped
+    sys.addaudithook(on_rename)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
+    yolo = YOLO(model)
+    yolo.add_callback("on_train_batch_end", in_epoch)
+    yolo.add_callback("on_train_end", at_end)
+    yolo.train(data=data, project=project, name="run", imgsz=32, batch=4, nbs=12, close_mosaic=2, workers=0,
+               epochs=1 if where == "strip" else 4, plots=False, amp=False, device="cpu")
+
+model = Path(__file__).with_name("yolo26n-mod-hybrid-two.yaml")
+add_integration_callbacks(YOLO(model))  # this and the next import much, as each training would
+torch.use_deterministic_algorithms(True)
+for project in projects:
+    process = os.fork()
+    if not process:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(Path(project) / "stderr", os.O_WRONLY | os.O_CREAT), 2)
+        train(project, Path(project).name)
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
@@ -69,31 +83,29 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def training_script(folder: Path) -> Path:
-    """Write the script, and a model with two kinds of routers, one of them random."""
-    d = yaml.safe_load(find_shipped("yolo26-mod-hybrid.yaml").read_text())
-    next(row for row in d["backbone"] if row[2:] == ["MoDStage", [1024]])[3].append({"router": "random"})
-    (folder / "yolo26n-mod-hybrid-two.yaml").write_text(yaml.safe_dump(d))
-    script = folder / "train.py"
-    script.write_text(KILLED)
-    return script
-
-
-def run_training(script: Path, data: Path, project: Path, where: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, script, data, project, where], capture_output=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def runs(tiny_data, tmp_path_factory) -> dict[str, Path]:
-    """A run of four epochs, and three killed ones: between two batches of the last, and while saving the second."""
-    script = training_script(tmp_path_factory.mktemp("script"))
-    runs = {}
-    for where in ("unbroken", "batch", "save", "state"):
-        project = tmp_path_factory.mktemp(where)
-        done = run_training(script, tiny_data, project, where)
-        assert done.returncode == (0 if where == "unbroken" else -signal.SIGKILL), done.stderr
-        runs[where] = project / "run"
-    return runs
+    """A run of four epochs and others that were stopped, each in a process of its own; all import only once.
+
+    Killed between two batches of the last epoch, while saving the second, at the very end; and stopped by Ctrl-C. The
+    model has two kinds of routers, one of them random.
+    """
+    root = tmp_path_factory.mktemp("runs")
+    d = yaml.safe_load(find_shipped("yolo26-mod-hybrid.yaml").read_text())
+    next(row for row in d["backbone"] if row[2:] == ["MoDStage", [1024]])[3].append({"router": "random"})
+    (root / "yolo26n-mod-hybrid-two.yaml").write_text(yaml.safe_dump(d))
+    (root / "train.py").write_text(KILLED)
+    projects = [root / where for where in ("unbroken", "batch", "save", "state", "strip", "ctrl-c")]
+    for project in projects:
+        project.mkdir()
+    words = [sys.executable, root / "train.py", tiny_data, *projects]
+    done = subprocess.run(words, cwd=root, stdout=subprocess.PIPE, text=True, timeout=300)
+    codes = [int(line) for line in done.stdout.splitlines()]
+    told = {project.name: (project / "stderr").read_text()[-2000:] for project in projects}
+    assert codes[:5] == [0] + [-signal.SIGKILL] * 4, told
+    assert codes[5], "stopped"
+    assert told["ctrl-c"].strip().endswith("KeyboardInterrupt"), told
+    return {project.name: project / "run" for project in projects}
 
 
 def figures(run: Path) -> list[list[dict[str, str]]]:
@@ -141,12 +153,9 @@ def stop(_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(tiny_data, tmp_path, caplog):
+def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(runs, caplog):
     """A state that is missing or of another training is left aside, one that is damaged is refused."""
-    done = run_training(training_script(tmp_path), tiny_data, tmp_path, "ctrl-c")
-    assert done.returncode
-    assert done.stderr.strip().endswith(b"KeyboardInterrupt"), done.stderr
-    run = tmp_path / "run"
+    run = runs["ctrl-c"]
     assert {row["epoch"] for row in read_csv(run / "routing.csv")} == {"1"}
     last, best, state = (run / "weights" / name for name in ("last.pt", "best.pt", "resume-1.pt"))
     whole = state.read_bytes()
@@ -178,13 +187,11 @@ def test_ctrl_c_leaves_a_usable_run_and_a_resume_without_its_state_says_so(tiny_
     assert [row["epoch"] for row in read_csv(run / "results.csv")] == list("1234")
 
 
-def test_a_kill_at_the_very_end_leaves_whole_checkpoints(tiny_data, tmp_path):
+def test_a_kill_at_the_very_end_leaves_whole_checkpoints(runs):
     """Ultralytics takes the optimiser out of them then; in place it would leave half a file."""
-    done = run_training(training_script(tmp_path), tiny_data, tmp_path, "strip")
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    weights = tmp_path / "run" / "weights"
+    weights = runs["strip"] / "weights"
     assert any(".part" in path.name for path in weights.iterdir())
-    assert load_model(weights / "last.pt").ckpt["epoch"] == 3
+    assert load_model(weights / "last.pt").ckpt["epoch"] == 0
     assert load_model(weights / "best.pt").task == "detect"
 
 
