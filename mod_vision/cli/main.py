@@ -72,6 +72,7 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
 
 def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
     """Run a function with `key=value` words; returns the exit code, which a function can give itself."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read as torch loads: its profiler warns of what came before
     _autoload.install()  # also where plain `yolo` shall not know the layers
     try:
         return function(**parse(name, function, words)) or 0
