@@ -276,6 +276,17 @@ def test_never_at_a_loss(routed, max_loss, sold, told):
     assert re.search(told, decision.sentence), decision.sentence
 
 
+def test_a_smaller_image_may_take_the_time_that_is_asked_for():
+    """A faster routed model with less accuracy is no better buy than what was asked for."""
+    routed = row("r", 26.0, 50)
+    assert verdict(routed, DENSE, None).sold
+    assert verdict(routed, DENSE, None, allowed=59).sold, "the smaller image takes 60 ms"
+    decision = verdict(routed, DENSE, None, allowed=100 / 1.5)
+    assert not decision.sold
+    assert decision.sentence.endswith("60.0 ms, the routed one has 26.0 AP in 50.0 ms; 66.7 ms are asked for.")
+    assert verdict(row("r", 27.1, 50), DENSE, None, allowed=100 / 1.5).sold
+
+
 def test_the_table():
     rows = [*DENSE, Row("look 192 at 40 %", 640, Accuracy(29.5, 60.1, 2.25, None, 6), 50.04, 71, 44)]
     text = table(rows).splitlines()
@@ -290,6 +301,7 @@ def test_what_isasked_for():
     assert Wanted(speedup=2, max_loss=1).bound == 1
     assert Wanted(budget=25).speedups(100.0)[1] == 4
     assert Wanted(speedup=2).speedups(100.0)[1] == 2
+    assert [Wanted(budget=25).allowed(100.0), Wanted(speedup=2).allowed(100.0), Wanted().allowed(100.0)] == [25, 50, 0]
 
 
 def test_the_dense_model_between_its_sizes():

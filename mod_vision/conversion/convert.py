@@ -122,7 +122,7 @@ def convert(
     chosen = asked_for(job, winners)
     dense_rows, rows = _rows(job, models)
     own = next(row for row in rows if row.name == names[chosen])
-    decision = verdict(own, dense_rows, wanted.bound)
+    decision = verdict(own, dense_rows, wanted.bound, wanted.allowed(dense_rows[0].ms))
     own.name += " *"
     progress.finish()
     return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run)

@@ -23,24 +23,25 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None) -> Verdict:
+def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None, allowed: float = 0.0) -> Verdict:
     """Compare a routed model with the dense one, and with it on smaller images.
 
     Args:
         routed: The routed model.
         dense: The dense model at its own size, then at smaller ones.
         max_loss: AP that it may lose, None if it does not matter.
+        allowed: Milliseconds that are asked for, 0 if none are: a smaller image may take them, too.
     """
     full, ap, own = dense[0], routed.accuracy.ap, _figures(routed)
     if routed.ms >= full.ms * (1 - SAME):
         return Verdict(False, f"the dense model is the better buy: {_figures(full)}, the routed one has {own}.")
-    better = [row for row in dense[1:] if row.ms <= routed.ms * (1 + SAME) and row.accuracy.ap >= ap]
+    time = max(routed.ms * (1 + SAME), allowed)
+    better = [row for row in dense[1:] if row.ms <= time and row.accuracy.ap >= ap]
     if better:
         best = max(better, key=lambda row: row.accuracy.ap)
-        return Verdict(
-            False,
-            f"the dense model at imgsz={best.imgsz} is the better buy: {_figures(best)}, the routed one has {own}.",
-        )
+        asked = f"; {allowed:.1f} ms are asked for" if allowed else ""
+        smaller = f"the dense model at imgsz={best.imgsz}"
+        return Verdict(False, f"{smaller} is the better buy: {_figures(best)}, the routed one has {own}{asked}.")
     rival = dense_ap(dense, routed.ms)
     if ap <= rival:
         sizes = ", ".join(f"{_figures(row)} at imgsz={row.imgsz}" for row in dense)

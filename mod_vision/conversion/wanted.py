@@ -44,6 +44,10 @@ class Wanted:
         asked = self.budget or self.speedup
         return MAX_LOSS if self.max_loss is None and not asked else self.max_loss
 
+    def allowed(self, dense_ms: float) -> float:
+        """Return the milliseconds that an image may take, 0 if that is not asked."""
+        return self.budget or (dense_ms / self.speedup if self.speedup else 0.0)
+
     def speedups(self, dense_ms: float) -> tuple[float, ...]:
         """Return the three speed-ups to choose settings for; the middle one is asked for, if one is."""
         asked = self.speedup or (dense_ms / self.budget if self.budget else 0.0)
