@@ -26,7 +26,7 @@ from mod_vision.conversion.job import names_of
 from mod_vision.conversion.parts import RUNS, divide
 from mod_vision.conversion.rows import Accuracy, Row, score, table
 from mod_vision.conversion.seen import WHOLE, Seen, shown_by
-from mod_vision.conversion.timing import WindowTime, time_predictions, time_windows
+from mod_vision.conversion.timing import WindowTime, _few_and_many, time_predictions, time_windows
 from mod_vision.conversion.verdict import dense_ap, verdict
 from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows, without_windows
@@ -220,6 +220,7 @@ def test_times_of_windows():
     assert times.keys() == {(64, 0.0), (64, 0.25), (128, 0.0), (128, 0.25)}
     assert dense > 0
     assert all(time.each >= 0 and time.base > 0 for time in times.values())
+    assert min(time.each for time in times.values()) > 0, "more windows take more time"
     assert times[128, 0.0].of(3) == times[128, 0.0].base + 3 * times[128, 0.0].each
 
 
@@ -274,6 +275,13 @@ def test_never_at_a_loss(routed, max_loss, sold, told):
     decision = verdict(routed, DENSE, max_loss)
     assert decision.sold is sold
     assert re.search(told, decision.sentence), decision.sentence
+
+
+@pytest.mark.parametrize(("height", "width", "size", "counts"), [(160, 192, 128, [1, 2]), (384, 640, 320, [1, 2])])
+def test_time_is_taken_of_different_numbers_of_windows(height, width, size, counts):
+    """A tenth and half of a small image are as many windows; the difference is what one of them takes."""
+    models = _few_and_many(YOLO("yolo26n-mod.yaml"), size, 0.0, torch.rand(1, 3, height, width))
+    assert [count for count, _ in models] == counts
 
 
 def test_a_smaller_image_may_take_the_time_that_is_asked_for():

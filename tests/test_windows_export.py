@@ -242,5 +242,5 @@ def test_a_number_of_windows_of_its_own_for_each_image_is_refused(plain, tmp_pat
     yolo = YOLO(plain)
     head_of(yolo.model).entry.set_threshold(0.5)
     yolo.save(tmp_path / "threshold.pt")
-    with pytest.raises(ValueError, match=r"an export has a fixed number of windows; call set_capacity"):
+    with pytest.raises(ValueError, match=r"an export has a fixed number of windows, not as many"):
         export_model(tmp_path / "threshold.pt", "onnx", SIZE)

@@ -117,6 +117,9 @@ def table(rows: Sequence[Row], conditions: str = "batch 1") -> str:
         "lost, small: objects of which no window shows half, all and those below 32 x 32 px; windows: median of an "
         "image;"
     )
+    lines.append(
+        "look 192 at 36 %: router, side of a window in px, share of the pixels in windows; *: what was asked for"
+    )
     lines.append(f"ms: from a decoded image to its detections, median and 95th percentile, in turn, {conditions}")
     return "\n".join(lines)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from mod_vision.yolo.run.letterbox import forward_letterboxed
 from mod_vision.yolo.run.predict import Postprocess
 
 FEW, MANY = 0.1, 0.5  # shares of the pixels between which time is taken to grow evenly
+NEARLY = 0.9999  # highest capacity that has windows
 ROUNDS, REPEATS = 7, 3
 
 
@@ -58,25 +60,34 @@ def time_windows(
     """
     calls: dict[str, Any] = {}
     image = image.contiguous(memory_format=torch.channels_last)
-    counts: dict[tuple[int, float, float], int] = {}
-    for size in sizes:
-        for share in coarse:
-            for part in (FEW, MANY):
-                net = _at(yolo, size, share, part)
-                with torch.inference_mode():
-                    net(image)
-                counts[size, share, part] = head_of(net).entry.plan.width  # type: ignore[union-attr]
-                calls[f"{size} {share} {part}"] = partial(net, image)
+    counts: dict[tuple[int, float], list[int]] = {}
+    for size, share in product(sizes, coarse):
+        counts[size, share] = []
+        for name, (count, net) in zip(("few", "many"), _few_and_many(yolo, size, share, image), strict=True):
+            counts[size, share].append(count)
+            calls[f"{size} {share} {name}"] = partial(net, image)
     dense = _at(yolo, sizes[0], 0.0, 1.0)
     calls["dense"] = partial(dense, image)
     with torch.inference_mode():
         times = paired_latency(calls, ROUNDS, device=str(image.device))
     found = {}
-    for size, share in {key[:2] for key in counts}:
-        (few, low), (many, high) = ((counts[size, share, p], times[f"{size} {share} {p}"].median) for p in (FEW, MANY))
+    for (size, share), (few, many) in counts.items():
+        low, high = (times[f"{size} {share} {name}"].median for name in ("few", "many"))
         each = max(high - low, 0.0) / max(many - few, 1)
         found[size, share] = WindowTime(max(low - each * few, 0.0), each)
     return times["dense"].median, found
+
+
+def _few_and_many(yolo: YOLO, size: int, coarse: float, image: torch.Tensor) -> Iterator[tuple[int, Any]]:
+    """Yield a model with few windows and one with more, and their numbers; the same if no more fit into the image."""
+    capacity = FEW
+    for _ in range(2):
+        net = _at(yolo, size, coarse, capacity)
+        with torch.inference_mode():
+            net(image)
+        plan: Any = head_of(net).entry.plan  # type: ignore[union-attr]
+        yield plan.width, net
+        capacity = min(max(MANY, (plan.width + 1) * plan.window_share), NEARLY)
 
 
 def _at(yolo: YOLO, size: int, coarse: float, capacity: float) -> Any:

@@ -193,8 +193,8 @@ def refuse_in_exports(what: str, instead: str = "") -> None:
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         raise ValueError(
-            f"an export has a fixed number of {what}; call set_capacity(model, ...) before it, which ends threshold "
-            f"mode.{instead}"
+            f"an export has a fixed number of {what}, not as many as an image needs: give `mod-vision export` a "
+            f"capacity=, such as 0.4, or call set_capacity(model, 0.4) before it.{instead}"
         )
 
 
