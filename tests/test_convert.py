@@ -22,10 +22,11 @@ from ultralytics.utils.ops import xywhr2xyxyxyxy
 import mod_vision
 from mod_vision.cli.main import main
 from mod_vision.conversion.choice import Setting, best_within, settings_of
-from mod_vision.conversion.job import names_of
-from mod_vision.conversion.parts import RUNS, divide
+from mod_vision.conversion.job import names_of, with_router
+from mod_vision.conversion.parts import RUNS, divide, state_of
+from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.rows import Accuracy, Row, score, table
-from mod_vision.conversion.seen import WHOLE, Seen, shown_by
+from mod_vision.conversion.seen import WHOLE, Seen, look_at, shown_by
 from mod_vision.conversion.timing import WindowTime, _few_and_many, time_predictions, time_windows
 from mod_vision.conversion.verdict import dense_ap, verdict
 from mod_vision.conversion.wanted import Wanted
@@ -256,7 +257,7 @@ DENSE = [row("dense", 30, 100), row("dense", 27, 60, 480), row("dense", 20, 30, 
             row("r", 0.0, 15),
             None,
             False,
-            r"by interpolation 10\.0 AP in the time of the routed one, which has 0\.0",
+            r"by interpolation 10\.0 AP in 15\.0 ms; the routed one has 0\.0",
         ),
         (row("r", 12.0, 15), None, True, r"6\.67x as fast"),
         (
@@ -288,11 +289,64 @@ def test_a_smaller_image_may_take_the_time_that_is_asked_for():
     """A faster routed model with less accuracy is no better buy than what was asked for."""
     routed = row("r", 26.0, 50)
     assert verdict(routed, DENSE, None).sold
-    assert verdict(routed, DENSE, None, allowed=59).sold, "the smaller image takes 60 ms"
+    assert verdict(routed, DENSE, None, allowed=59).sold is False, "by interpolation it has 26.8 AP in 59 ms"
+    assert verdict(routed, DENSE, None, allowed=50).sold
     decision = verdict(routed, DENSE, None, allowed=100 / 1.5)
     assert not decision.sold
     assert decision.sentence.endswith("60.0 ms, the routed one has 26.0 AP in 50.0 ms; 66.7 ms are asked for.")
-    assert verdict(row("r", 27.1, 50), DENSE, None, allowed=100 / 1.5).sold
+    assert verdict(row("r", 27.6, 50), DENSE, None, allowed=100 / 1.5).sold
+    decision = verdict(routed, DENSE, None, allowed=1000)
+    assert decision.sentence == (
+        "the dense model is the better buy: 30.0 AP in 100.0 ms, the routed one has 26.0 AP in 50.0 ms; "
+        "1000.0 ms are asked for."
+    )
+    late = verdict(routed, DENSE, None, allowed=40)
+    assert late.sold
+    assert late.sentence.endswith(" It does not reach the 40.0 ms that are asked for.")
+
+
+def test_a_folder_of_others_is_refused_and_stays(tmp_path):
+    (tmp_path / "work").mkdir()
+    notes = tmp_path / "work" / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(FileExistsError, match="holds files that are not of a conversion"):
+        Progress(tmp_path / "work", {})
+    (tmp_path / "work" / "progress.json").write_text('{"epoch": 3}')
+    with pytest.raises(FileExistsError, match="holds files that are not of a conversion"):
+        Progress(tmp_path / "work", {})
+    assert notes.read_text() == "mine"
+    Progress(tmp_path / "own", {"a": 1}).once("b", lambda: 2)
+    assert Progress(tmp_path / "own", {"a": 1}).once("b", lambda: 3) == 2
+    assert Progress(tmp_path / "own", {"a": 2}).once("b", lambda: 3) == 3
+
+
+def test_images_that_were_renamed_are_not_written_through_old_links(scenes, tmp_path):
+    images, file = tmp_path / "data" / "images", tmp_path / "data.yaml"
+    images.mkdir(parents=True)
+    for path in lines(tmp_path / "train.txt")[: 2 * RUNS]:
+        shutil.copy(path, images)
+    names = yaml.safe_load(scenes.read_text())["names"]
+    file.write_text(yaml.safe_dump({"path": str(images.parent), "train": "images", "val": "images", "names": names}))
+    before, teacher = state_of(str(file)), YOLO("yolo26n.yaml")
+    with pytest.raises(ValueError, match="the model is confident"):
+        divide(str(file), tmp_path / "work", teacher, 64)
+    for image in sorted(images.iterdir()):
+        image.rename(image.with_name(f"z{image.name}"))
+    shown = sorted(path.name for path in images.iterdir())
+    with pytest.raises(ValueError, match="the model is confident"):
+        divide(str(file), tmp_path / "work", teacher, 64)
+    assert sorted(path.name for path in images.iterdir()) == shown
+    links = sorted((tmp_path / "work" / "images" / "train").iterdir())
+    assert len(links) == RUNS
+    assert all(link.exists() for link in links)
+    assert state_of(str(file)) != before, "a run that was stopped does not go on with it"
+
+
+@pytest.mark.parametrize("router", ["look", "stem"])
+def test_models_of_stride_64_see_images_of_its_multiples(scenes, router):
+    yolo = with_router(YOLO("yolov8n-p6.yaml"), router)
+    mod_vision.set_capacity(yolo, 1e-3)
+    assert {seen.plan.cell for seen in look_at(yolo, str(scenes), 224, "val")} == {64}
 
 
 def test_the_table():

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from mod_vision import __version__
 from mod_vision.conversion.choice import Setting
 from mod_vision.conversion.job import OBJECTNESS, Job, fit_router, names_of, with_router, with_setting
-from mod_vision.conversion.parts import divide
+from mod_vision.conversion.parts import divide, state_of
 from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.rows import Accuracy, Row, score, table
 from mod_vision.conversion.timing import time_predictions
@@ -105,6 +105,7 @@ def convert(
     _check_classes(dense, data)
     dense.to(run.device)
     asked = {"data": str(Path(data).resolve()), "wanted": asdict(wanted), "labels": labels, "steps": steps}
+    asked["state"] = state_of(data)
     asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense), "by": [__version__, OBJECTNESS]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
@@ -139,6 +140,9 @@ def _check_classes(dense: YOLO, data: str) -> None:
         raise ValueError(
             f"the model has {len(dense.names)} classes, the data set {described['nc']}; train on this data set first."
         )
+    seen, given = getattr(net, "yaml", {}).get("channels", 3), described.get("channels", 3)
+    if seen != given:
+        raise ValueError(f"the model has {seen} channels, the images of the data set {given}; set channels: {seen}.")
     own, theirs = getattr(net, "kpt_shape", None), described.get("kpt_shape")
     if own and theirs and list(own) != list(theirs):
         raise ValueError(f"the model has keypoints of kpt_shape {list(own)}, the data set {list(theirs)}.")
@@ -151,7 +155,9 @@ def _mark(yolo: YOLO) -> float:
 
 def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
     """Return the table: dense, also on smaller images, and on windows."""
-    scaled = [ceil_div(round(job.run.imgsz * scale), MIN_STRIDE) * MIN_STRIDE for scale in (1.0, *SMALLER)]
+    net: Any = job.dense.model
+    stride = max(int(net.stride.max()), MIN_STRIDE)
+    scaled = [ceil_div(round(job.run.imgsz * scale), stride) * stride for scale in (1.0, *SMALLER)]
     sizes = list(dict.fromkeys(scaled))
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
     all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
@@ -163,6 +169,8 @@ def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
             return asdict(score(yolo, job.parts.data, size, "val", job.run.device))
 
         rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {name}", find))))
+        if rows[0].accuracy.ap < 0:
+            raise ValueError(f"{job.data}: `val` has no labelled object, so nothing can be scored; label it first.")
     photos = read_images(evenly_spaced(job.parts.kept, TIMED))
     torch.set_num_threads(job.run.threads)
     times = time_predictions(all_models, photos)

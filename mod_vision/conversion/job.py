@@ -14,6 +14,7 @@ from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.run_settings import RunSettings
+from mod_vision.yolo.blocks.windows import ENTRIES
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.settings import WindowSettings
@@ -56,7 +57,8 @@ def with_router(dense: YOLO, router: str) -> YOLO:
     if router == "stem":
         rows = net.yaml["backbone"] + net.yaml["head"]
         strides, _ = probed(net.model, rows, net.yaml.get("channels", 3))
-        entry = look_rows(net.model, strides)
+        rows_before = look_rows(net.model, strides)
+        entry = next((i for i in range(rows_before, 0, -1) if type(net.model[i]) in ENTRIES), rows_before)
     return on_windows(dense, WindowSettings(router=router, entry=entry, objectness=OBJECTNESS))
 
 
@@ -78,7 +80,7 @@ def names_of(settings: Sequence[Setting]) -> dict[Setting, str]:
     names: dict[Setting, str] = {}
     for setting in settings:
         name = name_of(setting)
-        names.setdefault(setting, name if name not in names.values() else f"{name}, {setting.threshold:.4g}")
+        names.setdefault(setting, name if name not in names.values() else f"{name}, {setting.threshold:.9g}")
     return names
 
 

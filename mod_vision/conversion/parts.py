@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -53,7 +54,7 @@ def divide(data: str, folder: Path, teacher: YOLO | None = None, imgsz: int = 64
         ValueError: If there are too few images.
     """
     described, folder = check_data(data, "train"), writable_dir(folder)
-    images = sorted(some_images(split_images(described, "train"), sys.maxsize))
+    images = sorted(set(some_images(split_images(described, "train"), sys.maxsize)))
     if len(images) < 2 * RUNS:
         raise ValueError(f"{data}: `train` has {len(images)} images, a conversion needs {2 * RUNS} at least.")
     fitted, kept = _cut(images)
@@ -85,6 +86,17 @@ def divide(data: str, folder: Path, teacher: YOLO | None = None, imgsz: int = 64
     return Parts(str(folder / "data.yaml"), kept, taught)
 
 
+def state_of(data: str) -> str:
+    """Return a digest of a data set that changes with its YAML, images and labels: their names, sizes and times."""
+    state, described = hashlib.sha256(), check_data(data, "train")
+    for split in ("train", "val"):
+        images = sorted(str(path) for path in some_images(described.get(split) or [], sys.maxsize))
+        for file in filter(os.path.isfile, [data, *images, *img2label_paths(images)]):
+            stat = os.stat(file)
+            state.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return state.hexdigest()
+
+
 def _cut(images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the images to learn from and those kept aside, the last of each run."""
     fitted: list[Path] = []
@@ -112,12 +124,19 @@ def _taught(teacher: YOLO, images: Sequence[Path], folder: Path, name: str, imgs
     links = []
     for i, path in enumerate(images):
         link = places[0] / f"{i:06d}{path.suffix}"
-        if not link.exists():
-            _link(path, link)
         label = places[1] / f"{i:06d}.txt"
+        if link.is_symlink() and os.readlink(link) != os.path.abspath(path):
+            link.unlink()
+            label.unlink(missing_ok=True)
+        if not os.path.lexists(link):
+            _link(path, link)
         if not label.exists():  # or it is there from a run that was stopped
-            (result,) = teacher.predict(str(path), imgsz=imgsz, conf=CONFIDENT, verbose=False, device=teacher.device)
-            write_text(label, _lines(result))
+            found = teacher.predict(str(path), imgsz=imgsz, conf=CONFIDENT, verbose=False, device=teacher.device)
+            if not found:
+                print(f"{path} cannot be read, it is left out", flush=True)
+                link.unlink()
+                continue
+            write_text(label, _lines(found[0]))
         links.append(link)
     return links
 
@@ -126,6 +145,8 @@ def _link(path: Path, link: Path) -> None:
     """Link to a file, or copy it where there are no links."""
     try:
         os.symlink(os.path.abspath(path), link)
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copyfile(path, link)
 

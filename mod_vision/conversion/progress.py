@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,23 +18,37 @@ class Progress:
     """A folder with what a conversion found so far, for as long as it takes.
 
     Args:
-        folder: The folder; what another conversion left there is removed.
+        folder: The folder, new or of a conversion: what another one left there is removed.
         asked: What the conversion is asked for, plain values: only the same one goes on.
+
+    Raises:
+        FileExistsError: If the folder holds anything else.
     """
 
     def __init__(self, folder: Path, asked: dict[str, Any]) -> None:
         self.folder, self.file = folder, folder / "progress.json"
         text = json.dumps(asked, sort_keys=True, default=str)
         self.done: dict[str, Any] = {"asked": text}
-        if self.file.is_file():
-            found = json.loads(self.file.read_text())
-            if found.get("asked") == text:
+        if folder.exists() and any(folder.iterdir()):
+            found = self._read()
+            if found["asked"] == text:
                 self.done = found
                 print(f"going on with what is in {folder}", flush=True)
             else:
                 shutil.rmtree(folder)
         writable_dir(folder)
         self._write()
+
+    def _read(self) -> dict[str, Any]:
+        """Return what a conversion left."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self.file.read_text())
+            if isinstance(found, dict) and "asked" in found:
+                return found
+        raise FileExistsError(
+            f"{self.folder} holds files that are not of a conversion; its work would lie there, and be removed at the "
+            "end. Move them, or give another name."
+        )
 
     def once(self, key: str, find: Callable[[], Value]) -> Value:
         """Return what was found under a key, or find it now; it has to be plain values for JSON."""
