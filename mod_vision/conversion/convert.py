@@ -26,7 +26,7 @@ from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model, trained_with
 from mod_vision.yolo.model.trust import check_data
-from mod_vision.yolo.run.device import MIN_STRIDE, start
+from mod_vision.yolo.run.device import start, stride_of
 from mod_vision.yolo.run.images import evenly_spaced, read_images
 from mod_vision.yolo.train.fit_windows import STEPS
 
@@ -155,8 +155,7 @@ def _mark(yolo: YOLO) -> float:
 
 def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
     """Return the table: dense, also on smaller images, and on windows."""
-    net: Any = job.dense.model
-    stride = max(int(net.stride.max()), MIN_STRIDE)
+    stride = stride_of(job.dense.model)
     scaled = [ceil_div(round(job.run.imgsz * scale), stride) * stride for scale in (1.0, *SMALLER)]
     sizes = list(dict.fromkeys(scaled))
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}

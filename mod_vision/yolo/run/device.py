@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from ultralytics.utils.checks import check_imgsz
@@ -42,6 +42,11 @@ def start(run: AnySettings) -> AnySettings:
     device = str(torch_device(run.device))
     torch.set_num_threads(threads)
     return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=threads)
+
+
+def stride_of(net: Any) -> int:
+    """Return the px of which the sides of a model's images are multiples."""
+    return max(int(net.stride.max()), MIN_STRIDE)
 
 
 def round_imgsz(imgsz: int) -> int:

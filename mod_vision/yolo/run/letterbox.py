@@ -16,7 +16,7 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.nn import tasks
 
 from mod_vision.routing.finite import check_finite
-from mod_vision.yolo.run.device import MIN_STRIDE, input_size
+from mod_vision.yolo.run.device import input_size, stride_of
 
 _turns: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
@@ -89,7 +89,7 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"model {net} is an exported one, its routing cannot be read; use the .pt file.")
-    stride = max(int(net.stride.max()), MIN_STRIDE)
+    stride = stride_of(net)
     channels = int(net.yaml.get("channels", 3))
     if channels not in (1, 3):
         raise ValueError(f"images are read with 1 or 3 channels, and the model takes {channels}.")
@@ -130,7 +130,7 @@ def check_routes(net: Any, imgsz: int) -> None:
         ValueError: If a router gives NaN; the message names the layer. Or if a layer cannot compute this size.
     """
     like = next(net.parameters())
-    size = input_size(imgsz, max(int(net.stride.max()), MIN_STRIDE))
+    size = input_size(imgsz, stride_of(net))
     image = torch.rand(1, int(net.yaml.get("channels", 3)), *size)
     with _evaluating(net), torch.no_grad():
         net(image.to(like.device, like.dtype))

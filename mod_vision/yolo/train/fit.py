@@ -23,7 +23,7 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import ModSettings
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of
-from mod_vision.yolo.run.device import MIN_STRIDE, round_imgsz
+from mod_vision.yolo.run.device import round_imgsz, stride_of
 from mod_vision.yolo.run.objects import object_tokens
 from mod_vision.yolo.train.fit_windows import batches_by_shape, fit_windows
 from mod_vision.yolo.train.loss import guided_layers
@@ -135,8 +135,7 @@ def _labelled(yolo: YOLO, data: str, imgsz: int, split: str, batch: int, rect: b
     """Return a split as Ultralytics' data set without augmentation."""
     described = check_data(data, split)
     args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": rect})
-    net: Any = yolo.model
-    stride = max(int(net.stride.max()), MIN_STRIDE)
+    stride = stride_of(yolo.model)
     with restricted(), naming_split(data, split):
         return build_yolo_dataset(args, described[split], batch, described, mode="val", rect=rect, stride=stride)
 
