@@ -89,9 +89,9 @@ def divide(data: str, folder: Path, teacher: YOLO | None = None, imgsz: int = 64
 def state_of(data: str) -> str:
     """Return a digest of a data set that changes with its YAML, images and labels: their names, sizes and times."""
     state, described = hashlib.sha256(), check_data(data, "train")
-    for split in ("train", "val"):
-        images = sorted(str(path) for path in some_images(described.get(split) or [], sys.maxsize))
-        for file in filter(os.path.isfile, [data, *images, *img2label_paths(images)]):
+    for source in filter(None, map(described.get, ("train", "val"))):
+        images = sorted(str(path) for path in some_images(source, sys.maxsize))
+        for file in filter(os.path.isfile, [str(described["yaml_file"]), *images, *img2label_paths(images)]):
             stat = os.stat(file)
             state.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return state.hexdigest()
@@ -145,8 +145,6 @@ def _link(path: Path, link: Path) -> None:
     """Link to a file, or copy it where there are no links."""
     try:
         os.symlink(os.path.abspath(path), link)
-    except FileExistsError:
-        raise
     except OSError:
         shutil.copyfile(path, link)
 
