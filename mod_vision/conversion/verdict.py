@@ -36,19 +36,19 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None, allowed: 
     asked = f"; {allowed:.1f} ms are asked for" if allowed else ""
     if routed.ms >= full.ms * (1 - SAME) or (full.ms <= allowed and full.accuracy.ap >= ap):
         return Verdict(False, f"the dense model is the better buy: {_figures(full)}, the routed one has {own}{asked}.")
-    time = max(routed.ms * (1 + SAME), allowed)
-    better = [row for row in dense[1:] if row.ms <= time and row.accuracy.ap >= ap]
+    time = max(routed.ms, allowed)
+    better = [row for row in dense[1:] if row.ms <= max(time, routed.ms * (1 + SAME)) and row.accuracy.ap >= ap]
     if better:
         best = max(better, key=lambda row: row.accuracy.ap)
         smaller = f"the dense model at imgsz={best.imgsz}"
         return Verdict(False, f"{smaller} is the better buy: {_figures(best)}, the routed one has {own}{asked}.")
-    rival = dense_ap(dense, max(routed.ms, allowed))
+    rival = dense_ap(dense, time)
     if ap <= rival:
         sizes = ", ".join(f"{_figures(row)} at imgsz={row.imgsz}" for row in dense)
         return Verdict(
             False,
             f"the dense model on smaller images is the better buy: {sizes}, so by interpolation {rival:.1f} AP in "
-            f"{max(routed.ms, allowed):.1f} ms; the routed one has {own}{asked}.",
+            f"{time:.1f} ms; the routed one has {own}{asked}.",
         )
     loss = full.accuracy.ap - ap
     if max_loss is not None and loss > max_loss:
@@ -57,12 +57,12 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None, allowed: 
             f"the dense model is the better buy: {_figures(full)}, the routed one has {own} and loses {loss:.1f} AP, "
             f"more than max_loss={max_loss:g}.",
         )
-    rival, slow = dense_ap(dense, routed.ms), routed.ms > allowed * (1 + SAME) > 0
+    equal, slow = dense_ap(dense, routed.ms), routed.ms > allowed * (1 + SAME) > 0
     late = f" It does not reach the {allowed:.1f} ms that are asked for." if slow else ""
     return Verdict(
         True,
         f"{full.ms / routed.ms:.2f}x as fast as the dense model at {-loss:+.1f} AP: {own} instead of {_figures(full)}; "
-        f"on images so small that it takes as little time, the dense model has {rival:.1f} AP by interpolation.{late}",
+        f"on images so small that it takes as little time, the dense model has {equal:.1f} AP by interpolation.{late}",
     )
 
 

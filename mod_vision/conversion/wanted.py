@@ -46,9 +46,14 @@ class Wanted:
 
     def allowed(self, dense_ms: float) -> float:
         """Return the milliseconds that an image may take, 0 if that is not asked."""
-        return self.budget or (dense_ms / self.speedup if self.speedup else 0.0)
+        asked = self._asked(dense_ms)
+        return dense_ms / asked if asked else 0.0
 
     def speedups(self, dense_ms: float) -> tuple[float, ...]:
         """Return the three speed-ups to choose settings for; the middle one is asked for, if one is."""
-        asked = self.speedup or (dense_ms / self.budget if self.budget else 0.0)
+        asked = self._asked(dense_ms)
         return tuple(asked * part for part in AROUND) if asked else SPEEDUPS
+
+    def _asked(self, dense_ms: float) -> float:
+        """Return the speed-up that is asked for, 0 if none is."""
+        return self.speedup or (dense_ms / self.budget if self.budget else 0.0)
