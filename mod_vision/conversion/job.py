@@ -22,7 +22,7 @@ from mod_vision.yolo.model.windows import head_of, look_rows, probed
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import fit_windows
 
-OBJECTNESS = 0.25  # where a cell holds an object with a probability of 1/16, the odds of what is found are halved
+OBJECTNESS = 0.5  # where a cell holds such an object with a probability of a quarter, the odds of one are halved
 
 
 @dataclass

@@ -67,14 +67,14 @@ class WindowedLayer(RoutedLayer):
             self._of_thread.whole = False
 
     @contextmanager
-    def windows_at(self, corners: torch.Tensor, logits: torch.Tensor) -> Iterator[None]:
+    def windows_at(self, corners: torch.Tensor, guesses: torch.Tensor) -> Iterator[None]:
         """Take windows that were placed before in the forwards of this thread.
 
         Args:
             corners: (B, k, 2) row and column of the first cell of each.
-            logits: (B, N) what the router said of the cells.
+            guesses: (B, C, N) what the router said of the cells, as `WindowPlan.guesses`.
         """
-        self._of_thread.given = corners, logits
+        self._of_thread.given = corners, guesses
         try:
             yield
         finally:
@@ -96,18 +96,19 @@ class WindowedLayer(RoutedLayer):
         size = self.cells(x, reduction)
         window = window_cells(self.window, size, self.cell)
         if (given := getattr(self._of_thread, "given", None)) is not None:
-            corners, logits = given
-            self.plan = plan = WindowPlan(logits, corners, size, window, self.cell)
+            corners, guesses = given
+            self.plan = plan = WindowPlan(guesses[:, 0], corners, size, window, self.cell, classes=guesses)
             return plan
         if self.input_adaptive:
             refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")
-        logits, inside = self.score(x, size, coarse, reduction)
+        said, inside = self.score(x, size, coarse, reduction)
+        logits, classes = said[:, 0], said[:, 1:] if said.shape[1] > 1 else None
         if self.training:
             self.router.steps += 1
         least = self.threshold if self.input_adaptive else None
         k = window_count(size, window, self.capacities[0] if least is None else 1.0)
         plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside, self.counts)
-        self.plan = plan = plan._replace(logits=logits, whole=self._whole(plan))
+        self.plan = plan = plan._replace(logits=logits, classes=classes, whole=self._whole(plan))
         if plan.whole is not None and not bool(plan.whole.all()):
             raise MixedBatch
         return plan
@@ -115,7 +116,9 @@ class WindowedLayer(RoutedLayer):
     def score(
         self, x: torch.Tensor, size: tuple[int, int], coarse: torch.Tensor | None = None, reduction: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the router's scores of the cells (B, N), and which are more than padding, None if it is not known.
+        """Return the router's scores of the cells (B, 1 + classes, N), and which (B, N) are more than padding.
+
+        The first scores are of any object. What is padding is None if it is not known.
 
         Args:
             x: As in `route_windows`, as are `coarse` and `reduction`.
@@ -125,8 +128,8 @@ class WindowedLayer(RoutedLayer):
         """
         image = x if reduction == 1 else running_images()
         small = None if image is None else shrunk(image, 2)
-        logits = self.router(self.seen(x, size, small, coarse), size).flatten(1)
-        return logits, None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
+        said = self.router(self.seen(x, size, small, coarse), size).flatten(2)
+        return said, None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
 
     def _whole(self, plan: WindowPlan) -> torch.Tensor | None:
         """Return which images of a batch are crowded, (B,), None if none is."""

@@ -1,4 +1,4 @@
-"""Routers of windows: they score the cells of an image, (B, h, w) logits, from something cheaper than the network."""
+"""Routers of windows: they score the cells of an image from something cheaper than the network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 
 Size = tuple[int, int]
 PRIOR_GRID = 16
+WIDTH = 64  # channels of a map of cells
+DILATIONS = (1, 2, 4)
 UNLIKELY = -3.0  # logit at which routers start: few cells hold an object
 SURE = 12.0  # logit of what labels say
 
@@ -46,36 +49,70 @@ class WindowRouter(nn.Module):
         return not self.learned or bool(self.steps > 0)
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return the logits (B, h, w) of the cells of a `size` (h, w) from what the router reads, (B, C, H, W)."""
+        """Return the logits (B, 1 + classes, h, w) of the cells of a `size` (h, w): of any object, then of each class.
+
+        Args:
+            seen: What the router reads, (B, C, H, W).
+            size: Rows and columns of cells.
+        """
         raise NotImplementedError
 
 
-def conv(c1: int, c2: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+def conv(c1: int, c2: int, stride: int = 1, kernel: int = 3, groups: int = 1, dilation: int = 1) -> nn.Sequential:
     """Return a convolution with batch norm and SiLU."""
-    layer = nn.Conv2d(c1, c2, kernel, stride, kernel // 2, groups=groups, bias=False)
+    layer = nn.Conv2d(c1, c2, kernel, stride, dilation * (kernel // 2), dilation, groups, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(c2, eps=1e-3, momentum=0.03), nn.SiLU())
 
 
-def scoring(channels: int) -> nn.Conv2d:
+def apart(channels: int, dilation: int = 1) -> nn.Sequential:
+    """Return a convolution of each channel by itself, and one over channels."""
+    return nn.Sequential(
+        conv(channels, channels, groups=channels, dilation=dilation), conv(channels, channels, kernel=1)
+    )
+
+
+def scoring(channels: int, classes: int) -> nn.Conv2d:
     """Return the last layer of a router, which starts at a low score everywhere."""
-    layer = nn.Conv2d(channels, 1, 1)
+    layer = nn.Conv2d(channels, 1 + classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, UNLIKELY)
     return layer
 
 
+class Around(nn.Module):
+    """Adds to each cell what lies around it, farther and farther.
+
+    Args:
+        channels: Channels of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(apart(channels, dilation) for dilation in DILATIONS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the map (B, C, H, W)."""
+        for step in self.steps:
+            x = x + step(x)
+        return x
+
+
 class CellHead(nn.Sequential):
-    """Scores cells from a map of features: fewer channels, down to a position for each cell, and once around it.
+    """Scores cells from a map of features: few channels, down to a position for each cell, and what lies around it.
 
     Args:
         channels: Channels of the map.
         halvings: How often the map is halved on the way to cells.
+        classes: Classes that are scored besides any object.
     """
 
-    def __init__(self, channels: int, halvings: int) -> None:
-        down = [conv(48 if i == 0 else 64, 64, 2) for i in range(halvings)] or [conv(48, 64)]
-        super().__init__(conv(channels, 48, kernel=1), *down, conv(64, 64), scoring(64))
+    def __init__(self, channels: int, halvings: int, classes: int) -> None:
+        widths = [*[min(channels, 32), 48, WIDTH, WIDTH][:halvings], WIDTH]
+        layers = [conv(channels, widths[0], kernel=1)]
+        for before, width in pairwise(widths):
+            layers += [conv(before, width, 2), apart(width)]
+        super().__init__(*layers, Around(WIDTH), scoring(WIDTH, classes))
 
 
 class LookRouter(WindowRouter):
@@ -87,16 +124,18 @@ class LookRouter(WindowRouter):
         rows: First rows of the network, each of which reads the one before.
         channels: Channels of the map that they make.
         side: Its positions along a cell, of images at half their side.
+        classes: Classes of the network.
     """
 
-    def __init__(self, rows: Sequence[nn.Module], channels: int, side: int) -> None:
+    def __init__(self, rows: Sequence[nn.Module], channels: int, side: int, classes: int) -> None:
         super().__init__()
         self.rows = nn.Sequential(*copy.deepcopy(list(rows)))
-        self.head = CellHead(channels, side.bit_length() - 1)
+        self.head = CellHead(channels, side.bit_length() - 1, classes)
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return the logits (B, h, w) of images at half their side."""
-        return self.head(self.rows(seen))[:, 0]
+        """Return the logits (B, 1 + classes, h, w) of images at half their side."""
+        logits: torch.Tensor = self.head(self.rows(seen))
+        return logits
 
     def copy_rows(self, rows: Sequence[nn.Module]) -> None:
         """Start from the weights of the network's rows."""
@@ -110,19 +149,21 @@ class ScoutRouter(WindowRouter):
     Args:
         cell: Side of a cell in px.
         channels: Channels of an image.
+        classes: Classes of the network.
     """
 
-    def __init__(self, cell: int, channels: int = 3) -> None:
+    def __init__(self, cell: int, channels: int, classes: int) -> None:
         super().__init__()
         widths = [16, 32, 64, 96, 96, 96][: (cell // 2).bit_length() - 1]
         layers: list[nn.Module] = []
         for before, width in zip([channels, *widths], widths, strict=False):
             layers += [conv(before, width, 2), conv(width, width, groups=width), conv(width, width, kernel=1)]
-        self.layers = nn.Sequential(*layers, scoring(widths[-1]))
+        self.layers = nn.Sequential(*layers, scoring(widths[-1], classes))
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return the logits (B, h, w) of images at half their side."""
-        return self.layers(seen)[:, 0]
+        """Return the logits (B, 1 + classes, h, w) of images at half their side."""
+        logits: torch.Tensor = self.layers(seen)
+        return logits
 
 
 class StemRouter(WindowRouter):
@@ -131,17 +172,19 @@ class StemRouter(WindowRouter):
     Args:
         channels: Channels of the map.
         side: Positions of the map along a cell.
+        classes: Classes of the network.
     """
 
     reads = "map"
 
-    def __init__(self, channels: int, side: int) -> None:
+    def __init__(self, channels: int, side: int, classes: int) -> None:
         super().__init__()
-        self.head = CellHead(channels, side.bit_length() - 1)
+        self.head = CellHead(channels, side.bit_length() - 1, classes)
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return the logits (B, h, w) of a map (B, C, H, W)."""
-        return self.head(seen)[:, 0]
+        """Return the logits (B, 1 + classes, h, w) of a map (B, C, H, W)."""
+        logits: torch.Tensor = self.head(seen)
+        return logits
 
 
 class DensityRouter(WindowRouter):
@@ -151,8 +194,8 @@ class DensityRouter(WindowRouter):
     learned = False
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return the logits (B, h, w) of the coarse pass's highest class scores (B, 1, h, w)."""
-        return F.max_pool2d(seen, 3, 1, 1)[:, 0]
+        """Return the logits (B, 1, h, w) of the coarse pass's highest class scores (B, 1, h, w)."""
+        return F.max_pool2d(seen, 3, 1, 1)
 
 
 class PriorRouter(WindowRouter):
@@ -166,8 +209,8 @@ class PriorRouter(WindowRouter):
         self.map = nn.Parameter(torch.full((1, 1, PRIOR_GRID, PRIOR_GRID), UNLIKELY))
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return the same logits (B, h, w) for each image."""
-        return prior_logits(self.map, size).expand(seen.shape[0], -1, -1)
+        """Return the same logits (B, 1, h, w) for each image."""
+        return prior_logits(self.map, size)[:, None].expand(seen.shape[0], -1, -1, -1)
 
 
 def prior_logits(prior: torch.Tensor, size: Size) -> torch.Tensor:
@@ -182,8 +225,8 @@ class RandomWindowRouter(WindowRouter):
     learned = compares = guesses = False
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return random logits (B, h, w)."""
-        return torch.randn_like(seen[:, 0])
+        """Return random logits (B, 1, h, w)."""
+        return torch.randn_like(seen[:, :1])
 
 
 class OracleRouter(WindowRouter):
@@ -193,7 +236,7 @@ class OracleRouter(WindowRouter):
     learned = guesses = False
 
     def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
-        """Return high logits (B, h, w) where an object is.
+        """Return high logits (B, 1, h, w) where an object is.
 
         Raises:
             ValueError: If no labels are known.
@@ -201,7 +244,7 @@ class OracleRouter(WindowRouter):
         cells = label_cells(size)
         if cells is None:
             raise ValueError("router: oracle needs labels; it is for `mod-vision val` on a labelled split.")
-        return sure_logits(cells).to(seen)
+        return sure_logits(cells)[:, None].to(seen)
 
 
 def sure_logits(cells: torch.Tensor) -> torch.Tensor:

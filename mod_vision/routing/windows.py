@@ -29,6 +29,7 @@ class WindowPlan(NamedTuple):
         real: (B, k) False where an image needs fewer than k windows, None if none does. Such a window is not computed.
         inside: (B, N) False where a cell is padding, None if that is not known.
         whole: (B,) True where the image is run as a whole, which takes less time than its windows; None if none is.
+        classes: (B, classes, N) scores of the cells by class, None of a router that tells none.
     """
 
     logits: torch.Tensor
@@ -39,6 +40,12 @@ class WindowPlan(NamedTuple):
     real: torch.Tensor | None = None
     inside: torch.Tensor | None = None
     whole: torch.Tensor | None = None
+    classes: torch.Tensor | None = None
+
+    @property
+    def guesses(self) -> torch.Tensor:
+        """What the router says of the cells by class, (B, classes, N), else of any object, (B, 1, N)."""
+        return self.logits[:, None] if self.classes is None else self.classes
 
     @property
     def width(self) -> int:

@@ -201,7 +201,7 @@ def _layer(note: LayerNote, indices: torch.Tensor, scores: torch.Tensor, size: t
     Args:
         note: What the layer is.
         indices: (1, k) selected tokens, (1, windows, k) places within attention windows, or (1, k) places of windows.
-        scores: (1, N), of windows (1, h, w).
+        scores: (1, N), of windows (1, 1 + classes, h, w).
         size: (height, width) of the input.
     """
     grid = ceil_div(size[0], note.stride), ceil_div(size[1], note.stride)
@@ -209,7 +209,7 @@ def _layer(note: LayerNote, indices: torch.Tensor, scores: torch.Tensor, size: t
         rows, cols = note.windows
         places = grid[1] - cols + 1
         corners = torch.stack((indices // places, indices % places), 2)
-        windows = WindowPlan(scores.flatten(1).float(), corners, grid, (rows, cols), note.stride)
+        windows = WindowPlan(scores[:, 0].flatten(1).float(), corners, grid, (rows, cols), note.stride)
         return TracedLayer(note.name, windows, windows.passed(note.capacities, note.blocks), note.blocks)
     if indices.ndim == 3:
         slots = window_slots(grid, note.window, indices.device)[None]

@@ -95,8 +95,9 @@ class WindowedHead(Windowed):
 
     Attributes:
         coarse: Share of the image's side at which it is looked at as a whole for large objects; 0 if it is not.
-        objectness: Exponent of the router's probability of a cell in the odds of what is found there; 0 leaves it
-            out. What a coarse pass finds, and an image that is run as a whole, have no such doubts.
+        objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one
+            that is found there; 0 leaves it out. What a coarse pass finds, and an image that is run as a whole, have
+            no such doubts.
     """
 
     coarse: float = 0.0
@@ -207,12 +208,14 @@ def listed(raw: dict[str, Any], objectness: float = 0.0) -> dict[str, Any]:
     plan, strides = raw["windows"].plan, raw["windows"].strides
     own = {key: plan.spread(v).transpose(1, 2).flatten(2) for key, v in predictions(raw).items()}
     if objectness:  # by softplus: the logarithm of a sigmoid is endless in half precision
-        doubts = F.softplus(-plan.logits).gather(1, plan.cells_of(strides).flatten(1))
-        own["scores"] = own["scores"] - objectness * doubts[:, None].to(own["scores"])
+        doubts, cells = F.softplus(-plan.guesses), plan.cells_of(strides).flatten(1)
+        own["scores"] = own["scores"] - objectness * doubts.gather(
+            2, cells[:, None].expand(-1, doubts.shape[1], -1)
+        ).to(own["scores"])
     own["scores"] = own["scores"].masked_fill(~plan.owned(strides).flatten(1)[:, None], NOTHING)
     dtype = own["boxes"].dtype
-    cells = plan.window[0] * plan.window[1]
-    steps = [own["boxes"].new_full((cells * (plan.cell // s) ** 2,), float(s)) for s in strides]
+    of_window = plan.window[0] * plan.window[1]
+    steps = [own["boxes"].new_full((of_window * (plan.cell // s) ** 2,), float(s)) for s in strides]
     places = {"centres": plan.centres(strides).to(dtype), "steps": torch.cat(steps).repeat(plan.width)[None]}
     return {**raw, **own, **places}
 

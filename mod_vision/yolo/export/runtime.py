@@ -37,12 +37,12 @@ def outputs(folder: Path, numbers: list[int], pixels: np.ndarray, threads: int =
         pixels: (1, 3, size, size), RGB in [0, 1].
         threads: CPU threads, 0 for as many as there are cores.
     """
-    corners, needed, logits = session(folder / "router.onnx", threads).run(None, {"images": pixels})
+    corners, needed, guesses = session(folder / "router.onnx", threads).run(None, {"images": pixels})
     k = next((k for k in numbers if k >= needed[0]), numbers[-1])
     if not needed[0] and k:  # nothing to see: the router is all that it costs
         return corners[:, :0], []
     network = session(folder / f"k{k}.onnx", threads)
-    feed = {"images": pixels, "corners": corners[:, :k], "logits": logits}
+    feed = {"images": pixels, "corners": corners[:, :k], "guesses": guesses}
     return feed["corners"], network.run(None, {given.name: feed[given.name] for given in network.get_inputs()})
 
 

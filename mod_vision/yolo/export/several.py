@@ -52,14 +52,14 @@ class _Router(nn.Module):
         self.entry, self.most = entry, most
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return corners (1, most, 2), the number of windows (1,) of an image, and the logits of its cells (1, N)."""
+        """Return corners (1, most, 2), the number of windows (1,) of an image, and guesses of its cells (1, C, N)."""
         size = self.entry.cells(images)
         with padded_images(images):
-            logits, inside = self.entry.score(images, size)
+            said, inside = self.entry.score(images, size)
         window = window_cells(self.entry.window, size, self.entry.cell)
-        corners, gains = windows_in_order(logits, size, window, self.most, inside)
+        corners, gains = windows_in_order(said[:, 0], size, window, self.most, inside)
         assert self.entry.threshold is not None
-        return corners, worthy(gains, self.entry.threshold), logits
+        return corners, worthy(gains, self.entry.threshold), said[:, 1:] if said.shape[1] > 1 else said
 
 
 class _OnWindows(nn.Module):
@@ -70,18 +70,18 @@ class _OnWindows(nn.Module):
         self.net = net
 
     def forward(
-        self, images: torch.Tensor, corners: torch.Tensor | None = None, logits: torch.Tensor | None = None
+        self, images: torch.Tensor, corners: torch.Tensor | None = None, guesses: torch.Tensor | None = None
     ) -> Any:
         """Return the output for an image, of windows at corners (1, k, 2), or of none, for the coarse pass alone.
 
-        Without the logits of the cells (1, N), which only objectness needs, the output does not depend on them.
+        Without guesses (1, C, N) of the cells, which only objectness needs, the output does not depend on them.
         """
         entry = head_of(self.net).entry
         if corners is None:
             corners = torch.zeros((1, 0, 2), dtype=torch.long, device=images.device)
-        if logits is None:
-            logits = images.new_zeros(1, math.prod(entry.cells(images)))
-        with entry.windows_at(corners, logits):
+        if guesses is None:
+            guesses = images.new_zeros(1, 1, math.prod(entry.cells(images)))
+        with entry.windows_at(corners, guesses):
             return self.net(images)
 
 
@@ -193,11 +193,11 @@ def _graphs(net: Any, ks: Sequence[int], imgsz: int, folder: Path) -> dict[str, 
     head.export, head.format, head.shape = True, "onnx", None
     image = torch.zeros(1, 3, imgsz, imgsz)
     router, network = _Router(head.entry, max(ks)).eval(), _OnWindows(net).eval()
-    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "logits"], folder)}
+    graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "guesses"], folder)}
     names = ["output0", "output1"] if hasattr(head, "proto") else ["output0"]
-    logits = (torch.zeros(1, math.prod(head.entry.cells(image))),) if head.objectness else ()
+    guesses = (router(image)[2],) if head.objectness else ()
     for k in ks:
-        given = (torch.zeros(1, k, 2, dtype=torch.long), *logits) if k else ()
+        given = (torch.zeros(1, k, 2, dtype=torch.long), *guesses) if k else ()
         graphs[f"k{k}.onnx"] = _traced(network, (image, *given), names, folder)
     return graphs
 
@@ -217,7 +217,7 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: list[s
 
     LOGGER.info(f"mod_vision: a graph of {', '.join(outputs)} for inputs {[tuple(x.shape) for x in inputs]}")
     file = folder / "graph.onnx"
-    names = ["images", "corners", "logits"][: len(inputs)]
+    names = ["images", "corners", "guesses"][: len(inputs)]
     torch2onnx(module, inputs, file, best_onnx_opset(onnx), names, outputs)
     graph = onnxslim.slim(onnx.load(file))
     graph.ir_version = min(graph.ir_version, 10)  # as Ultralytics does, for older runtimes

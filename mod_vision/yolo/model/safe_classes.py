@@ -8,13 +8,13 @@ from mod_vision.nn import MoDStage
 from mod_vision.nn.attention import SelfAttention, TransformerBlock
 from mod_vision.nn.skip import LinearSkip
 from mod_vision.routing import ROUTERS
-from mod_vision.routing.window_routers import WINDOW_ROUTERS, CellHead
+from mod_vision.routing.window_routers import WINDOW_ROUTERS, Around, CellHead
 from mod_vision.yolo.blocks import ROUTED_BLOCKS, windows
 
 SAFE_CLASSES = (
     *(MoDStage, TransformerBlock, SelfAttention, LinearSkip),
     *(*ROUTERS.values(), *ROUTED_BLOCKS.values()),
-    *(*WINDOW_ROUTERS.values(), CellHead, *windows.CLASSES),
+    *(*WINDOW_ROUTERS.values(), Around, CellHead, *windows.CLASSES),
 )
 
 

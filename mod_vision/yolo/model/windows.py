@@ -55,7 +55,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
         raise ValueError(
             f"mod.windows.size must be a multiple of {cell} px, the model's largest stride, got {settings.size}."
         )
-    router = _router(settings, model, strides, widths, cell, channels)
+    router = _router(settings, model, strides, widths, cell, (channels, head.nc))
     entry = forms.form_of(model[first], forms.ENTRIES)
     entry.init_windows(router, settings.size, cell, strides[first - 1] if first else 1, settings.capacity)
     model[first] = take_place(model[first], entry)
@@ -109,7 +109,12 @@ def run_rows(rows: Iterable[Any], x: Any) -> list[Any]:
 
 
 def _router(
-    settings: WindowSettings, model: nn.Sequential, strides: Sequence[int], widths: Sequence[int], cell: int, image: int
+    settings: WindowSettings,
+    model: nn.Sequential,
+    strides: Sequence[int],
+    widths: Sequence[int],
+    cell: int,
+    image: tuple[int, int],
 ) -> routers.WindowRouter:
     """Build the router.
 
@@ -119,7 +124,7 @@ def _router(
         strides: Stride of the map that each row makes.
         widths: Its channels.
         cell: Side of a cell in px.
-        image: Channels of an image.
+        image: Channels of an image, and classes of what is found in it.
 
     Raises:
         ValueError: If it does not go with the entry or the coarse pass.
@@ -130,12 +135,12 @@ def _router(
     if name == "stem" and not settings.entry:
         raise ValueError("mod.windows: router stem reads the map of the entry; set entry: to a later row, such as 5.")
     if name == "stem":
-        return routers.StemRouter(widths[last], cell // strides[last])
+        return routers.StemRouter(widths[last], cell // strides[last], image[1])
     if name == "look":
         rows = look_rows(model, strides)
-        return routers.LookRouter(model[:rows], widths[rows - 1], cell // 2 // strides[rows - 1])
+        return routers.LookRouter(model[:rows], widths[rows - 1], cell // 2 // strides[rows - 1], image[1])
     kind: Any = routers.WINDOW_ROUTERS[name]
-    return kind(cell, image) if name == "scout" else kind()
+    return kind(cell, *image) if name == "scout" else kind()
 
 
 def look_rows(model: nn.Sequential, strides: Sequence[int]) -> int:

@@ -44,16 +44,23 @@ def object_tokens(batch: dict[str, Any], size: tuple[int, int], overlap: bool = 
     return tokens_in_boxes(upright_boxes(batch).to(batch["img"].device), idx, images, size)
 
 
-def object_cells(batch: dict[str, Any], size: tuple[int, int], head: WindowedHead) -> torch.Tensor:
+def object_cells(
+    batch: dict[str, Any], size: tuple[int, int], head: WindowedHead, by_class: bool = False
+) -> torch.Tensor:
     """Weigh the cells (B, h, w) that touch a box which is the windows' to find, not the coarse pass's.
 
     Args:
         batch: Training or validation batch.
         size: Rows and columns of cells.
         head: The model's head.
+        by_class: Weigh those of each class by themselves, (B, classes, h, w).
     """
     device = batch["img"].device
     boxes, idx = upright_boxes(batch).to(device), batch["batch_idx"].to(device)
     longer = (boxes[:, 2:] * boxes.new_tensor((size[1], size[0]))).amax(1) * head.entry.cell
     ours = longer <= largest_for_windows(head)
-    return tokens_in_boxes(boxes[ours], idx[ours], len(batch["img"]), size)
+    if not by_class:
+        return tokens_in_boxes(boxes[ours], idx[ours], len(batch["img"]), size)
+    nc = int(head.nc)
+    own = idx * nc + batch["cls"].to(device).flatten()
+    return tokens_in_boxes(boxes[ours], own[ours], len(batch["img"]) * nc, size).unflatten(0, (-1, nc))

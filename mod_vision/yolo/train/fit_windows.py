@@ -16,13 +16,13 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.files import write_bytes
-from mod_vision.routing.losses import cell_loss
 from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.window_routers import LookRouter
 from mod_vision.yolo.model.windows import head_of, run_rows
-from mod_vision.yolo.run.objects import object_cells, upright_boxes
+from mod_vision.yolo.run.objects import upright_boxes
+from mod_vision.yolo.train.windows_loss import windows_loss
 
-STEPS, BATCH = 400, 8
+STEPS, BATCH = 1000, 8
 RATE, ROWS_RATE, DECAY = 3e-3, 3e-4, 0.02  # ROWS_RATE: of rows that have learnt to see already
 WARMUP = 30  # steps
 CROP = 640  # px
@@ -91,7 +91,8 @@ def _steps(
         batch = augmented(cropped(batch, CROP, head.entry.cell))
         images = batch["img"]
         size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
-        loss = cell_loss(router(_seen(net, head, images, size), size).flatten(1), object_cells(batch, size, head))
+        said = router(_seen(net, head, images, size), size).flatten(2)
+        loss = windows_loss(said[:, 0], said[:, 1:] if said.shape[1] > 1 else None, batch, size, head)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

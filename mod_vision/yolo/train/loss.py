@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer, routed_layers
-from mod_vision.routing.losses import budget_loss, cell_loss, guide_anneal, guide_loss, z_loss
+from mod_vision.routing.losses import budget_loss, guide_anneal, guide_loss, z_loss
 from mod_vision.routing.window_routers import labelled
 from mod_vision.yolo.blocks.windows import WindowedHead, on_full_maps
 from mod_vision.yolo.model.rows import forget_pretrained
 from mod_vision.yolo.model.settings import LossWeights, ModSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.objects import object_cells, object_tokens
+from mod_vision.yolo.train.windows_loss import windows_loss
 
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
@@ -51,18 +52,20 @@ def router_losses(
     return columns
 
 
-def window_losses(head: WindowedHead, weight: float, objects: Callable[[Any], torch.Tensor]) -> dict[str, torch.Tensor]:
+def window_losses(head: WindowedHead, weight: float, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return the weighted loss of the router of windows by the name of its column, 0 in a step on whole images.
 
     Args:
         head: The head of a model that runs on windows, after a forward.
         weight: Weight of the loss; 0 leaves it out.
-        objects: Gives how much each cell (B, N) of a plan counts as an object.
+        batch: Labelled batch.
     """
     if not weight or not head.entry.router.learned:
         return {}
     plan = head.windows
-    return {"windows": torch.zeros(()) if plan is None else weight * cell_loss(plan.logits, objects(plan))}
+    if plan is None:
+        return {"windows": torch.zeros(())}
+    return {"windows": weight * windows_loss(plan.logits, plan.classes, batch, plan.size, head)}
 
 
 def _mean(terms: list[torch.Tensor]) -> torch.Tensor:
@@ -80,7 +83,7 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(loss)
     def loss_with_router(self: nn.Module, batch: dict[str, Any], preds: Any = None) -> Loss:
         head = head_of(self)
-        cells = functools.cache(lambda size: object_cells(batch, size, head))  # for placing, and for the loss
+        cells = functools.cache(lambda size: object_cells(batch, size, head))
         with labelled(cells) if head and "bboxes" in batch else nullcontext():
             total, items = loss(self, batch, preds if preds is None else on_full_maps(preds))
         forget_pretrained(self.yaml)  # in training from here on, and saved with the weights
@@ -92,7 +95,7 @@ def with_router_losses(loss: Callable[..., Any]) -> Callable[..., Any]:
         overlap = bool(getattr(self.args, "overlap_mask", True))
         progress = getattr(self, "mod_progress", 0.0)
         if head is not None:
-            own = window_losses(head, settings.loss.windows, lambda p: cells(p.size).flatten(1))
+            own = window_losses(head, settings.loss.windows, batch)
         else:
             own = router_losses(
                 layers, settings.loss, lambda p: object_tokens(batch, p.size, overlap).flatten(1), progress
