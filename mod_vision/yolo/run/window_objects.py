@@ -76,7 +76,7 @@ def position_prior(data: dict[str, Any]) -> torch.Tensor | None:
     except FileNotFoundError:  # scoring needs no training images
         return None
     labels = [Path(path) for path in img2label_paths(images)]
-    boxes = [_boxes(path) for path in labels if path.is_file()]
+    boxes = [label_boxes(path) for path in labels if path.is_file()]
     if not boxes or not sum(map(len, boxes)):
         return None
     grid = (PRIOR_GRID, PRIOR_GRID)
@@ -85,7 +85,7 @@ def position_prior(data: dict[str, Any]) -> torch.Tensor | None:
     return often.clamp(1e-4, 1 - 1e-4).logit()
 
 
-def _boxes(path: Path) -> torch.Tensor:
+def label_boxes(path: Path) -> torch.Tensor:
     """Return the boxes (M, 4) of a label file, those around its polygons; other lines are left out."""
     found = []
     for line in path.read_text(errors="replace").splitlines():
