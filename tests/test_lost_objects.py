@@ -25,9 +25,11 @@ from mod_vision.routing.lost_objects import LostObjects, Objects, elsewhere, sho
 from mod_vision.routing.placing import plan_windows
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.objects import object_cells
 from mod_vision.yolo.train.calibration import calibrate_thresholds
 from mod_vision.yolo.train.fit import fit_routing
 from mod_vision.yolo.train.fit_windows import augmented, cropped, fit_windows
+from mod_vision.yolo.train.windows_loss import windows_loss
 
 GRID = (6, 8)
 
@@ -91,6 +93,36 @@ def test_a_cell_of_an_object_weighs_more():
     missed[0, 0], vain[0, 1] = -9.0, 9.0
     assert float(cell_loss(sure, weights)) < 0.01
     assert float(cell_loss(missed, weights)) > 5 * float(cell_loss(vain, weights)) > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 3))
+def test_cells_of_a_class_are_those_of_its_objects_alone(seed, n, images):
+    torch.manual_seed(seed)
+    head = head_of(YOLO("yolo26n-mod.yaml").model)
+    head.nc = 4
+    batch = {"img": torch.zeros(images, 3, 96, 128), "bboxes": torch.rand(n, 4) * 0.8 + 0.1}
+    batch |= {"batch_idx": torch.randint(0, images, (n,)).float(), "cls": torch.randint(0, 4, (n, 1)).float()}
+    found = object_cells(batch, (3, 4), head, by_class=True)
+    assert found.shape == (images, 4, 3, 4)
+    for c in range(4):
+        own = batch["cls"].flatten() == c
+        alone = {**batch, **{key: batch[key][own] for key in ("bboxes", "batch_idx", "cls")}}
+        assert torch.equal(found[:, c], object_cells(alone, (3, 4), head))
+    assert torch.equal(found.amax(1), object_cells(batch, (3, 4), head))
+
+
+def test_the_loss_of_a_router_counts_classes():
+    head = head_of(YOLO("yolo26n-mod.yaml").model)
+    head.nc = 2
+    batch = {"img": torch.zeros(1, 3, 64, 64), "bboxes": torch.tensor([[0.25, 0.25, 0.1, 0.1]])}
+    batch |= {"batch_idx": torch.zeros(1), "cls": torch.tensor([[1.0]])}
+    sure = torch.full((1, 3, 4), -9.0)
+    sure[0, 0, 0] = sure[0, 2, 0] = 9.0  # an object, of class 1
+    other = sure[:, [0, 2, 1]]
+    losses = [float(windows_loss(said[:, 0], said[:, 1:], batch, (2, 2), head)) for said in (sure, other)]
+    assert losses[0] < 0.01 < 1 < losses[1]
+    assert float(windows_loss(sure[:, 0], None, batch, (2, 2), head)) < 0.01
 
 
 def test_a_mirrored_batch_has_mirrored_boxes():

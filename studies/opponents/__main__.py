@@ -110,12 +110,18 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
     """
     kept = {key: value for key, value in asked.items() if key not in ("out", "folder")}
     for key in ("routed", "dense", "smaller"):
-        if kept[key]:
-            kept[key] = hashlib.sha256(Path(kept[key]).read_bytes()).hexdigest()[:16]
-    text = json.dumps(kept | {"data": Path(kept["data"]).name, "lower": str(kept["lower"])}, indent=1, default=str)
+        kept[key] = _digest(kept[key])
+    sizes = (str(text).partition(":") for text in as_list(kept["lower"]))
+    kept |= {"data": Path(kept["data"]).name, "lower": [[size, _digest(weights)] for size, _, weights in sizes]}
+    text = json.dumps(kept, indent=1)
     if file.is_file() and file.read_text() != text:
         raise FileExistsError(f"{file.parent} holds results of another call; give another out=, or remove it.")
     write_text(file, text)
+
+
+def _digest(weights: str) -> str:
+    """Return the digest of a checkpoint, nothing of none."""
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16] if weights else ""
 
 
 def _images(base: YOLO, data: str, split: str) -> Validation:
