@@ -13,7 +13,7 @@ from mod_vision.conversion.choice import Setting, best_within, passes_of, settin
 from mod_vision.conversion.job import Job, name_of, with_setting
 from mod_vision.conversion.rows import score
 from mod_vision.conversion.seen import look_at
-from mod_vision.conversion.timing import time_predictions, time_windows
+from mod_vision.conversion.timing import WindowTime, slower, time_predictions, time_windows
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import evenly_spaced, read_images
@@ -28,10 +28,15 @@ def choose(job: Job) -> list[Setting]:
     def find() -> list[Any]:
         settings: list[Setting] = []
         dense_ms = _dense_ms(job)
+        times: dict[tuple[str, int, float], WindowTime] = {}
         for router, yolo in job.routed.items():
-            settings += _settings(job, router, yolo, dense_ms)
-        found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
-        return [list(setting) for setting in found]
+            settings += _settings(job, router, yolo, dense_ms, times)
+        budgets = [dense_ms / speedup for speedup in job.wanted.speedups(dense_ms)]
+        own = best_within(settings, budgets[1])
+        photos = read_images(evenly_spaced(job.parts.kept, TIMED))
+        expected = times[own.router, own.size, own.coarse]
+        factor = slower(with_setting(job, own), job.dense, job.run.imgsz, photos, expected)
+        return [list(best_within(settings, ms / factor)) for ms in budgets]
 
     return [Setting(*values) for values in job.progress.once("settings", find)]
 
@@ -54,8 +59,18 @@ def _dense_ms(job: Job) -> float:
     return time_predictions({"dense": (job.dense, job.run.imgsz)}, photos)["dense"].median
 
 
-def _settings(job: Job, router: str, yolo: YOLO, dense_ms: float) -> list[Setting]:
-    """Return what can be chosen with a router; `dense_ms` is the time of the dense model, with all around it."""
+def _settings(
+    job: Job, router: str, yolo: YOLO, dense_ms: float, all_times: dict[tuple[str, int, float], WindowTime]
+) -> list[Setting]:
+    """Return what can be chosen with a router.
+
+    Args:
+        job: The conversion.
+        router: Its name.
+        yolo: The model with it.
+        dense_ms: Milliseconds of the dense model, with all around it.
+        all_times: Takes the milliseconds by router, side of a window and coarse pass.
+    """
     set_capacity(yolo, 1e-3)  # one window: what the router says is all that is looked at
     seen = look_at(yolo, job.parts.data, job.run.imgsz)
     plan = seen[len(seen) // 2].plan
@@ -69,6 +84,7 @@ def _settings(job: Job, router: str, yolo: YOLO, dense_ms: float) -> list[Settin
     forward_ms, times = time_windows(yolo, sizes, passes, image)
     around = max(dense_ms - forward_ms, 0.0)  # resizing the image, reading its detections
     times = {key: time._replace(base=time.base + around) for key, time in times.items()}
+    all_times.update({(router, *key): time for key, time in times.items()})
     return settings_of(router, seen, forward_ms, times)
 
 
