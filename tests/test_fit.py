@@ -103,6 +103,15 @@ def test_nothing_labelled(squares):
         mod_vision.fit_routing("yolo26n-mod-hybrid.yaml", str(squares), imgsz=64)
 
 
+def test_classes_that_the_model_does_not_have(squares):
+    file = min((squares.parent / "labels").glob("*.txt"))
+    data = yaml.safe_load(squares.read_text())
+    squares.write_text(yaml.safe_dump({**data, "names": {i: str(i) for i in range(100)}}))
+    file.write_text("99" + file.read_text()[1:])
+    with pytest.raises(ValueError, match=r"class 99 is labelled, and the model has 80 classes, from 0 on"):
+        mod_vision.fit_routing("yolo26n-mod-hybrid.yaml", str(squares), imgsz=64)
+
+
 def test_the_command_saves_a_model(tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     load_model("yolo26n-mod-hybrid.yaml").save("dense.pt")

@@ -21,7 +21,8 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import ModelEMA
 
 from mod_vision import set_capacity
-from mod_vision.routing.window_routers import labelled
+from mod_vision.routing.finite import check_finite
+from mod_vision.routing.window_routers import CellHead, labelled
 from mod_vision.routing.windows import MARGIN
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
@@ -381,6 +382,32 @@ def test_look_starts_from_the_weights_that_are_loaded():
     other.load(routed, verbose=False)  # a router that was trained is kept
     assert float(head_of(other).entry.router.rows[0].conv.weight.min()) == 1.0
     assert isinstance(rows, nn.Sequential)
+
+
+def test_weights_of_other_classes_leave_the_router_untrained():
+    """Its scores find no place, so nobody may take it for a trained one."""
+    source, same = (made(described("yolo26n", router="look")) for _ in range(2))
+    head_of(source).entry.router.steps += 100
+    same.load(source, verbose=False)
+    assert head_of(same).entry.router.trained
+    other = made({**described("yolo26n", router="look"), "nc": 7})
+    other.load(source, verbose=False)
+    assert not head_of(other).entry.router.trained
+
+
+@pytest.mark.parametrize("halvings", range(6))
+def test_the_head_of_a_router_comes_down_to_cells(halvings):
+    head = CellHead(16, halvings, 3).eval()
+    assert head(torch.rand(1, 16, 2 * 2**halvings, 3 * 2**halvings)).shape == (1, 4, 2, 3)
+
+
+@torch.no_grad()
+def test_scores_of_a_class_that_are_no_numbers_are_noticed():
+    model = made(described("yolo26n", router="look")).eval()
+    head_of(model).entry.router.head[-1].bias[-1] = float("nan")
+    model(torch.rand(1, 3, 128, 128))
+    with pytest.raises(ValueError, match=r"router scores of model\.0 are NaN"):
+        check_finite(model)
 
 
 def test_a_yolo_object_takes_capacity_and_saves_it(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -16,8 +18,14 @@ def first_not_finite(model: nn.Module) -> str | None:
     plans = {name: layer.plan for name, layer in routed_layers(model) if layer.plan is not None}
     if not plans:
         return None
-    finite = torch.stack([plan.logits.isfinite().all() for plan in plans.values()]).tolist()
+    finite = torch.stack([_finite(plan) for plan in plans.values()]).tolist()
     return next((name for name, good in zip(plans, finite, strict=True) if not good), None)
+
+
+def _finite(plan: Any) -> torch.Tensor:
+    """Return whether all scores of a plan are numbers, those by class too, as a scalar."""
+    good, classes = plan.logits.isfinite().all(), getattr(plan, "classes", None)
+    return good if classes is None else good & classes.isfinite().all()
 
 
 def check_finite(model: nn.Module) -> None:

@@ -108,7 +108,7 @@ class CellHead(nn.Sequential):
     """
 
     def __init__(self, channels: int, halvings: int, classes: int) -> None:
-        widths = [*[min(channels, 32), 48, WIDTH, WIDTH][:halvings], WIDTH]
+        widths = [*[min(channels, 32), 48, *[WIDTH] * halvings][:halvings], WIDTH]
         layers = [conv(channels, widths[0], kernel=1)]
         for before, width in pairwise(widths):
             layers += [conv(before, width, 2), apart(width)]

@@ -25,6 +25,7 @@ from mod_vision.conversion.job import with_router
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.data.description import split_images
+from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import WindowSettings
@@ -34,7 +35,6 @@ from mod_vision.yolo.run.images import read_images, some_images
 from mod_vision.yolo.run.letterbox import forward_letterboxed
 from mod_vision.yolo.run.validate import Validation, validate
 from mod_vision.yolo.run.window_objects import label_boxes, position_prior
-from mod_vision.yolo.train.calibration import calibrate_thresholds
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import fit_windows
 from studies.opponents.placing import Esod, Oracle, Prior, Random, Zone, placing_by, zones_of
@@ -46,6 +46,7 @@ from studies.opponents.ways import Way, model_way, sahi_way
 CALIBRATED = 100  # training images that thresholds are set on
 ZONE_CELLS = 32  # cells along each side of an image that a zone is drawn on
 PATCHES = 8  # along the longer side of an image
+ONE_WINDOW = 1e-3  # capacity at which an image costs little but the router
 PASS = 0.25  # share of the side of the coarse pass of `density`
 
 
@@ -83,11 +84,11 @@ def opponents(
         threads: Threads.
         out: Folder of the results.
     """
-    torch.set_num_threads(threads)
     folder = Path(writable_dir(out))
     _check_same(folder / "asked.json", locals())
     base = load_model(dense)
     found = _images(base, data, split)
+    torch.set_num_threads(threads)  # a validation sets its own
     scenes = scenes_of(found.files, scene or "^.*$")
     ways = _dense(base, imgsz, lower, smaller)
     ways += _routed(load_model(routed), data, imgsz, [float(share) for share in as_list(shares)])
@@ -97,7 +98,7 @@ def opponents(
     ways += [sahi_way(dense, int(side), imgsz) for side in as_list(slices)]
     for way in ways:
         _once(folder / file_name(way.name), partial(score, way, found, scenes, camera or "^"))
-    _once(folder / "times.json", lambda: time_ways([way for way in ways if way.timed], found, threads))
+    _once(folder / "times.json", lambda: time_ways([way for way in ways if way.timed], found, threads, camera or "^"))
     write_text(folder / "table.md", report(folder, [way.name for way in ways]))
     print((folder / "table.md").read_text())
 
@@ -144,13 +145,29 @@ def _dense(base: YOLO, imgsz: int, lower: Any, smaller: str) -> list[Way]:
 
 def _routed(yolo: YOLO, data: str, imgsz: int, shares: list[float]) -> list[Way]:
     """Return the ways of the routed model: as it is, and at mean shares of the pixels."""
-    ways = [model_way("routed", yolo, imgsz)]
-    for share in shares:
-        own = copy_model(yolo)
-        head_of(own.model).entry.crowded = None  # type: ignore[union-attr]
-        calibrate_thresholds(own, data, share, imgsz, CALIBRATED)
-        ways.append(model_way(f"routed at {share:g}", own, imgsz))
-    return ways
+    ways, plans = [model_way("routed", yolo, imgsz)], _plans(yolo, data, imgsz)
+    return ways + [model_way(f"routed at {share:g}", _at(yolo, plans, share), imgsz) for share in shares]
+
+
+def _plans(yolo: YOLO, data: str, imgsz: int) -> list[Any]:
+    """Return what a model's router says of some training images."""
+    own = copy_model(yolo)
+    set_capacity(own, ONE_WINDOW)
+    found = []
+    for photo in read_images(some_images(data, CALIBRATED, "train")):
+        forward_letterboxed(own.model, photo, imgsz)
+        found.append(head_of(own.model).entry.plan)  # type: ignore[union-attr]
+    return found
+
+
+def _at(yolo: YOLO, plans: list[Any], share: float) -> YOLO:
+    """Return a copy of a model with the threshold that keeps a mean share of the pixels of some plans."""
+    own = copy_model(yolo)
+    set_capacity(own, share)
+    entry: Any = head_of(own.model).entry  # type: ignore[union-attr]
+    entry.crowded = None
+    entry.set_threshold(entry.budget_threshold(plans, share))
+    return own
 
 
 def _placed(yolo: YOLO, base: YOLO, data: str, imgsz: int, camera: str) -> list[Way]:
@@ -171,9 +188,10 @@ def _placed(yolo: YOLO, base: YOLO, data: str, imgsz: int, camera: str) -> list[
         ways.append(model_way("zone of each camera, by hand", placing_by(yolo, Zone), imgsz))
     entry: Any = head_of(yolo.model).entry  # type: ignore[union-attr]
     share = float(yolo.model.yaml["mod"]["windows"]["capacity"])
-    settings = WindowSettings(size=entry.window, router="density", coarse=PASS, capacity=share)
+    own = head_of(yolo.model).objectness  # type: ignore[union-attr]
+    settings = WindowSettings(entry.window, share, "density", PASS, objectness=own)
     density = on_windows(base, settings)
-    calibrate_thresholds(density, data, share, imgsz, CALIBRATED)
+    density = _at(density, _plans(density, data, imgsz), share)
     return [*ways, model_way(f"density, coarse pass at {PASS:g}", density, imgsz)]
 
 

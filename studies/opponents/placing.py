@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,8 @@ class _Placing:
     def route_windows(self, *args: Any, **kwargs: Any) -> WindowPlan:
         """Place the windows of the router, then as many others."""
         own: Any = self
-        plan = self.placed(super().route_windows(*args, **kwargs))  # type: ignore[misc]
+        before: WindowPlan = super().route_windows(*args, **kwargs)  # type: ignore[misc]
+        plan = self.placed(before)._replace(logits=before.logits, classes=before.classes)  # scores count as they do
         own.plan = plan
         return plan
 
@@ -37,9 +39,11 @@ class _Placing:
 class Random(_Placing):
     """Windows at random."""
 
+    noise: ClassVar[torch.Generator] = torch.Generator().manual_seed(0)
+
     def placed(self, plan: WindowPlan) -> WindowPlan:
         """Return as many windows by noise."""
-        return elsewhere(plan, torch.randn_like(plan.logits))
+        return elsewhere(plan, torch.randn(plan.logits.shape, generator=self.noise))
 
 
 class Prior(_Placing):
@@ -62,33 +66,51 @@ class Oracle(_Placing):
         return elsewhere(plan, sure_logits(cells).flatten(1))
 
 
-class Zone(_Placing):
-    """Windows that cover a zone of the camera of the image, as a user would draw it; as many as it takes.
+class Zone:
+    """Windows that cover a zone of the camera of the image, as a user would draw it; no router runs.
 
     Attributes:
         zones: (1, 1, h, w) of each camera, above 0 in its zone.
         camera: That of the image that comes next.
+        corners: Windows of each camera and size of an image.
     """
 
     zones: ClassVar[dict[str, torch.Tensor]]
-    camera: ClassVar[str]
+    camera: ClassVar[str] = ""
+    corners: ClassVar[dict[tuple[str, tuple[int, int]], torch.Tensor]] = {}
 
-    def placed(self, plan: WindowPlan) -> WindowPlan:
-        """Return the windows that cover the zone."""
-        zone = self.zones.get(self.camera)
-        if zone is None:  # a camera that nobody has drawn for
-            zone = torch.ones(1, 1, *plan.size)
-        logits = sure_logits(F.adaptive_max_pool2d(zone, plan.size)[:, 0]).flatten(1)
-        most = 4 * plan.logits.shape[1]
-        found = plan_windows(logits, plan.size, plan.window, most, plan.cell, least=0.5, inside=plan.inside)
-        return found._replace(logits=plan.logits)
+    def route_windows(self, x: torch.Tensor, coarse: Any = None, reduction: int = 1) -> WindowPlan:
+        """Take the windows of the camera."""
+        own: Any = self
+        size = own.cells(x, reduction)
+        window = window_cells(own.window, size, own.cell)
+        if (self.camera, size) not in self.corners:
+            self.corners[self.camera, size] = self._covering(size, window)
+        corners = self.corners[self.camera, size]
+        own.plan = plan = WindowPlan(x.new_zeros(1, size[0] * size[1]), corners, size, window, own.cell)
+        return plan
+
+    def _covering(self, size: tuple[int, int], window: tuple[int, int]) -> torch.Tensor:
+        """Return the corners (1, k, 2) of the windows that cover the zone; the whole image of an unknown camera."""
+        zone = self.zones.get(self.camera, torch.ones(1, 1, *size))
+        logits = sure_logits(F.adaptive_max_pool2d(zone, size)[:, 0]).flatten(1)
+        counts = range(logits.shape[1] + 1)
+        return plan_windows(logits, size, window, counts[-1], least=0.5, counts=counts).corners
+
+
+class Seamless(WindowPlan):
+    """A plan whose windows own their positions up to the border: a grid has no other window that could."""
+
+    def owned(self, strides: Sequence[int], margin: int = 0) -> torch.Tensor:
+        """Return which positions belong to their window, (B, k, A)."""
+        return super().owned(strides, margin)
 
 
 class Esod:
-    """Squares of a fixed grid that hold a cell whose probability is high enough, without overlap or halo.
+    """Squares of a fixed grid that hold a cell whose probability is high enough, without overlap or halo, or none.
 
-    As in ESOD (Liu et al., arXiv 2407.16424): an object seeker on the map of stride 8, and patches of an eighth of the
-    image that it finds something in. Here patches are squares of whole cells.
+    After ESOD (Liu et al., arXiv 2407.16424): an object seeker on the map of stride 8, and patches of an eighth of the
+    image that it finds something in. Here patches are squares of whole cells, and they are not shifted to the objects.
 
     Attributes:
         least: Lowest logit of a cell that counts, set on the instance.
@@ -106,8 +128,7 @@ class Esod:
         said, _ = own.score(x, size, coarse, reduction)
         corners, self.best = grid_scores(said[0, 0].view(size), window)
         kept = self.best >= self.least
-        kept[self.best.argmax()] = True
-        own.plan = plan = WindowPlan(said[:, 0], corners[kept][None], size, window, own.cell, classes=said[:, 1:])
+        own.plan = plan = Seamless(said[:, 0], corners[kept][None], size, window, own.cell, classes=said[:, 1:])
         return plan
 
 
@@ -131,9 +152,9 @@ def placing_by(routed: YOLO, kind: type) -> YOLO:
     yolo = copy_model(routed)
     entry: Any = head_of(yolo.model).entry  # type: ignore[union-attr]
     entry.__class__ = type(f"{kind.__name__}{type(entry).__name__}", (kind, type(entry)), {})
-    entry.crowded = None
-    head: Any = head_of(yolo.model)
-    head.objectness = head.objectness if kind is Esod else 0.0
+    if kind is Zone:  # it does not know how likely an object is
+        entry.crowded = None
+        head_of(yolo.model).objectness = 0.0  # type: ignore[union-attr]
     return yolo
 
 

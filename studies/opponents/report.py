@@ -66,8 +66,9 @@ def _break_even(ways: Sequence[dict[str, Any]], images: Sequence[int], times: di
     for way in ways:
         if not way["name"].startswith("routed") or way["name"] not in times:
             continue
-        counts = np.array(way["per_image"])[images]
+        counts, whole = (np.array(way[key])[images] for key in ("per_image", "whole"))
         ms, dense = np.array(times[way["name"]]), float(np.median(times["dense"]))
+        counts, ms = counts[~whole], ms[~whole]
         if len(np.unique(counts)) < 3:
             continue
         each, base = np.polyfit(counts, ms, 1)

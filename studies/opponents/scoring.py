@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,24 +63,36 @@ def score(way: Way, found: Validation, scenes: np.ndarray, camera: str) -> dict[
         found: A validation of the split, for its images and labels.
         scenes: Scene of each image.
         camera: Pattern that finds the camera in the name of an image.
+
+    Raises:
+        ValueError: If the ground truth is a COCO JSON.
     """
+    if found.annotations:
+        raise ValueError("the data YAML names a COCO JSON, whose images have another order; leave it out here.")
     scorer, lost, find = Scorer("detect"), LostObjects(), way.prepare(CONF)
+    whole: list[bool] = []
     for i, file in enumerate(found.files):
         photo, label = read_image(found.folder / file), found.labels[i]
-        match = re.search(camera, file)
-        Zone.camera = match[0] if match else ""
+        show_camera(file, camera)
         own, seen = with_labels(find, photo, label)
         scorer.update(found, [file], predictions(own, file))
         if own.plan is not None and own.boxed is not None:
-            lost.update(own.plan, objects_of(seen, label, found.names), {})
+            whole.append(own.plan.whole is not None)
+            lost.update(own.plan, objects_of(seen, label, found.names, own.largest), {})
     box = scorer.result()["box"]
     places = [k for k, one in enumerate(box.classes) if one.objects]
     parts = {name: float(resampled_ap(box.matches, places, images)[0]) for name, images in halves(found).items()}
     again = resampled_ap(box.matches, places, draws(scenes))
     figures = {"name": way.name, "imgsz": way.imgsz, "AP": box.stats["AP"], "AP50": box.stats["AP50"]}
     figures |= {"APs": box.stats["APs"], **parts, "classes": {one.name: one.ap for one in box.classes}}
-    figures |= {"windows": lost.result(), "per_image": lost.windows} if lost.windows else {}
+    figures |= {"windows": lost.result(), "per_image": lost.windows, "whole": whole} if lost.windows else {}
     return figures | {"resamples": [round(float(ap), 5) for ap in again]}
+
+
+def show_camera(file: str, camera: str) -> None:
+    """Tell zones the camera of the image that comes next."""
+    match = re.search(camera, Path(file).name)
+    Zone.camera = match[0] if match else ""
 
 
 def with_labels(
@@ -113,11 +126,12 @@ def placed_boxes(label: dict[str, Any], photo: np.ndarray, boxed: Letterboxed) -
     return torch.stack((x * across + left, y * down + top, (x + w) * across + left, (y + h) * down + top), 1)
 
 
-def objects_of(boxes: torch.Tensor, label: dict[str, Any], names: dict[int, str]) -> Objects:
-    """Return the objects of an image."""
+def objects_of(boxes: torch.Tensor, label: dict[str, Any], names: dict[int, str], largest: float) -> Objects:
+    """Return the objects of an image but for those longer than `largest` px of the input: they are a coarse pass's."""
     areas = torch.as_tensor(label["boxes"]).float().reshape(-1, 4)[:, 2:].prod(1)
-    classes = [names[int(c)] for c in np.ravel(label["cls"])]
-    return Objects(boxes, areas, torch.zeros(len(boxes), dtype=torch.long), classes)
+    ours = (boxes[:, 2:] - boxes[:, :2]).amax(1) <= largest
+    classes = [names[int(c)] for c in np.ravel(label["cls"])[ours.numpy()]]
+    return Objects(boxes[ours], areas[ours], torch.zeros(int(ours.sum()), dtype=torch.long), classes)
 
 
 def predictions(own: Found, file: str) -> list[dict[str, Any]]:

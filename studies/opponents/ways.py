@@ -14,6 +14,7 @@ from ultralytics import YOLO
 
 from mod_vision.eval.cost.latency import as_deployed
 from mod_vision.routing.windows import WindowPlan
+from mod_vision.yolo.model.coarse import largest_for_windows
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.letterbox import Letterboxed, forward_letterboxed
 from mod_vision.yolo.run.predict import Postprocess
@@ -31,6 +32,7 @@ class Found(NamedTuple):
         classes: (n,) indices.
         boxed: Where the image lies in the model's input, None of SAHI.
         plan: The windows, None without.
+        largest: Longer side in px of the input up to which objects are the windows' to find.
     """
 
     boxes: np.ndarray
@@ -38,6 +40,7 @@ class Found(NamedTuple):
     classes: np.ndarray
     boxed: Letterboxed | None = None
     plan: WindowPlan | None = None
+    largest: float = float("inf")
 
 
 class Way(NamedTuple):
@@ -67,8 +70,8 @@ def model_way(name: str, yolo: YOLO, imgsz: int, timed: bool = True) -> Way:
         def find(photo: np.ndarray) -> Found:
             forward = forward_letterboxed(net, photo, imgsz)
             boxes = post(forward, photo).boxes.numpy()
-            plan = None if head is None else head.entry.plan
-            return Found(boxes.xyxy, boxes.conf, boxes.cls.astype(int), forward.boxed, plan)
+            found = Found(boxes.xyxy, boxes.conf, boxes.cls.astype(int), forward.boxed)
+            return found if head is None else found._replace(plan=head.entry.plan, largest=largest_for_windows(head))
 
         return find
 

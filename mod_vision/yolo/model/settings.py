@@ -40,7 +40,8 @@ class WindowSettings:
         router: Name of a router of windows.
         coarse: Share of the image's side at which the whole image is looked at for large objects; 0 leaves it out.
         entry: Row at which windows are taken; the rows before see the whole image.
-        objectness: Exponent of the router's probability of a cell in the odds of what is found there, in [0, 1].
+        objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one that
+            is found there, in [0, 1].
     """
 
     size: int = 192

@@ -215,6 +215,7 @@ def copying_look(load: Callable[..., Any]) -> Callable[..., Any]:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         if head_of(self) is not None:
             copy_look(self, source)
+            forget_training(self, source)
             copy_names(self, source)
         return out
 
@@ -230,6 +231,16 @@ def copy_look(net: Any, source: Any) -> None:
         theirs = {key: value.shape for key, value in source.state_dict().items() if key in own}
         if theirs != own:
             router.copy_rows(list(net.model))
+
+
+def forget_training(net: Any, source: Any) -> None:
+    """Count a learned router as untrained if `source`, whose weights were loaded, lacks some of its weights."""
+    entry = net.model[-1].entry
+    prefix = f"model.{entry.i}.router."
+    own = {key: value.shape for key, value in net.state_dict().items() if key.startswith(prefix)}
+    theirs = {key: value.shape for key, value in source.state_dict().items() if key in own}
+    if theirs != own:
+        entry.router.steps.zero_()
 
 
 def copy_names(net: Any, source: Any) -> None:

@@ -113,6 +113,9 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
             f"{data}: none of the {len(dataset.labels)} images of `train` has a labelled object, so the routers would "
             "be fitted to nothing; labels are .txt files in a folder `labels` beside `images`."
         )
+    classes = len(yolo.names)
+    if (highest := max(int(label["cls"].max()) for label in dataset.labels if len(label["cls"]))) >= classes:
+        raise ValueError(f"{data}: class {highest} is labelled, and the model has {classes} classes, from 0 on.")
     device = next(yolo.model.parameters()).device
     if windowed:
         picked = batches_by_shape(dataset, BATCH)

@@ -47,7 +47,7 @@ def fit_windows(
         resume: File in which the state is kept, and from which a training that was stopped goes on.
 
     Returns:
-        Mean loss of the last tenth of the steps, about 1 for a router that knows nothing.
+        Mean loss of the last tenth of the steps.
     """
     head = head_of(net)
     assert head is not None
@@ -169,7 +169,7 @@ def _seen(net: Any, head: Any, images: torch.Tensor, size: tuple[int, int]) -> t
 def cropped(batch: dict[str, Any], side: int, cell: int) -> dict[str, Any]:
     """Return a batch with a random part of its images, at most `side` px high and wide, and the boxes in it.
 
-    A router sees little around a cell, so parts teach it as much as whole images, at a fraction of the time.
+    Parts teach it nearly as much as whole images, at a fraction of the time.
     """
     images, boxes = batch["img"], batch["bboxes"]
     size = boxes.new_tensor(images.shape[:1:-1])  # width, height; boxes can lie on another device
