@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from mod_vision.eval.accuracy.bootstrap import difference
 from mod_vision.eval.pareto import pareto_front
@@ -97,6 +98,8 @@ def _draw(path: Path, ways: Sequence[dict[str, Any]], times: dict[str, Any]) -> 
     front = pareto_front(points)
     axes.plot(*zip(*(points[i] for i in front), strict=True), color="gray", linewidth=6, alpha=0.2, zorder=0)
     axes.set(xlabel="milliseconds of an image, median", ylabel="AP", xscale="log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(ScalarFormatter())
     axes.grid(alpha=0.3)
     axes.legend()
     write_figure(path, figure)
