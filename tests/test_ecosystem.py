@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_solutions_count_objects_in_regions(checkpoint, frames):
 
 
 def test_solutions_count_objects_that_cross_a_line(checkpoint, frames):
-    """The camera moves to the right, so all objects move to the left."""
+    """The camera moves to the right, so nearly all objects move to the left; a tracker can take one for another."""
     tracks: dict[int, list[float]] = {}
     model = YOLO(checkpoint)
     for frame in frames:
@@ -206,11 +207,13 @@ def test_solutions_count_objects_that_cross_a_line(checkpoint, frames):
         for number, box in zip(result.boxes.id.int().tolist(), result.boxes.xyxy, strict=True):
             tracks.setdefault(number, []).append(float(box[0] + box[2]) / 2)
     middle = float(np.median([places[0] for places in tracks.values() if len(places) > 1])) - STEP / 2
-    crossed = sum(places[0] > middle > min(places) for places in tracks.values())
-    assert 0 < crossed < len(tracks)
+    steps = [[(a - middle, b - middle) for a, b in pairwise(places)] for places in tracks.values()]
+    first = [next(((a, b) for a, b in own if a * b < 0), (0.0, 0.0)) for own in steps]  # a track counts once
+    back, crossed = sum(a < b for a, b in first), sum(a > b for a, b in first)
+    assert back < crossed < len(tracks)
     line = [(middle, -HEIGHT), (middle, 2 * HEIGHT)]
     counter, made = solved(solutions.ObjectCounter, checkpoint, frames, region=line, tracker="bytetrack.yaml")
-    assert (counter.in_count, counter.out_count) == (0, crossed)
+    assert (counter.in_count, counter.out_count) == (back, crossed)
     assert made[-1].out_count == crossed
 
 
@@ -427,7 +430,7 @@ def test_the_notebook(tmp_path):
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**env, "YOLO_CONFIG_DIR": str(tmp_path / "config"), "OMP_NUM_THREADS": "1"})
     printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
-    assert "windows of 192 px" in printed
+    assert "windows of 256 px" in printed
     assert "equals eager on 4 images" in printed
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
     assert (tmp_path / "quickstart.onnx").is_file()
