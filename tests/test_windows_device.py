@@ -94,9 +94,15 @@ def test_the_host_never_waits(name, coarse):
 def test_compiles_into_one_graph_that_runs_windows():
     """Once for all images: nothing depends on where windows are."""
     net = loaded("yolo26n-mod", 0.25)
-    for parameter in (p for p in head_of(net).entry.router.parameters() if p.ndim > 1):
-        torch.nn.init.normal_(parameter, std=0.15)  # windows follow the image
     images = [torch.rand(2, 3, 6, 8).repeat_interleave(32, 2).repeat_interleave(32, 3) for _ in range(3)]
+    router = head_of(net).entry.router.train()
+    for module in router.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # its statistics are those of the first image
+            module.reset_running_stats()
+    torch.nn.init.normal_(router.head[-1].weight)  # windows follow the image
+    router(torch.nn.functional.avg_pool2d(images[0], 2), (6, 8))
+    router.eval()
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     net(images[0])
     compiled(images[0])
