@@ -25,7 +25,7 @@ from mod_vision.conversion.parts import RUNS, divide, state_of
 from mod_vision.conversion.progress import Progress
 from mod_vision.conversion.rows import Accuracy, score
 from mod_vision.conversion.seen import WHOLE, Seen, look_at, shown_by
-from mod_vision.conversion.timing import WindowTime, _few_and_many, slower, time_predictions, time_windows
+from mod_vision.conversion.timing import WindowTime, _few_and_many, time_predictions, time_windows
 from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.routing import routed_layers
@@ -266,17 +266,6 @@ def test_times_of_windows():
     assert all(time.each >= 0 and time.base > 0 for time in times.values())
     assert min(time.each for time in times.values()) > 0, "more windows take more time"
     assert times[128, 0.0].of(3) == times[128, 0.0].base + 3 * times[128, 0.0].each
-
-
-def test_what_takes_longer_than_expected_is_noticed():
-    yolo, dense = YOLO("yolo26n-mod.yaml"), YOLO("yolo26n.yaml")
-    head_of(yolo.model).entry.set_threshold(0.5)
-    photos = [np.full((128, 256, 3), 90, np.uint8)] * 2
-    assert slower(yolo, dense, 256, photos, WindowTime(1e-3, 0)) > 100
-    assert slower(yolo, dense, 256, photos, WindowTime(1e9, 0)) < 0.1
-    head_of(yolo.model).entry.set_threshold(0.0)
-    head_of(yolo.model).entry.crowded = 0.01
-    assert slower(yolo, dense, 256, photos, WindowTime(1, 1)) == 1, "run as a whole, and not on windows"
 
 
 @pytest.mark.parametrize(("height", "width", "size", "counts"), [(160, 192, 128, [1, 2]), (384, 640, 320, [1, 2])])

@@ -22,7 +22,7 @@ from mod_vision.yolo.run.device import start
 from mod_vision.yolo.run.images import evenly_spaced
 
 MODEL = "yolo26n-mod-hituav.pt"
-SPEEDUP = 2.0
+SPEEDUP = 1.5
 DRAWN, CHECKED = 6, 5  # images
 WHEN_NOT = (
     "When not: on images full of objects, or with objects that fill the image, windows cover nearly everything, and "
@@ -31,7 +31,7 @@ WHEN_NOT = (
 
 
 def demo(
-    steps: int = 150,
+    steps: int = 400,
     run: RunSettings = RunSettings(imgsz=0),  # noqa: B008  # frozen
     out: str | Path = "runs/mod-vision-demo",
 ) -> Path:

@@ -23,7 +23,6 @@ from mod_vision.yolo.run.predict import Postprocess
 FEW, MANY = 0.1, 0.5  # shares of the pixels between which time is taken to grow evenly
 NEARLY = 0.9999  # highest capacity that has windows
 ROUNDS, REPEATS = 7, 3
-CONF = 0.25  # Ultralytics' for prediction
 
 
 class WindowTime(NamedTuple):
@@ -35,24 +34,6 @@ class WindowTime(NamedTuple):
     def of(self, windows: Any) -> Any:
         """Return the milliseconds of a number of windows."""
         return self.base + self.each * windows
-
-
-class Predictor(NamedTuple):
-    """A model as it is deployed, and what reads its outputs."""
-
-    net: Any
-    imgsz: int
-    read: Postprocess
-
-    def __call__(self, photo: np.ndarray) -> None:
-        """Find the objects of a photo (H, W, 3), BGR, and wait for them."""
-        self.read(forward_letterboxed(self.net, photo, self.imgsz), photo)
-
-
-def _predictor(yolo: YOLO, imgsz: int, conf: float = CONF) -> Predictor:
-    """Return a deployed copy of a model, and what reads its outputs."""
-    net = as_deployed(deepcopy(yolo.model), next(yolo.model.parameters()).device)
-    return Predictor(net, imgsz, Postprocess(yolo, net.names, bool(getattr(net, "end2end", False)), conf))
 
 
 class Time(NamedTuple):
@@ -118,34 +99,8 @@ def _at(yolo: YOLO, size: int, coarse: float, capacity: float) -> Any:
     return as_deployed(net, next(yolo.model.parameters()).device)
 
 
-def slower(yolo: YOLO, dense: YOLO, imgsz: int, photos: Sequence[np.ndarray], expected: WindowTime) -> float:
-    """Return how many times as long as expected a model with a threshold takes, 1 where it runs windows on no photo.
-
-    Args:
-        yolo: The model.
-        dense: The dense model, which runs in turn with it, as when both are measured.
-        imgsz: Image size in px.
-        photos: (H, W, 3) uint8, BGR.
-        expected: Milliseconds of a prediction by its number of windows.
-    """
-    found, own = _predictor(yolo, imgsz), _predictor(dense, imgsz)
-    head: Any = head_of(found.net)
-    taken = awaited = 0.0
-    for photo in photos:
-        times = []
-        for _ in range(1 + REPEATS):
-            own(photo)
-            start = time.perf_counter()
-            found(photo)
-            times.append(1e3 * (time.perf_counter() - start))
-        if (plan := head.windows) is not None:
-            taken += float(np.median(times[1:]))
-            awaited += float(expected.of(plan.width))
-    return taken / awaited if awaited else 1.0
-
-
 def time_predictions(
-    models: Mapping[str, tuple[YOLO, int]], photos: Sequence[np.ndarray], conf: float = CONF
+    models: Mapping[str, tuple[YOLO, int]], photos: Sequence[np.ndarray], conf: float = 0.25
 ) -> dict[str, Time]:
     """Time models image by image, all in turn.
 
@@ -155,20 +110,25 @@ def time_predictions(
         conf: Lowest confidence of a detection.
     """
     keep_memory()
-    predictors = {name: _predictor(yolo, imgsz, conf) for name, (yolo, imgsz) in models.items()}
+    nets, posts = {}, {}
+    for name, (yolo, imgsz) in models.items():
+        device = next(yolo.model.parameters()).device
+        net = as_deployed(deepcopy(yolo.model), device)
+        nets[name] = (net, imgsz)
+        posts[name] = Postprocess(yolo, net.names, bool(getattr(net, "end2end", False)), conf)
     taken: dict[str, list[list[float]]] = {name: [] for name in models}
     for photo in photos:
         own: dict[str, list[float]] = {name: [] for name in models}
         for turn in range(1 + REPEATS):
-            for name, predict in predictors.items():
+            for name, (net, imgsz) in nets.items():
                 start = time.perf_counter()
-                predict(photo)
+                posts[name](forward_letterboxed(net, photo, imgsz), photo)  # its detections are read: this waits
                 if turn:
                     own[name].append(1e3 * (time.perf_counter() - start))
         for name, times in own.items():
             taken[name].append(times)
     found = {}
-    for name, (net, imgsz, _) in predictors.items():
+    for name, (net, imgsz) in nets.items():
         each = np.median(taken[name], axis=1)
         call = partial(forward_letterboxed, net, photos[int(np.argsort(each)[len(each) // 2])], imgsz)
         device = str(next(net.parameters()).device)

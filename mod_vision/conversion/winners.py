@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from ultralytics import YOLO
@@ -12,8 +12,8 @@ from ultralytics import YOLO
 from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of
 from mod_vision.conversion.job import Job, name_of, with_setting
 from mod_vision.conversion.rows import score
-from mod_vision.conversion.seen import Seen, look_at
-from mod_vision.conversion.timing import WindowTime, slower, time_predictions, time_windows
+from mod_vision.conversion.seen import look_at
+from mod_vision.conversion.timing import time_predictions, time_windows
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import evenly_spaced, read_images
@@ -26,15 +26,12 @@ def choose(job: Job) -> list[Setting]:
     """Return the settings for the three speed-ups, the slowest first; one can win more than once."""
 
     def find() -> list[Any]:
+        settings: list[Setting] = []
         dense_ms = _dense_ms(job)
-        routers = [_seen_and_timed(job, router, yolo, dense_ms) for router, yolo in job.routed.items()]
-        budgets = [dense_ms / speedup for speedup in job.wanted.speedups(dense_ms)]
-        own = best_within(_settings(routers), budgets[1])
-        expected = next(found.times for found in routers if found.router == own.router)[own.size, own.coarse]
-        photos = read_images(evenly_spaced(job.parts.kept, TIMED))
-        factor = slower(with_setting(job, own), job.dense, job.run.imgsz, photos, expected)
-        settings = _settings(routers, factor)
-        return [list(best_within(settings, ms)) for ms in budgets]
+        for router, yolo in job.routed.items():
+            settings += _settings(job, router, yolo, dense_ms)
+        found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
+        return [list(setting) for setting in found]
 
     return [Setting(*values) for values in job.progress.once("settings", find)]
 
@@ -57,33 +54,8 @@ def _dense_ms(job: Job) -> float:
     return time_predictions({"dense": (job.dense, job.run.imgsz)}, photos)["dense"].median
 
 
-class SeenAndTimed(NamedTuple):
-    """What a router says of the images kept aside, and what windows would take.
-
-    Attributes:
-        router: Its name.
-        seen: What it says.
-        dense_ms: Milliseconds of the dense forward.
-        times: Milliseconds of windows, by their side and coarse pass.
-    """
-
-    router: str
-    seen: list[Seen]
-    dense_ms: float
-    times: dict[tuple[int, float], WindowTime]
-
-
-def _settings(routers: Sequence[SeenAndTimed], factor: float = 1.0) -> list[Setting]:
-    """Return what can be chosen, if windows take `factor` times as long as they did."""
-    settings = []
-    for router, seen, dense_ms, times in routers:
-        scaled = {key: WindowTime(factor * time.base, factor * time.each) for key, time in times.items()}
-        settings += settings_of(router, seen, dense_ms, scaled)
-    return settings
-
-
-def _seen_and_timed(job: Job, router: str, yolo: YOLO, dense_ms: float) -> SeenAndTimed:
-    """Return what a router says; `dense_ms` is the time of the dense model, with all around it."""
+def _settings(job: Job, router: str, yolo: YOLO, dense_ms: float) -> list[Setting]:
+    """Return what can be chosen with a router; `dense_ms` is the time of the dense model, with all around it."""
     set_capacity(yolo, 1e-3)  # one window: what the router says is all that is looked at
     seen = look_at(yolo, job.parts.data, job.run.imgsz)
     plan = seen[len(seen) // 2].plan
@@ -97,7 +69,7 @@ def _seen_and_timed(job: Job, router: str, yolo: YOLO, dense_ms: float) -> SeenA
     forward_ms, times = time_windows(yolo, sizes, passes, image)
     around = max(dense_ms - forward_ms, 0.0)  # resizing the image, reading its detections
     times = {key: time._replace(base=time.base + around) for key, time in times.items()}
-    return SeenAndTimed(router, seen, forward_ms, times)
+    return settings_of(router, seen, forward_ms, times)
 
 
 def asked_for(job: Job, winners: Sequence[Setting]) -> Setting:
