@@ -22,6 +22,7 @@ from ultralytics import YOLO
 
 from mod_vision.cli.keys import as_list
 from mod_vision.cli.main import run_tool
+from mod_vision.conversion.job import OBJECTNESS
 from mod_vision.conversion.rows import score
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.files import writable_dir, write_text
@@ -127,7 +128,7 @@ def _scored(weights: Path, data: str, size: int, imgsz: int, share: float, steps
 
 def _fitted(yolo: YOLO, data: str, imgsz: int, steps: int) -> YOLO:
     """Return a dense model on windows with a router that is trained for it."""
-    routed = on_windows(yolo, WindowSettings(objectness=0.5))
+    routed = on_windows(yolo, WindowSettings(objectness=OBJECTNESS))
     fit_windows(routed.model, labelled_batches(routed, data, imgsz), steps)
     return routed
 

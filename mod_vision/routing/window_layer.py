@@ -14,7 +14,7 @@ from mod_vision.routing.layer import RoutedLayer, refuse_in_exports
 from mod_vision.routing.padding import Frame, running_images
 from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.threshold import lowest_threshold
-from mod_vision.routing.window_routers import SURE, WindowRouter, label_cells
+from mod_vision.routing.window_routers import SURE, WindowRouter, label_cells, told_apart
 from mod_vision.routing.windows import WindowPlan, is_channels_last
 
 EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
@@ -102,7 +102,7 @@ class WindowedLayer(RoutedLayer):
         if self.input_adaptive:
             refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")
         said, inside = self.score(x, size, coarse, reduction)
-        logits, classes = said[:, 0], said[:, 1:] if said.shape[1] > 1 else None
+        logits, classes = told_apart(said)
         if self.training:
             self.router.steps += 1
         least = self.threshold if self.input_adaptive else None

@@ -64,6 +64,15 @@ def conv(c1: int, c2: int, stride: int = 1, kernel: int = 3, groups: int = 1, di
     return nn.Sequential(layer, nn.BatchNorm2d(c2, eps=1e-3, momentum=0.03), nn.SiLU())
 
 
+def told_apart(said: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the scores of any object (B, N), and by class (B, classes, N), None of a router that tells no classes.
+
+    Args:
+        said: (B, 1 + classes, N), what a router says of the cells.
+    """
+    return said[:, 0], said[:, 1:] if said.shape[1] > 1 else None
+
+
 def apart(channels: int, dilation: int = 1) -> nn.Sequential:
     """Return a convolution of each channel by itself, and one over channels."""
     return nn.Sequential(

@@ -21,19 +21,23 @@ NEIGHBOURS = 1  # cells around objects that a zone drawn by hand holds
 
 
 class _Placing:
-    """Mixin of entries that place as many windows as the router chose, by other scores."""
+    """Mixin of entries that place as many windows as the router chose, by other scores.
+
+    Attributes:
+        scores: Method of each kind; gives for a plan the scores (B, N) of the cells that its windows are placed by.
+    """
+
+    scores: Any
 
     def route_windows(self, *args: Any, **kwargs: Any) -> WindowPlan:
         """Place the windows of the router, then as many others."""
         own: Any = self
         before: WindowPlan = super().route_windows(*args, **kwargs)  # type: ignore[misc]
-        plan = self.placed(before)._replace(logits=before.logits, classes=before.classes)  # scores count as they do
-        own.plan = plan
+        placed = elsewhere(before, self.scores(before))
+        own.plan = plan = placed._replace(
+            logits=before.logits, classes=before.classes
+        )  # in the odds they count as before
         return plan
-
-    def placed(self, plan: WindowPlan) -> WindowPlan:
-        """Return the windows instead of those of the router."""
-        raise NotImplementedError
 
 
 class Random(_Placing):
@@ -41,9 +45,9 @@ class Random(_Placing):
 
     noise: ClassVar[torch.Generator] = torch.Generator().manual_seed(0)
 
-    def placed(self, plan: WindowPlan) -> WindowPlan:
-        """Return as many windows by noise."""
-        return elsewhere(plan, torch.randn(plan.logits.shape, generator=self.noise))
+    def scores(self, plan: WindowPlan) -> torch.Tensor:
+        """Return noise."""
+        return torch.randn(plan.logits.shape, generator=self.noise)
 
 
 class Prior(_Placing):
@@ -51,19 +55,19 @@ class Prior(_Placing):
 
     often: ClassVar[torch.Tensor]
 
-    def placed(self, plan: WindowPlan) -> WindowPlan:
-        """Return as many windows by position."""
-        return elsewhere(plan, prior_logits(self.often[None, None], plan.size).flatten(1))
+    def scores(self, plan: WindowPlan) -> torch.Tensor:
+        """Return how often objects lie at each position."""
+        return prior_logits(self.often[None, None], plan.size).flatten(1)
 
 
 class Oracle(_Placing):
     """Windows by the labels."""
 
-    def placed(self, plan: WindowPlan) -> WindowPlan:
-        """Return as many windows by the labels."""
+    def scores(self, plan: WindowPlan) -> torch.Tensor:
+        """Return what the labels say."""
         cells = label_cells(plan.size)
         assert cells is not None
-        return elsewhere(plan, sure_logits(cells).flatten(1))
+        return sure_logits(cells).flatten(1)
 
 
 class Zone:

@@ -24,7 +24,6 @@ from studies.opponents.ways import Found, Way
 
 CONF = 0.001  # Ultralytics' for validation
 RESAMPLES = 500
-Resamples = tuple[np.ndarray, np.ndarray]
 
 
 def scenes_of(files: Sequence[str], scene: str) -> np.ndarray:
@@ -99,15 +98,13 @@ def with_labels(
     find: Callable[[np.ndarray], Found], photo: np.ndarray, label: dict[str, Any]
 ) -> tuple[Found, torch.Tensor]:
     """Find objects while routers may ask for the labels; return them, and the labels' boxes in px of the input."""
-    asked: list[torch.Tensor] = []
 
     def cells(size: tuple[int, int]) -> torch.Tensor:
         height, width = size[0] * CELL, size[1] * CELL
         gain = min(width / photo.shape[1], height / photo.shape[0])
         valid = round(photo.shape[0] * gain), round(photo.shape[1] * gain)
         top, left = (height - valid[0]) // 2, (width - valid[1]) // 2
-        asked.append(placed_boxes(label, photo, Letterboxed((height, width), (top, left, *valid))))
-        low, high = asked[-1][:, :2], asked[-1][:, 2:]
+        low, high = placed_boxes(label, photo, Letterboxed((height, width), (top, left, *valid))).split(2, 1)
         relative = torch.cat(((low + high) / 2, high - low), 1) / torch.tensor((width, height) * 2)
         return tokens_in_boxes(relative, torch.zeros(len(relative)), 1, size)
 

@@ -17,7 +17,7 @@ from ultralytics.utils import LOGGER
 
 from mod_vision.files import write_bytes
 from mod_vision.routing.window_layer import shrunk
-from mod_vision.routing.window_routers import LookRouter
+from mod_vision.routing.window_routers import LookRouter, told_apart
 from mod_vision.yolo.model.windows import head_of, run_rows
 from mod_vision.yolo.run.objects import upright_boxes
 from mod_vision.yolo.train.windows_loss import windows_loss
@@ -92,7 +92,7 @@ def _steps(
         images = batch["img"]
         size = (images.shape[2] // head.entry.cell, images.shape[3] // head.entry.cell)
         said = router(_seen(net, head, images, size), size).flatten(2)
-        loss = windows_loss(said[:, 0], said[:, 1:] if said.shape[1] > 1 else None, batch, size, head)
+        loss = windows_loss(*told_apart(said), batch, size, head)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
