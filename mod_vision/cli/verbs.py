@@ -95,7 +95,7 @@ def convert(
     max_loss: float | None = None,
     labels: bool = True,
     router: Any = ("look", "stem"),
-    steps: int = 1000,
+    steps: int = 3000,
     force: bool = False,
     run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str | None = None,
