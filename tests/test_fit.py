@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 
 import cv2
@@ -15,10 +16,12 @@ from torch import nn
 
 import mod_vision
 from mod_vision.cli.main import main
+from mod_vision.cli.verbs import VERBS
 from mod_vision.nn import MoDStage
 from mod_vision.routing import routed_layers
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.validate import validate
+from mod_vision.yolo.train.fit_windows import STEPS
 
 
 def test_a_calibrated_stage_comes_closer_to_the_dense_one():
@@ -119,3 +122,8 @@ def test_the_command_saves_a_model(tiny_data, tmp_path, monkeypatch, capsys):
     assert "saved as dense-fit.pt at capacity 0.5" in capsys.readouterr().out
     stage = next(layer for _, layer in routed_layers(load_model("dense-fit.pt").model))
     assert stage.skip.weight.abs().max() > 0
+
+
+def test_the_verb_trains_routers_of_windows_as_long_as_the_function():
+    for convert in (VERBS["convert"], mod_vision.convert):
+        assert inspect.signature(convert).parameters["steps"].default == STEPS

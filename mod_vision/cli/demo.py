@@ -31,9 +31,9 @@ WHEN_NOT = (
 
 
 def demo(
-    steps: int = 400,
-    run: RunSettings = RunSettings(imgsz=0),  # noqa: B008  # frozen
-    out: str | Path = "runs/mod-vision-demo",
+    steps: int,
+    run: RunSettings,
+    out: str | Path,
 ) -> Path:
     """Take the dense weights that ship, and convert, score, draw and export them; no network and no GPU needed.
 

@@ -183,7 +183,7 @@ def _adaptive(yolo: Any, data: str, capacity: float, run: RunSettings) -> Any:
 
 
 def demo(
-    steps: int = 150,
+    steps: int = 400,
     run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str = "runs/mod-vision-demo",
 ) -> None:
