@@ -22,14 +22,12 @@ from ultralytics import YOLO
 
 from mod_vision.cli.keys import as_list
 from mod_vision.cli.main import run_tool
-from mod_vision.conversion.job import OBJECTNESS
+from mod_vision.conversion.job import with_router
 from mod_vision.conversion.rows import score
-from mod_vision.conversion.windowed import on_windows
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
-from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.train.calibration import calibrate_thresholds
 from mod_vision.yolo.train.fit import labelled_batches
@@ -128,7 +126,7 @@ def _scored(weights: Path, data: str, size: int, imgsz: int, share: float, steps
 
 def _fitted(yolo: YOLO, data: str, imgsz: int, steps: int) -> YOLO:
     """Return a dense model on windows with a router that is trained for it."""
-    routed = on_windows(yolo, WindowSettings(objectness=OBJECTNESS))
+    routed = with_router(yolo, "look")
     fit_windows(routed.model, labelled_batches(routed, data, imgsz), steps)
     return routed
 

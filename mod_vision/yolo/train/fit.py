@@ -25,8 +25,7 @@ from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import round_imgsz, stride_of
 from mod_vision.yolo.run.objects import object_tokens
-from mod_vision.yolo.train.fit_windows import BATCH as OF_WINDOWS
-from mod_vision.yolo.train.fit_windows import batches_by_shape, fit_windows
+from mod_vision.yolo.train.fit_windows import WINDOWS_BATCH, batches_by_shape, fit_windows
 from mod_vision.yolo.train.loss import guided_layers
 
 BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
@@ -108,8 +107,8 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
         ValueError: If no image has a labelled object.
     """
     windowed = head_of(yolo.model) is not None  # images are large: no time for padding
-    batch = OF_WINDOWS if windowed else BATCH
-    dataset = _labelled(yolo, data, imgsz, "train", batch, windowed)
+    images = WINDOWS_BATCH if windowed else BATCH
+    dataset = _labelled(yolo, data, imgsz, "train", images, windowed)
     if not any(len(label["cls"]) for label in dataset.labels):
         raise ValueError(
             f"{data}: none of the {len(dataset.labels)} images of `train` has a labelled object, so the routers would "
@@ -120,10 +119,10 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
         raise ValueError(f"{data}: class {highest} is labelled, and the model has {classes} classes, from 0 on.")
     device = next(yolo.model.parameters()).device
     if windowed:
-        picked = batches_by_shape(dataset, batch)
+        picked = batches_by_shape(dataset, images)
         found: Iterator[Any] = (dataset.collate_fn([dataset[i] for i in places]) for places in picked)
     else:
-        found = endless(build_dataloader(dataset, batch, workers=0, shuffle=True))
+        found = endless(build_dataloader(dataset, images, workers=0, shuffle=True))
     return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in found)
 
 

@@ -22,7 +22,7 @@ from mod_vision.yolo.model.windows import head_of, run_rows
 from mod_vision.yolo.run.objects import upright_boxes
 from mod_vision.yolo.train.windows_loss import windows_loss
 
-STEPS, BATCH = 3000, 4
+STEPS, WINDOWS_BATCH = 3000, 4
 RATE, ROWS_RATE, DECAY = 3e-3, 3e-4, 0.02  # ROWS_RATE: of rows that have learnt to see already
 WARMUP = 30  # steps
 CROP = 1024  # px: a router sees several cells around one, and learns little at the borders of a part
