@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mod_vision.routing import Routed as Routed
     from mod_vision.viz.routes import route_maps as route_maps
     from mod_vision.yolo.model.capacity import set_capacity as set_capacity
+    from mod_vision.yolo.model.zone import set_zone as set_zone
     from mod_vision.yolo.train.calibration import calibrate_thresholds as calibrate_thresholds
     from mod_vision.yolo.train.fit import fit_routing as fit_routing
 
@@ -34,6 +35,7 @@ _PUBLIC = {
     "Routed": "mod_vision.routing",
     "route_maps": "mod_vision.viz.routes",
     "set_capacity": "mod_vision.yolo.model.capacity",
+    "set_zone": "mod_vision.yolo.model.zone",
 }
 __all__ = ("__version__", *_PUBLIC)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics import YOLO
 
-from mod_vision.routing.window_routers import labelled
+from mod_vision.routing.labels import labelled
 from mod_vision.yolo.model.windows import head_of
 from studies.opponents.placing import Esod, Oracle, Random, Zone, grid_scores, placing_by, zones_of
 from studies.opponents.report import file_name, report

@@ -22,7 +22,8 @@ from ultralytics.utils.torch_utils import ModelEMA
 
 from mod_vision import set_capacity
 from mod_vision.routing.finite import check_finite
-from mod_vision.routing.window_routers import CellHead, labelled
+from mod_vision.routing.labels import labelled
+from mod_vision.routing.window_routers import CellHead
 from mod_vision.routing.windows import MARGIN
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of

@@ -59,3 +59,22 @@ def milliseconds(value: Any) -> float:
     if not 0 <= found < math.inf:
         raise ValueError(f"budget={value} is no time; write milliseconds, such as budget=30ms.")
     return found
+
+
+def picture_of(size: str) -> tuple[int, int]:
+    """Return width and height of `WIDTHxHEIGHT`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    parts = size.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"size={size} is no size; write width and height in pixels, such as size=1920x1080.")
+    return int(parts[0]), int(parts[1])
+
+
+def zone_of(text: str) -> Any:
+    """Return the points of a zone that are written out, or the file, or the files that are joined by commas."""
+    if text.lstrip().startswith("["):
+        return as_value(text, "zone")
+    return as_list(text) if "," in text and not Path(text).exists() else text

@@ -35,6 +35,7 @@ def plan_windows(
     least: float | None = None,
     inside: torch.Tensor | None = None,
     counts: Sequence[int] | None = None,
+    cover: bool = False,
 ) -> WindowPlan:
     """Place k windows in each image, each where most score is left, or as many as cover enough of it.
 
@@ -53,11 +54,13 @@ def plan_windows(
             the device. None takes k.
         inside: (B, N) False where a cell is padding.
         counts: The numbers of windows that occur with `least`, from 0 up, instead of `BUCKETS` up to k.
+        cover: Whether all cells of worth shall be covered, each as well as the others: inner cells count once, and
+            windows side by side share a row or a column of cells, so that nothing is cut between them.
     """
     if least is None:
-        corners, _ = windows_in_order(logits, size, window, k, inside)
+        corners, _ = windows_in_order(logits, size, window, k, inside, cover)
         return WindowPlan(logits, corners, size, window, cell, None, inside)
-    corners, taken = _place_worthy(_levels(logits, size, inside), counts or _buckets(k), window, least)
+    corners, taken = _place_worthy(_levels(logits, size, inside), counts or _buckets(k), window, least, cover)
     most = int(taken.max())
     real = None
     if len(taken) > 1:
@@ -66,14 +69,19 @@ def plan_windows(
 
 
 def windows_in_order(
-    logits: torch.Tensor, size: tuple[int, int], window: tuple[int, int], k: int, inside: torch.Tensor | None = None
+    logits: torch.Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int],
+    k: int,
+    inside: torch.Tensor | None = None,
+    cover: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the corners (B, k, 2) of windows, and the worth of what each covers first (B, k); as `plan_windows`.
 
     Their order does not depend on k: fewer windows are the first of more.
     """
-    left = _levels(logits, size, inside)
-    _, corners, gains = _place(left, k, window, _covers(size, window, left))
+    left, box = _boxes(_levels(logits, size, inside), window, cover)
+    _, corners, gains = _place(left, k, box, _covers(left.shape[1:], box, left), not cover)
     return corners, gains
 
 
@@ -108,16 +116,17 @@ def _levels(logits: torch.Tensor, size: tuple[int, int], inside: torch.Tensor | 
 
 
 def _place_worthy(
-    left: torch.Tensor, counts: Sequence[int], window: tuple[int, int], least: float
+    left: torch.Tensor, counts: Sequence[int], window: tuple[int, int], least: float, cover: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Place windows until none gains `least`; return corners, and how many of them, of `counts`, each image takes."""
-    covers = _covers((left.shape[1], left.shape[2]), window, left)
+    left, box = _boxes(left, window, cover)
+    covers = _covers(left.shape[1:], box, left)
     corners, gains = (
         [left.new_zeros((len(left), 0, 2), dtype=torch.long)],
         [left.new_zeros((len(left), 0), dtype=torch.float)],
     )
     for before, after in pairwise(counts):
-        left, more, gained = _place(left, after - before, window, covers)
+        left, more, gained = _place(left, after - before, box, covers, not cover)
         corners.append(more)
         gains.append(gained)
         if float(gained[:, -1].max()) < least:
@@ -126,10 +135,25 @@ def _place_worthy(
     return torch.cat(corners, 1), numbers[torch.searchsorted(numbers, worthy(torch.cat(gains, 1), least))]
 
 
+def _boxes(left: torch.Tensor, window: tuple[int, int], cover: bool) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Return the levels (B, h, w) and what a window covers of them, in cells.
+
+    To `cover`, its last row and column are left to the next window. The last two of the image count as one, so that
+    there are as many places.
+    """
+    if not cover or min(window) < 2:
+        return left, window
+    left = torch.cat((left[:, :-2], left[:, -2:].sum(1, keepdim=True, dtype=left.dtype)), 1)
+    left = torch.cat((left[:, :, :-2], left[:, :, -2:].sum(2, keepdim=True, dtype=left.dtype)), 2)
+    return left, (window[0] - 1, window[1] - 1)
+
+
 def _place(
-    left: torch.Tensor, k: int, window: tuple[int, int], covers: torch.Tensor
+    left: torch.Tensor, k: int, window: tuple[int, int], covers: torch.Tensor, inner_twice: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Place k windows on levels (B, h, w), whole numbers in 32 bits; `covers` is what `_covers` gives.
+
+    With `inner_twice` the cells of a window that are not at its border count twice.
 
     The loop has as few operations as can be: on a GPU, each takes longer to start than to run.
 
@@ -142,7 +166,7 @@ def _place(
     left = F.pad(left, (1, 0, 1, 0))
     found, worth = [], []
     for _ in range(k):
-        total, all_left = _totals(left, window)
+        total, all_left = _totals(left, window, inner_twice)
         found.append(_first_best(total.flatten(1)))
         worth.append(all_left)
         lines = covers.index_select(0, found[-1])
@@ -154,14 +178,15 @@ def _place(
     return left[:, 1:, 1:], corners, (remains[:, :-1] - remains[:, 1:]).float() / LEVELS
 
 
-def _totals(left: torch.Tensor, window: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _totals(left: torch.Tensor, window: tuple[int, int], inner_twice: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what windows at all places would score (B, rows, columns), and the worth of all that is left, (B,).
 
     Args:
         left: (B, 1 + h, 1 + w) levels, behind a row and a column of zeros.
         window: Rows and columns of a window.
+        inner_twice: As in `_place`.
     """
-    inner = (window[0] - 2, window[1] - 2)
+    inner = (window[0] - 2, window[1] - 2) if inner_twice else (0, 0)
     if _exported():
         left = left[:, 1:, 1:]
         total = _added_sums(left, window)
@@ -188,7 +213,7 @@ def _first_best(total: torch.Tensor) -> torch.Tensor:
     return torch.where(total == total.amax(1, keepdim=True), later, 0).argmax(1)
 
 
-def _covers(size: tuple[int, int], window: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+def _covers(size: Sequence[int], window: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
     """Return which rows and columns of an image a window covers at each of its places, (places, 1 + h + 1 + w).
 
     Before the rows, and before the columns, is one that no window covers.

@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 
 from mod_vision.routing.capacity import check_capacity
+from mod_vision.routing.labels import label_cells
 from mod_vision.routing.layer import RoutedLayer, refuse_in_exports
 from mod_vision.routing.padding import Frame, running_images
 from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.threshold import lowest_threshold
-from mod_vision.routing.window_routers import SURE, WindowRouter, label_cells, told_apart
+from mod_vision.routing.window_routers import SURE, WindowRouter, told_apart
 from mod_vision.routing.windows import WindowPlan, is_channels_last
+from mod_vision.routing.zone import Extent, cells_in, extent_of, sums_of
 
+MOST_OVERLAPPING = 3  # windows of a zone, in those that would cover the image side by side
 EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
 
 
@@ -106,8 +109,12 @@ class WindowedLayer(RoutedLayer):
         if self.training:
             self.router.steps += 1
         least = self.threshold if self.input_adaptive else None
-        k = window_count(size, window, self.capacities[0] if least is None else 1.0)
-        plan = plan_windows(self._marked(logits, size), size, window, k, self.cell, least, inside, self.counts)
+        k, counts = window_count(size, window, self.capacities[0] if least is None else 1.0), self.counts
+        if self.router.covers and least is not None:
+            k = MOST_OVERLAPPING * k
+            counts = counts or tuple(range(k + 1))  # a zone does not change: its number of windows is no surprise
+        marked = self._marked(logits, size)
+        plan = plan_windows(marked, size, window, k, self.cell, least, inside, counts, self.router.covers)
         self.plan = plan = plan._replace(logits=logits, classes=classes, whole=self._whole(plan))
         if plan.whole is not None and not bool(plan.whole.all()):
             raise MixedBatch
@@ -129,7 +136,46 @@ class WindowedLayer(RoutedLayer):
         image = x if reduction == 1 else running_images()
         small = None if image is None else shrunk(image, 2)
         said = self.router(self.seen(x, size, small, coarse), size).flatten(2)
-        return said, None if small is None else Frame(shrunk(small, EDGES // 2)).inside(size)
+        frame = None if small is None else Frame(shrunk(small, EDGES // 2))
+        return said, self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
+
+    @property
+    def zone_sums(self) -> torch.Tensor | None:
+        """The zones that are looked at, as `sums_of` gives them: one for all images, or one for each; None is all."""
+        sums: torch.Tensor | None = self._buffers.get("zone")
+        chosen = getattr(self._of_thread, "chosen", None)
+        return sums if sums is None or len(sums) == 1 or chosen is None else sums[chosen]
+
+    def set_zone(self, masks: torch.Tensor | None) -> None:
+        """Look at zones alone, (S, GRID, GRID) squares of the picture: one for all images, or one for each."""
+        self.register_buffer("zone", None if masks is None else sums_of(masks), persistent=False)
+        self.forget_plans()
+
+    @contextmanager
+    def some_images(self, chosen: torch.Tensor) -> Iterator[None]:
+        """Run some images (B,) of a batch in this thread: each has its own zone."""
+        self._of_thread.chosen = chosen
+        try:
+            yield
+        finally:
+            self._of_thread.chosen = None
+
+    def _in_zone(
+        self, inside: torch.Tensor | None, frame: Frame | None, x: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor | None:
+        """Return which cells (B, N) count: those of padding do not, nor those outside of the zone; a training has none.
+
+        Raises:
+            ValueError: If there are zones for another number of images.
+        """
+        sums = self.zone_sums
+        if sums is None or self.training:
+            return inside
+        if len(sums) not in (1, len(x)):
+            raise ValueError(f"the model has zones for {len(sums)} streams, and the batch has {len(x)} images.")
+        extent = whole_extent(x) if frame is None else extent_of(frame)
+        here = cells_in(sums, size, extent)
+        return here if inside is None else here & inside
 
     def _whole(self, plan: WindowPlan) -> torch.Tensor | None:
         """Return which images of a batch are crowded, (B,), None if none is."""
@@ -203,6 +249,11 @@ class WindowedLayer(RoutedLayer):
         candidates = torch.cat(gains)
         none = candidates.max()[None] + 1  # at which there is no window
         return lowest_threshold(torch.cat((candidates, none)), shares, capacity)
+
+
+def whole_extent(x: torch.Tensor) -> Extent:
+    """Return the extent of pictures that fill their images (B, ...)."""
+    return Extent(torch.zeros(len(x), 2, device=x.device), torch.ones(len(x), 2, device=x.device))
 
 
 def shrunk(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
@@ -13,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Size = tuple[int, int]
+from mod_vision.routing.labels import Size, label_cells
+
 PRIOR_GRID = 16
 WIDTH = 64  # channels of a map of cells
 DILATIONS = (1, 2, 4)
@@ -30,6 +29,7 @@ class WindowRouter(nn.Module):
         learned: Whether it has parameters that a training sets.
         compares: Whether scores of different images compare, so that a threshold on them means something.
         guesses: Whether a score is a guess of how likely a cell holds an object, which can count in what is found.
+        covers: Whether windows shall cover all cells that count, so that nothing is cut between two.
         steps: Batches that it was trained on, a scalar.
     """
 
@@ -37,6 +37,7 @@ class WindowRouter(nn.Module):
     learned: ClassVar[bool] = True
     compares: ClassVar[bool] = True
     guesses: ClassVar[bool] = True
+    covers: ClassVar[bool] = False
     steps: torch.Tensor
 
     def __init__(self) -> None:
@@ -238,6 +239,18 @@ class RandomWindowRouter(WindowRouter):
         return torch.randn_like(seen[:, :1])
 
 
+class ZoneRouter(WindowRouter):
+    """Takes all cells of the zone that a model has, or of the picture if it has none: nothing to learn, no look."""
+
+    reads = "cells"
+    learned = guesses = False
+    covers = True
+
+    def forward(self, seen: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return the same high logits (B, 1, h, w)."""
+        return torch.full_like(seen[:, :1], SURE)
+
+
 class OracleRouter(WindowRouter):
     """Scores cells by the labels: what a perfect router would give; for studies, inside `labelled`."""
 
@@ -267,29 +280,7 @@ WINDOW_ROUTERS: dict[str, type[WindowRouter]] = {
     "scout": ScoutRouter,
     "density": DensityRouter,
     "prior": PriorRouter,
+    "zone": ZoneRouter,
     "random": RandomWindowRouter,
     "oracle": OracleRouter,
 }
-
-_labels = threading.local()
-
-
-@contextmanager
-def labelled(cells: Callable[[Size], torch.Tensor]) -> Iterator[None]:
-    """Tell the forwards of this thread where the objects of their images are.
-
-    Args:
-        cells: Gives, for a size (h, w), how much each cell (B, h, w) counts as an object, 0 where none is.
-    """
-    before = getattr(_labels, "cells", None)
-    _labels.cells = cells
-    try:
-        yield
-    finally:
-        _labels.cells = before
-
-
-def label_cells(size: Size) -> torch.Tensor | None:
-    """Return how much each cell (B, h, w) counts as an object, None where no labels are known."""
-    cells = getattr(_labels, "cells", None)
-    return None if cells is None else cells(size)

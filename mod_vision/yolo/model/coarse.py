@@ -25,7 +25,7 @@ LEAST = 1e-4  # score of a cell that no detection touches
 
 def boxes_of(out: Any, head: WindowedHead) -> tuple[torch.Tensor, torch.Tensor]:
     """Return boxes (B, n, 4) as corners and scores (B, n, 1 or classes) of an output of the model."""
-    boxes, scores, _, _ = _parts(_detections(out), head)
+    boxes, scores, _, _ = _parts(detections(out), head)
     return boxes, scores
 
 
@@ -56,7 +56,7 @@ def largest_for_windows(head: WindowedHead) -> float:
 def merge(fine: Any, coarse: Any, head: WindowedHead) -> Any:
     """Return the output of the windows with the large objects of the coarse pass, in the form of a plain output."""
     own: Any = head
-    y, small = _detections(fine), _detections(coarse)
+    y, small = detections(fine), detections(coarse)
     if hasattr(own, "proto"):
         proto, small_proto = _proto(fine), _proto(coarse)
         y, small, proto = _join_masks(y, small, proto, small_proto, own)
@@ -66,11 +66,16 @@ def merge(fine: Any, coarse: Any, head: WindowedHead) -> Any:
     return joined if own.export else (joined, fine[1])
 
 
-def _detections(out: Any) -> torch.Tensor:
+def detections(out: Any) -> torch.Tensor:
     """Return the detections of an output: exports give them alone, with prototypes or with raw predictions."""
     while isinstance(out, tuple):
         out = out[0]
     return out
+
+
+def with_detections(out: Any, y: torch.Tensor) -> Any:
+    """Return an output with other detections in it."""
+    return (with_detections(out[0], y), *out[1:]) if isinstance(out, tuple) else y
 
 
 def _proto(out: Any) -> torch.Tensor:
@@ -116,8 +121,8 @@ def _join(fine: torch.Tensor, coarse: torch.Tensor, head: Any) -> torch.Tensor:
     """Return the detections of both, each of its sizes."""
     if not head.end2end:
         coarse = _scaled(coarse.transpose(1, 2), head).transpose(1, 2)
-        fine = _silenced(fine, _longer(fine, head) <= KEPT * head.entry.window, head)
-        coarse = _silenced(coarse, _longer(coarse, head) > OWN * head.entry.window, head)
+        fine = silenced(fine, _longer(fine, head) <= KEPT * head.entry.window, head)
+        coarse = silenced(coarse, _longer(coarse, head) > OWN * head.entry.window, head)
         return torch.cat((fine, coarse), 2)
     coarse = _scaled(coarse, head)
     keep_fine = _longer(fine, head) <= KEPT * head.entry.window
@@ -141,10 +146,11 @@ def _longer(y: torch.Tensor, head: Any) -> torch.Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).amax(-1)
 
 
-def _silenced(y: torch.Tensor, keep: torch.Tensor, head: Any) -> torch.Tensor:
-    """Return detections (B, C, n) with the scores of those not kept at 0."""
-    scores = y[:, 4 : 4 + head.nc] * keep[:, None]
-    return torch.cat((y[:, :4], scores, y[:, 4 + head.nc :]), 1)
+def silenced(y: torch.Tensor, keep: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return detections, (B, n, C) of models without NMS and else (B, C, n), with the scores of those not kept at 0."""
+    axis, count = (2, 1) if head.end2end else (1, head.nc)
+    scores = y.narrow(axis, 4, count) * keep.unsqueeze(axis)
+    return torch.cat((y.narrow(axis, 0, 4), scores, y.narrow(axis, 4 + count, y.shape[axis] - 4 - count)), axis)
 
 
 def _join_masks(

@@ -22,9 +22,15 @@ def apart(run: Callable[[torch.Tensor], Any], entry: WindowedLayer, x: torch.Ten
     """
     plan = entry.plan
     whole = plan.whole
-    crowded, others = (on_full_maps(run(x[which])) for which in (whole, ~whole))
+    crowded, others = (_some(run, entry, x, which) for which in (whole, ~whole))
     entry.plan = plan
     return _together(crowded, others, whole)
+
+
+def _some(run: Callable[[torch.Tensor], Any], entry: WindowedLayer, x: torch.Tensor, which: torch.Tensor) -> Any:
+    """Return the output of some images of a batch, on full maps."""
+    with entry.some_images(which):
+        return on_full_maps(run(x[which]))
 
 
 def _together(crowded: Any, others: Any, whole: torch.Tensor) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mod_vision.routing import ROUTERS, check_capacity
 from mod_vision.routing.schedule import CapacitySchedule
 from mod_vision.routing.window_routers import WINDOW_ROUTERS
 from mod_vision.routing.windows import CELL
+from mod_vision.yolo.data.zones import zones_of
 
 COARSE = (0, 0.5, 0.25, 0.125)  # shares of the side that are whole numbers of pixels for any image
 
@@ -42,6 +43,7 @@ class WindowSettings:
         entry: Row at which windows are taken; the rows before see the whole image.
         objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one that
             is found there, in [0, 1].
+        zone: The part of the picture that is looked at, as `zones_of` takes it; None is all of it.
     """
 
     size: int = 192
@@ -50,6 +52,7 @@ class WindowSettings:
     coarse: float = 0.0
     entry: int = 0
     objectness: float = 0.0
+    zone: Any = None
 
     @classmethod
     def from_yaml(cls, section: Any) -> WindowSettings | None:
@@ -74,7 +77,7 @@ class WindowSettings:
             raise ValueError(f"mod.windows.entry must be the number of a row of the backbone, got {found.entry!r}.")
         if not _is_number(found.objectness) or not 0 <= found.objectness <= 1:
             raise ValueError(f"mod.windows.objectness must be a number in [0, 1], got {found.objectness!r}.")
-        return found
+        return replace(found, zone=zones_of(found.zone, "mod.windows.zone"))
 
 
 @dataclass(frozen=True)

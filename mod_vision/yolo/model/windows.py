@@ -21,6 +21,7 @@ from mod_vision.yolo.blocks.base import take_place
 from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.model.coarse import cell_scores, merge
 from mod_vision.yolo.model.mixed import apart
+from mod_vision.yolo.model.outside import set_entry, silence_outside
 from mod_vision.yolo.model.settings import WindowSettings
 
 LOOK_STRIDE = 8  # the rows of `look` end at the last one before the map is reduced further
@@ -58,6 +59,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     router = _router(settings, model, strides, widths, cell, (channels, head.nc))
     entry = forms.form_of(model[first], forms.ENTRIES)
     entry.init_windows(router, settings.size, cell, strides[first - 1] if first else 1, settings.capacity)
+    set_entry(entry, settings.zone)
     model[first] = take_place(model[first], entry)
     for i in range(first + 1, len(model) - 1):
         outside = tuple(source < first for source in _sources(model[i], i))
@@ -175,7 +177,8 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
         finding_strides = head.training and not entry.training
         if entry.dense or embed or finding_strides:  # an embedding is of the whole image
             with entry.whole_image():
-                return predict_once(self, x, profile, embed)
+                out = predict_once(self, x, profile, embed)
+            return out if embed or head.training else silence_outside(out, head, x)
         if head.coarse and not head.training:
             small = overview(x, round(1 / head.coarse), entry.cell)
             with entry.whole_image():
@@ -187,7 +190,9 @@ def on_windows(predict_once: Callable[..., Any]) -> Callable[..., Any]:
             out = head.no_windows(x) if empty else predict_once(self, x, profile)
         except MixedBatch:
             return apart(self._predict_once, entry, x)
-        return out if coarse is None or head.windows is None else merge(out, coarse, head)
+        if coarse is not None and head.windows is not None:
+            out = merge(out, coarse, head)
+        return out if head.training else silence_outside(out, head, x)
 
     return predict
 

@@ -18,9 +18,9 @@ from ultralytics.utils.ops import process_mask_native, scale_masks, xywh2ltwh
 
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import check_finite
+from mod_vision.routing.labels import labelled
 from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
-from mod_vision.routing.window_routers import labelled
 from mod_vision.yolo.data.description import annotations_file, naming_split, stuff_folder
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mod_vision.routing import RoutedLayer, routed_layers
+from mod_vision.routing.labels import labelled
 from mod_vision.routing.losses import budget_loss, guide_anneal, guide_loss, z_loss
-from mod_vision.routing.window_routers import labelled
 from mod_vision.yolo.blocks.windows import WindowedHead, on_full_maps
 from mod_vision.yolo.model.rows import forget_pretrained
 from mod_vision.yolo.model.settings import LossWeights, ModSettings
