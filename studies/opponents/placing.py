@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from ultralytics import YOLO
 
+from mod_vision.routing.labels import label_cells
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.lost_objects import elsewhere
 from mod_vision.routing.placing import plan_windows, window_cells
-from mod_vision.routing.labels import label_cells
 from mod_vision.routing.window_routers import prior_logits, sure_logits
 from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.model.graph import copy_model

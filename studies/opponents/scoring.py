@@ -12,9 +12,9 @@ import torch
 
 from mod_vision.eval.accuracy.bootstrap import resampled_ap
 from mod_vision.eval.accuracy.coco import Scorer
+from mod_vision.routing.labels import labelled
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.lost_objects import LostObjects, Objects
-from mod_vision.routing.labels import labelled
 from mod_vision.routing.windows import CELL
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.letterbox import Letterboxed
