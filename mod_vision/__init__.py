@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from mod_vision.routing import Routed as Routed
     from mod_vision.viz.routes import route_maps as route_maps
     from mod_vision.yolo.model.capacity import set_capacity as set_capacity
+    from mod_vision.yolo.model.zone import set_refresh as set_refresh
     from mod_vision.yolo.model.zone import set_zone as set_zone
+    from mod_vision.yolo.run.stream import Stream as Stream
     from mod_vision.yolo.train.calibration import calibrate_thresholds as calibrate_thresholds
     from mod_vision.yolo.train.fit import fit_routing as fit_routing
 
@@ -33,8 +35,10 @@ _PUBLIC = {
     "fit_routing": "mod_vision.yolo.train.fit",
     "convert": "mod_vision.conversion.convert",
     "Routed": "mod_vision.routing",
+    "Stream": "mod_vision.yolo.run.stream",
     "route_maps": "mod_vision.viz.routes",
     "set_capacity": "mod_vision.yolo.model.capacity",
+    "set_refresh": "mod_vision.yolo.model.zone",
     "set_zone": "mod_vision.yolo.model.zone",
 }
 __all__ = ("__version__", *_PUBLIC)

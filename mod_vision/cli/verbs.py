@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, picture_of, shares_of, zone_of
+from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, shares_of
 from mod_vision.cli.bench import bench
+from mod_vision.cli.camera import stream, zone
 from mod_vision.cli.export import export
 from mod_vision.cli.keys import as_list
 from mod_vision.cli.val import val
@@ -126,35 +127,6 @@ def convert(
     path = fresh_path(path)
     save(done.model, path, model)
     print(f"saved as {path}: yolo predict model={path} imgsz={done.run.imgsz} source=...")
-
-
-def zone(
-    model: str,
-    zone: str,
-    size: str = "1920x1080",
-    imgsz: int = 0,
-    out: str | None = None,
-) -> None:
-    """A model that computes and detects within a zone of the picture alone, from a dense or a routed one, untrained.
-
-    The zone is a file (GeoJSON, LabelMe or a mask picture) or points, in shares of the picture or in its pixels.
-    Several files, joined by commas, are for as many streams, of which each image of a batch is one.
-    Example: mod-vision zone model=yolo26n.pt zone=gate.json imgsz=1280
-    """
-    from mod_vision.conversion.zoned import zoned
-    from mod_vision.yolo.model.graph import check_out, save
-
-    path = Path(out or f"{Path(model).stem}-zone.pt")
-    check_out(path, model)
-    yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
-    new, cost = zoned(yolo, zone_of(zone), run.imgsz, picture_of(size))
-    path = fresh_path(path)
-    save(new, path, model)
-    print(
-        f"the zone is {100 * cost.area:.0f} % of the picture, covered by {cost.windows} windows of {cost.side} px, "
-        f"{100 * cost.share:.0f} % of the pixels of {size} at imgsz={run.imgsz}\n"
-        f"saved as {path}: yolo predict model={path} imgsz={run.imgsz} source=..."
-    )
 
 
 def fit(
@@ -276,5 +248,5 @@ def predict_many(
     predict(model, source, out, imgsz or _size_of(model), conf, batch, workers, device or default, capacity)
 
 
-COMMANDS = (demo, val, heatmap, report, app, convert, zone, fit, export, bench, tune, predict_many, check)
+COMMANDS = (demo, val, heatmap, report, app, convert, zone, stream, fit, export, bench, tune, predict_many, check)
 VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}

@@ -11,12 +11,12 @@ from ultralytics import YOLO
 
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.routing.placing import plan_windows, window_cells
+from mod_vision.routing.window_layer import COVERED
 from mod_vision.routing.windows import CELL
 from mod_vision.routing.zone import Extent, cells_in, sums_of
 from mod_vision.yolo.data.zones import Zone, areas_of, masks_of, zones_of
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
-from mod_vision.yolo.model.outside import COVERED
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.model.zone import set_zone

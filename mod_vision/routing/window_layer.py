@@ -11,14 +11,17 @@ import torch.nn.functional as F
 
 from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.labels import label_cells
-from mod_vision.routing.layer import RoutedLayer, refuse_in_exports
+from mod_vision.routing.layer import refuse_in_exports
 from mod_vision.routing.padding import Frame, running_images
 from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.threshold import lowest_threshold
 from mod_vision.routing.window_routers import SURE, WindowRouter, told_apart
 from mod_vision.routing.windows import WindowPlan, is_channels_last
-from mod_vision.routing.zone import Extent, cells_in, extent_of, sums_of
+from mod_vision.routing.zone import cells_in, extent_of, whole_extent
+from mod_vision.routing.zoned_layer import ZonedLayer
 
+COVERED = 0.5  # cells that a window must be the first to cover, where all of something is
+CROWDED = 0.8  # of the pixels in such windows, from which on the whole image is faster
 MOST_OVERLAPPING = 3  # windows of a zone, in those that would cover the image side by side
 EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
 
@@ -27,7 +30,7 @@ class MixedBatch(Exception):
     """Some images of a batch are run on windows, others as a whole: the plan tells which, and each goes its own way."""
 
 
-class WindowedLayer(RoutedLayer):
+class WindowedLayer(ZonedLayer):
     """Base of the layer at which a network narrows from the whole image to windows.
 
     Its capacity is the share of the image's pixels that the windows compute.
@@ -38,6 +41,7 @@ class WindowedLayer(RoutedLayer):
         reduction: Px of the image to a position of the map that this layer reads.
         crowded: Share of the pixels from which on an image is run as a whole, in threshold mode; None is never.
         counts: The numbers of windows that occur with a threshold, from 0 up; None for those of `plan_windows`.
+        refresh: Frames of a still camera after which each part is computed again at the latest; 0 is each frame.
     """
 
     window: int
@@ -46,6 +50,7 @@ class WindowedLayer(RoutedLayer):
     router: WindowRouter
     crowded: float | None = None
     counts: tuple[int, ...] | None = None
+    refresh: int = 0
     takes_ragged = True
 
     def init_windows(self, router: WindowRouter, window: int, cell: int, reduction: int, capacity: float) -> None:
@@ -102,6 +107,8 @@ class WindowedLayer(RoutedLayer):
             corners, guesses = given
             self.plan = plan = WindowPlan(guesses[:, 0], corners, size, window, self.cell, classes=guesses)
             return plan
+        if (moved := self.moved_sums) is not None:
+            return self._placed(self._covering(x, size, window, moved, reduction), CROWDED)
         if self.input_adaptive:
             refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")
         said, inside = self.score(x, size, coarse, reduction)
@@ -115,10 +122,33 @@ class WindowedLayer(RoutedLayer):
             counts = counts or tuple(range(k + 1))  # a zone does not change: its number of windows is no surprise
         marked = self._marked(logits, size)
         plan = plan_windows(marked, size, window, k, self.cell, least, inside, counts, self.router.covers)
-        self.plan = plan = plan._replace(logits=logits, classes=classes, whole=self._whole(plan))
+        return self._placed(
+            plan._replace(logits=logits, classes=classes), self.crowded if self.input_adaptive else None
+        )
+
+    def _placed(self, plan: WindowPlan, crowded: float | None) -> WindowPlan:
+        """Remember a plan, in which images are run as a whole from a share `crowded` of their pixels on, and return it.
+
+        Raises:
+            MixedBatch: As in `route_windows`.
+        """
+        self.plan = plan = plan._replace(whole=_whole(plan, crowded))
         if plan.whole is not None and not bool(plan.whole.all()):
             raise MixedBatch
         return plan
+
+    def _covering(
+        self, x: torch.Tensor, size: tuple[int, int], window: tuple[int, int], moved: torch.Tensor, reduction: int
+    ) -> WindowPlan:
+        """Return windows that cover the cells of what moved, of which `moved` has the sums."""
+        image = x if reduction == 1 else running_images()
+        frame = None if image is None else Frame(shrunk(image, EDGES))
+        here = cells_in(moved, size, whole_extent(x) if frame is None else extent_of(frame))
+        inside = self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
+        most = MOST_OVERLAPPING * window_count(size, window, 1.0)
+        logits = torch.full(here.shape, SURE, device=x.device)
+        inside = here if inside is None else here & inside
+        return plan_windows(logits, size, window, most, self.cell, COVERED, inside, tuple(range(most + 1)), True)
 
     def score(
         self, x: torch.Tensor, size: tuple[int, int], coarse: torch.Tensor | None = None, reduction: int = 1
@@ -138,51 +168,6 @@ class WindowedLayer(RoutedLayer):
         said = self.router(self.seen(x, size, small, coarse), size).flatten(2)
         frame = None if small is None else Frame(shrunk(small, EDGES // 2))
         return said, self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
-
-    @property
-    def zone_sums(self) -> torch.Tensor | None:
-        """The zones that are looked at, as `sums_of` gives them: one for all images, or one for each; None is all."""
-        sums: torch.Tensor | None = self._buffers.get("zone")
-        chosen = getattr(self._of_thread, "chosen", None)
-        return sums if sums is None or len(sums) == 1 or chosen is None else sums[chosen]
-
-    def set_zone(self, masks: torch.Tensor | None) -> None:
-        """Look at zones alone, (S, GRID, GRID) squares of the picture: one for all images, or one for each."""
-        self.register_buffer("zone", None if masks is None else sums_of(masks), persistent=False)
-        self.forget_plans()
-
-    @contextmanager
-    def some_images(self, chosen: torch.Tensor) -> Iterator[None]:
-        """Run some images (B,) of a batch in this thread: each has its own zone."""
-        self._of_thread.chosen = chosen
-        try:
-            yield
-        finally:
-            self._of_thread.chosen = None
-
-    def _in_zone(
-        self, inside: torch.Tensor | None, frame: Frame | None, x: torch.Tensor, size: tuple[int, int]
-    ) -> torch.Tensor | None:
-        """Return which cells (B, N) count: those of padding do not, nor those outside of the zone; a training has none.
-
-        Raises:
-            ValueError: If there are zones for another number of images.
-        """
-        sums = self.zone_sums
-        if sums is None or self.training:
-            return inside
-        if len(sums) not in (1, len(x)):
-            raise ValueError(f"the model has zones for {len(sums)} streams, and the batch has {len(x)} images.")
-        extent = whole_extent(x) if frame is None else extent_of(frame)
-        here = cells_in(sums, size, extent)
-        return here if inside is None else here & inside
-
-    def _whole(self, plan: WindowPlan) -> torch.Tensor | None:
-        """Return which images of a batch are crowded, (B,), None if none is."""
-        if not self.input_adaptive or self.crowded is None:
-            return None
-        whole = plan.shares() >= self.crowded
-        return whole if bool(whole.any()) else None
 
     def seen(
         self, x: torch.Tensor, size: tuple[int, int], small: torch.Tensor | None, coarse: torch.Tensor | None = None
@@ -251,9 +236,12 @@ class WindowedLayer(RoutedLayer):
         return lowest_threshold(torch.cat((candidates, none)), shares, capacity)
 
 
-def whole_extent(x: torch.Tensor) -> Extent:
-    """Return the extent of pictures that fill their images (B, ...)."""
-    return Extent(torch.zeros(len(x), 2, device=x.device), torch.ones(len(x), 2, device=x.device))
+def _whole(plan: WindowPlan, crowded: float | None) -> torch.Tensor | None:
+    """Return which images of a batch have a share `crowded` of their pixels in windows, (B,), None if none has."""
+    if crowded is None:
+        return None
+    whole = plan.shares() >= crowded
+    return whole if bool(whole.any()) else None
 
 
 def shrunk(image: torch.Tensor, factor: int) -> torch.Tensor:

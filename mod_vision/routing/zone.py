@@ -36,6 +36,11 @@ def extent_of(frame: Frame) -> Extent:
     return Extent(ends / shape, (torch.cat((bottom, right), 1) + 1 - ends).clamp(min=1) / shape)
 
 
+def whole_extent(x: torch.Tensor) -> Extent:
+    """Return the extent of pictures that fill their images (B, ...)."""
+    return Extent(torch.zeros(len(x), 2, device=x.device), torch.ones(len(x), 2, device=x.device))
+
+
 def sums_of(masks: torch.Tensor) -> torch.Tensor:
     """Return the sums above and left of each corner, (S, GRID + 1, GRID + 1), of zones (S, GRID, GRID) of squares."""
     sums = torch.zeros(len(masks), GRID + 1, GRID + 1, dtype=torch.int32, device=masks.device)

@@ -8,14 +8,11 @@ from typing import Any
 import torch
 
 from mod_vision.routing.padding import Frame
-from mod_vision.routing.window_layer import EDGES, WindowedLayer, shrunk
+from mod_vision.routing.window_layer import COVERED, CROWDED, EDGES, WindowedLayer, shrunk
 from mod_vision.routing.zone import extent_of, points_in
 from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.data.zones import Zone, masks_of
 from mod_vision.yolo.model.coarse import boxes_of, detections, silenced, with_detections
-
-COVERED = 0.5  # cells that a window must be the first to cover, where all of a zone is
-CROWDED = 0.8  # of the pixels in windows, from which on the whole image is faster
 
 
 def set_entry(entry: WindowedLayer, zones: Sequence[Zone] | None) -> None:

@@ -44,6 +44,8 @@ class WindowSettings:
         objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one that
             is found there, in [0, 1].
         zone: The part of the picture that is looked at, as `zones_of` takes it; None is all of it.
+        refresh: Frames of a video or stream after which each part is computed again at the latest, if nothing moves
+            there; 0 computes each frame anew.
     """
 
     size: int = 192
@@ -53,6 +55,7 @@ class WindowSettings:
     entry: int = 0
     objectness: float = 0.0
     zone: Any = None
+    refresh: int = 0
 
     @classmethod
     def from_yaml(cls, section: Any) -> WindowSettings | None:
@@ -77,6 +80,8 @@ class WindowSettings:
             raise ValueError(f"mod.windows.entry must be the number of a row of the backbone, got {found.entry!r}.")
         if not _is_number(found.objectness) or not 0 <= found.objectness <= 1:
             raise ValueError(f"mod.windows.objectness must be a number in [0, 1], got {found.objectness!r}.")
+        if not _is_whole(found.refresh) or found.refresh < 0:
+            raise ValueError(f"mod.windows.refresh must be a number of frames, or 0, got {found.refresh!r}.")
         return replace(found, zone=zones_of(found.zone, "mod.windows.zone"))
 
 

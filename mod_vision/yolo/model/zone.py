@@ -1,4 +1,4 @@
-"""Zones of whole models: outside of them nothing is computed and nothing is detected."""
+"""What part of a picture a whole model looks at: its zone, and in frames of a still camera what moved."""
 
 from __future__ import annotations
 
@@ -27,15 +27,49 @@ def set_zone(model: Any, zone: Any, size: Sequence[float] | None = None) -> None
         ValueError: If the model does not run on windows, or it is no zone.
         FileNotFoundError: If a file does not exist.
     """
+    zones = zones_of(zone, size=size)
+    net, head = _on_windows(model, "zone")
+    set_entry(head.entry, zones)
+    _write(model, net, "zone", zones)
+
+
+def set_refresh(model: Any, frames: int) -> None:
+    """Compute only what moved in the frames of videos and streams of still cameras, as `mod_vision.Stream` does.
+
+    It is kept in the checkpoint and in the YAML that the model is rebuilt from; exports compute each frame.
+
+    Args:
+        model: As in `set_zone`.
+        frames: Number of them after which each part of the picture is computed again at the latest; 0 computes each.
+
+    Raises:
+        ValueError: If the model does not run on windows, or `frames` is below 0.
+    """
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0:
+        raise ValueError(f"refresh must be a number of frames, or 0 to compute each anew, got {frames!r}.")
+    net, head = _on_windows(model, "stream")
+    head.entry.refresh = frames
+    _write(model, net, "refresh", frames or None)
+
+
+def _on_windows(model: Any, verb: str) -> tuple[Any, Any]:
+    """Return the torch model and its head.
+
+    Raises:
+        ValueError: If it does not run on windows.
+    """
     net: Any = model.model if isinstance(model, Model) else model
     head = head_of(net)
     if head is None:
-        raise ValueError("zones need a model that runs on windows; `mod-vision zone model=... zone=...` makes one.")
-    zones = zones_of(zone, size=size)
-    set_entry(head.entry, zones)
-    windows = {key: value for key, value in net.yaml["mod"]["windows"].items() if key != "zone"}
-    net.yaml["mod"]["windows"] = windows | ({} if zones is None else {"zone": zones})
+        raise ValueError(f"{verb} needs a model that runs on windows; `mod-vision {verb} model=...` makes one.")
+    return net, head
+
+
+def _write(model: Any, net: Any, key: str, value: Any) -> None:
+    """Write a key of `mod.windows` into the YAML of a model, or leave it out for None."""
+    windows = {name: own for name, own in net.yaml["mod"]["windows"].items() if name != key}
+    net.yaml["mod"]["windows"] = windows | ({} if value is None else {key: value})
     if isinstance(model, Model):
-        model.predictor = None  # it keeps a copy of the model, with the zone before
+        model.predictor = None  # it keeps a copy of the model as it was
         if model.ckpt == {}:  # built from a YAML file, which training would read again
             model.ckpt = {"model": net}

@@ -1,0 +1,73 @@
+"""Which part of the picture a layer looks at: its zone, and in the frames of a still camera what moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mod_vision.routing.layer import RoutedLayer
+from mod_vision.routing.padding import Frame
+from mod_vision.routing.zone import cells_in, extent_of, sums_of, whole_extent
+
+
+class ZonedLayer(RoutedLayer):
+    """Base of layers that can leave out parts of the picture."""
+
+    @property
+    def zone_sums(self) -> torch.Tensor | None:
+        """The zones that are looked at, as `sums_of` gives them: one for all images, or one for each; None is all."""
+        sums: torch.Tensor | None = self._buffers.get("zone")
+        return sums if sums is None or len(sums) == 1 else self._of_some(sums)
+
+    def _of_some(self, values: torch.Tensor) -> torch.Tensor:
+        """Return of values (B, ...) those of the images that are run, see `some_images`."""
+        chosen = getattr(self._of_thread, "chosen", None)
+        return values if chosen is None else values[chosen]
+
+    def set_zone(self, masks: torch.Tensor | None) -> None:
+        """Look at zones alone, (S, GRID, GRID) squares of the picture: one for all images, or one for each."""
+        self.register_buffer("zone", None if masks is None else sums_of(masks), persistent=False)
+        self.forget_plans()
+
+    @contextmanager
+    def some_images(self, chosen: torch.Tensor) -> Iterator[None]:
+        """Run some images (B,) of a batch in this thread: each has its own zone."""
+        self._of_thread.chosen = chosen
+        try:
+            yield
+        finally:
+            self._of_thread.chosen = None
+
+    @property
+    def moved_sums(self) -> torch.Tensor | None:
+        """What alone is computed in this thread, as `sums_of` gives it, None for all; a training computes all."""
+        moved = getattr(self._of_thread, "moved", None)
+        return None if moved is None or self.training else self._of_some(moved)
+
+    @contextmanager
+    def only_where(self, moved: torch.Tensor) -> Iterator[None]:
+        """Compute some squares of the pictures in this thread, (B, GRID, GRID), all of them, and ask no router."""
+        self._of_thread.moved = sums_of(moved)
+        try:
+            yield
+        finally:
+            self._of_thread.moved = None
+
+    def _in_zone(
+        self, inside: torch.Tensor | None, frame: Frame | None, x: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor | None:
+        """Return which cells (B, N) count: those of padding do not, nor those outside of the zone; a training has none.
+
+        Raises:
+            ValueError: If there are zones for another number of images.
+        """
+        sums = self.zone_sums
+        if sums is None or self.training:
+            return inside
+        if len(sums) not in (1, len(x)):
+            raise ValueError(f"the model has zones for {len(sums)} streams, and the batch has {len(x)} images.")
+        extent = whole_extent(x) if frame is None else extent_of(frame)
+        here = cells_in(sums, size, extent)
+        return here if inside is None else here & inside
