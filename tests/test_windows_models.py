@@ -326,6 +326,7 @@ print("trained", best.model.model[0].router.trained)
     done = run_python(code, tmp_path)
     assert "stopped" in done.stdout, done.stderr
     assert "trained True" in done.stdout, done.stderr
+    assert "trains on windows of 64 px, 40 % of the pixels" in done.stdout + done.stderr
     folder = next(tmp_path.rglob("results.csv")).parent
     rows = read_csv(folder / "results.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]

@@ -20,6 +20,7 @@ from mod_vision.files import write_bytes
 from mod_vision.routing import RoutedLayer, routed_layers
 from mod_vision.routing.finite import not_finite
 from mod_vision.routing.statistics import RouteHealth, RouteStatistics
+from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.routing.window_routers import OracleRouter
 from mod_vision.yolo.model.settings import ModSettings
 from mod_vision.yolo.model.windows import head_of
@@ -62,6 +63,7 @@ class RoutedTraining:
         self.alarmed: set[str] = set()
         self.resume = Resume(trainer)  # before anything on the disk changes: it can refuse
         if RANK in (-1, 0):
+            self._say_windows()
             self.lock = take(Path(trainer.save_dir))
             self.args = Path(trainer.save_dir) / "args.yaml"
             self.own_args = self.args.read_bytes()
@@ -72,6 +74,15 @@ class RoutedTraining:
                 restore_best(trainer)
             else:
                 self.resume.forget()  # those of another training that had this folder
+
+    def _say_windows(self) -> None:
+        """Say so if what is trained are windows: the losses are of a part of each image."""
+        entry = next((layer for layer in self.layers.values() if isinstance(layer, WindowedLayer)), None)
+        if entry is not None and not entry.dense:
+            LOGGER.info(
+                f"mod_vision: trains on windows of {entry.window} px, {100 * entry.capacities[0]:.0f} % of the pixels, "
+                "around the labelled objects first; capacity: 1.0 in mod.windows trains on whole images"
+            )
 
     def start_epoch(self, trainer: Any) -> None:
         """Count batches and routes anew; a repeated epoch starts where it started before."""
