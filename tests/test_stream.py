@@ -19,10 +19,11 @@ from mod_vision import Stream, set_capacity, set_refresh, set_zone
 from mod_vision.cli.main import main
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.resources import resource_dir
+from mod_vision.routing.placing import plan_windows
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.background import FIRST, Background
-from mod_vision.yolo.run.stream import _parts
+from mod_vision.yolo.run.stream import _frames_of, _parts
 
 HITUAV = resource_dir("assets") / "hituav" / "images" / "val"
 IMGSZ = 640
@@ -238,3 +239,47 @@ def test_bad_settings_are_refused(tmp_path, capsys):
     assert head_of(YOLO(tmp_path / "camera.pt").model).entry.refresh == 7
     assert main(["stream", f"model={tmp_path / 'dense.pt'}", f"out={tmp_path / 'b.pt'}", "window=100"]) == 1
     assert "mod.windows.size must be a multiple of 32" in capsys.readouterr().err
+
+
+def test_a_new_scene_forgets_what_was_found(model, scene):
+    """Also where the router, not the whole image, is what it is run by."""
+    stream = Stream(model, imgsz=IMGSZ)
+    for _ in range(3):
+        assert len(stream(scene).boxes)
+    other = cv2.imread(str(HITUAV / "1_90_70_0_08934.jpg"))
+    result = stream(other)
+    assert torch.equal(result.boxes.data, model.predict(other, imgsz=IMGSZ, verbose=False)[0].boxes.data)
+    assert (result.ages == 0).all()
+
+
+def test_a_new_scene_of_one_stream_does_not_stop_the_others(model, scene):
+    def in_turn(first: Stream, second: Stream, frames: list[np.ndarray]) -> list[Any]:
+        with _frames_of([first, second]):
+            return model.predict(frames, imgsz=IMGSZ, verbose=False)
+
+    first, second = Stream(None, 3), Stream(None, 3)
+    for i in range(8):
+        results = in_turn(first, second, [scene, (scene if i % 2 else 255 - scene)])
+        assert results[0].ages.max(initial=0) <= 4
+
+
+def test_enlarged_frames_keep_what_frames_of_the_input_keep(model, scene):
+    """What is not taken from a window is a margin in pixels of the input."""
+    large = cv2.resize(scene, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    streams = [Stream(model, 12, imgsz=IMGSZ) for _ in range(2)]
+    counts = [
+        [len(stream(frame).boxes) for _ in range(8)] for stream, frame in zip(streams, (scene, large), strict=True)
+    ]
+    assert all(abs(a - b) <= 1 for a, b in zip(*counts, strict=True)), counts
+
+
+def test_features_go_with_the_objects(scene):
+    stream = Stream(None, 30)
+    result = YOLO("yolo26n-mod-hituav.pt").predict(scene, imgsz=IMGSZ, verbose=False)[0]
+    plan = plan_windows(torch.zeros(1, 320), (16, 20), (4, 4), 1)
+    result.windows, result.feats = np.array([[0, 0, 128, 128]], np.float32), torch.rand(len(result.boxes), 8)
+    stream.finish(result, plan, 0)
+    again = result.new()
+    again.boxes, again.windows, again.feats = result.boxes[:0], result.windows, []
+    stream.finish(again, plan, 0)
+    assert len(again.feats) == len(again.boxes) > 0

@@ -15,7 +15,8 @@ from ultralytics import YOLO
 from mod_vision import set_capacity, set_zone
 from mod_vision.cli.main import main
 from mod_vision.conversion.zoned import zoned
-from mod_vision.yolo.data.zones import areas_of, masks_of, read_zone, zones_of
+from mod_vision.yolo.data.zones import WHOLE, areas_of, masks_of, read_zone, zones_of
+from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 
 RIGHT = [[0.5, 0.0], [1.0, 0.0], [1.0, 1.0], [0.5, 1.0]]
@@ -80,6 +81,12 @@ def test_pixels_of_a_picture_become_shares():
         ([[0, 0], [1, 1], [0.5, 0.5]], "no area"),
         ([[0, 0], [-0.5, 0], [1, 1]], "outside of the picture, at -0.5"),
         ([[0, 0], [700, 0], [0, 700]], "700 is above 1, so points are in pixels"),
+        ([[0.1, 0.5], [0.9, 0.5], [0.9, 0.5002]], "thinner than 1/256"),
+        ([[0, 0], [1, 0], [10**400, 1]], "each point is"),
+        ("self.json", "holds text"),
+        ("null.geojson", "has not the form of GeoJSON"),
+        ("hole.geojson", "has not the form of GeoJSON|got 'Polygon'"),
+        ("shapes.json", "has not the form of GeoJSON|each point is"),
         ("missing.json", "missing.json does not exist"),
         ("empty.json", "empty.json is no JSON"),
         ("line.geojson", "got 'LineString'"),
@@ -94,6 +101,10 @@ def test_what_is_no_zone_is_refused_by_one_line(zone, message, tmp_path):
     (tmp_path / "line.geojson").write_text('{"type": "LineString", "coordinates": [[0, 0], [1, 1]]}')
     (tmp_path / "none.json").write_text('{"type": "FeatureCollection", "features": []}')
     (tmp_path / "circle.json").write_text('{"imageWidth": 9, "imageHeight": 9, "shapes": [{"shape_type": "circle"}]}')
+    (tmp_path / "self.json").write_text('["self.json"]')
+    (tmp_path / "null.geojson").write_text('{"type": "FeatureCollection", "features": [null]}')
+    (tmp_path / "hole.geojson").write_text('{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1]], 5]}')
+    (tmp_path / "shapes.json").write_text('{"imageWidth": 9, "imageHeight": 9, "shapes": [{"points": [[1, 2, 3]]}]}')
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((8, 8), np.uint8))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
@@ -131,3 +142,45 @@ def test_a_fixed_capacity_is_no_more_than_the_zone_takes(tmp_path):
     new, cost = zoned(yolo, BOX, 640, (640, 640))
     assert head_of(new.model).entry.capacities[0] == pytest.approx(cost.share, abs=1e-4)
     assert head_of(yolo.model).entry.zone_sums is None
+
+
+@pytest.mark.parametrize("shape", [(9, 16), (18, 32), (480, 640), (2160, 3840)])
+def test_masks_of_any_size_give_what_they_show(shape, tmp_path):
+    """Also with noise, and thin parts."""
+    mask = np.zeros(shape, np.uint8)
+    mask[: -(-shape[0] // 3), shape[1] // 4 :] = 255
+    mask[:, shape[1] // 4] = 255
+    if shape[0] > 1000:
+        mask[np.random.default_rng(0).random(shape) < 1e-4] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    assert areas_of([read_zone(tmp_path / "mask.png")])[0] == pytest.approx((mask > 0).mean(), abs=0.01)
+
+
+def test_files_and_zones_and_none_can_be_mixed(tmp_path):
+    file = files(tmp_path)["labelme.json"]
+    assert zones_of([str(file), None, [LEFT]])[1:] == [WHOLE, [LEFT]]
+    assert zones_of(np.array(BOX)) == [[BOX]]
+
+
+@pytest.mark.parametrize("size", [1920, (1920,), (0, 0), "1920x1080", (float("nan"), 2)])
+def test_sizes_are_width_and_height(size):
+    with pytest.raises(ValueError, match="width and height of a picture"):
+        zones_of(BOX, size=size)
+
+
+def test_a_yaml_holds_points_and_names_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"mod.windows.zone must be points"):
+        WindowSettings.from_yaml({"zone": str(files(tmp_path)["mask.png"])})
+
+
+def test_each_image_needs_its_zone_at_capacity_one_too():
+    yolo = YOLO("yolo26n-mod.yaml")
+    set_capacity(yolo, 1.0)
+    set_zone(yolo, [[LEFT], [RIGHT]])
+    with pytest.raises(ValueError, match="zones for 2 streams, and the batch has 1 images"):
+        yolo.model.eval()(torch.rand(1, 3, 64, 64))
+
+
+def test_a_zone_that_is_all_of_the_picture_is_run_whole():
+    _, cost = zoned(YOLO("yolo26n.yaml"), [[0, 0], [1, 0], [1, 1], [0, 1]], 640, (1920, 1080))
+    assert (cost.area, cost.share) == (1.0, 1.0)

@@ -11,7 +11,7 @@ from ultralytics import YOLO
 
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.routing.placing import plan_windows, window_cells
-from mod_vision.routing.window_layer import COVERED
+from mod_vision.routing.window_layer import COVERED, CROWDED
 from mod_vision.routing.windows import CELL
 from mod_vision.routing.zone import Extent, cells_in, sums_of
 from mod_vision.yolo.data.zones import Zone, areas_of, masks_of, zones_of
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
     Attributes:
         side: Side of a window in px.
         windows: Windows that cover the zone, of the stream that needs most.
-        share: Their share of the image's pixels.
+        share: Their share of the image's pixels, 1 where the whole image is run instead.
         area: Share of the picture that the zone is, of the same stream.
     """
 
@@ -93,5 +93,5 @@ def _cost(zones: Sequence[Zone], side: int, imgsz: int, size: tuple[int, int], c
         counts = tuple(range(inside.shape[1] + 1))
         most = len(counts) - 1
         plan = plan_windows(logits, (cells[0], cells[1]), window, most, cell, COVERED, inside, counts, cover=True)
-        found.append(Cost(side, plan.width, plan.share, area))
+        found.append(Cost(side, plan.width, plan.share if plan.share < CROWDED else 1.0, area))
     return max(found, key=lambda cost: cost.share)

@@ -21,6 +21,17 @@ class ZonedLayer(RoutedLayer):
         sums: torch.Tensor | None = self._buffers.get("zone")
         return sums if sums is None or len(sums) == 1 else self._of_some(sums)
 
+    def zones_for(self, images: int) -> torch.Tensor | None:
+        """Return `zone_sums` for a batch.
+
+        Raises:
+            ValueError: If there are zones for another number of images.
+        """
+        sums = self.zone_sums
+        if sums is not None and len(sums) not in (1, images):
+            raise ValueError(f"the model has zones for {len(sums)} streams, and the batch has {images} images.")
+        return sums
+
     def _of_some(self, values: torch.Tensor) -> torch.Tensor:
         """Return of values (B, ...) those of the images that are run, see `some_images`."""
         chosen = getattr(self._of_thread, "chosen", None)
@@ -63,11 +74,9 @@ class ZonedLayer(RoutedLayer):
         Raises:
             ValueError: If there are zones for another number of images.
         """
-        sums = self.zone_sums
-        if sums is None or self.training:
+        sums = None if self.training else self.zones_for(len(x))
+        if sums is None:
             return inside
-        if len(sums) not in (1, len(x)):
-            raise ValueError(f"the model has zones for {len(sums)} streams, and the batch has {len(x)} images.")
         extent = whole_extent(x) if frame is None else extent_of(frame)
         here = cells_in(sums, size, extent)
         return here if inside is None else here & inside

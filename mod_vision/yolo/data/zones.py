@@ -22,6 +22,7 @@ Zone = list[Polygon]
 WHOLE: Zone = [[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]]
 MAX_POINTS = 20_000  # of all zones of a model
 DIGITS = 5
+SPECK = 1e-5  # share of the picture: less in a mask is noise
 FINER, COVERED = 4, 0.5  # lines in a square that a polygon is drawn by; share of it that must be inside
 SHIFT = 8  # bits of a line behind the point
 FORMS = "one polygon [[x, y], ...], a list of polygons, or for streams a list of zones, each a list of polygons"
@@ -42,10 +43,14 @@ def zones_of(value: Any, where: str = "zone", size: Sequence[float] | None = Non
     """
     if value is None:
         return None
+    if size is not None and not _is_size(size):
+        raise ValueError(f"size must be width and height of a picture in px, two numbers above 0, got {size!r}.")
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(value, (str, Path)):
         return [read_zone(value, size)]
-    if isinstance(value, (list, tuple)) and value and all(isinstance(file, (str, Path)) for file in value):
-        return [read_zone(file, size) for file in value]
+    if isinstance(value, (list, tuple)) and any(isinstance(zone, (str, Path)) for zone in value):
+        read = (read_zone(zone, size) if isinstance(zone, (str, Path)) else zone for zone in value)
+        return [zone for own in read for zone in (zones_of(own, where, size) or [WHOLE])]
     levels = _levels(value)
     if levels not in (2, 3, 4):
         raise ValueError(f"{where} must be {FORMS}; got {_short(value)}.")
@@ -53,15 +58,24 @@ def zones_of(value: Any, where: str = "zone", size: Sequence[float] | None = Non
     found = [WHOLE if zone is None else _checked(zone, where, size) for zone in zones]
     if sum(len(polygon) for zone in found for polygon in zone) > MAX_POINTS:
         raise ValueError(f"{where} has more than {MAX_POINTS:,} points; simplify its polygons.")
+    for zone, mask in zip(found, masks_of(found), strict=True):
+        if not mask.any():
+            raise ValueError(f"{where} is thinner than 1/{GRID} of the picture: {_short(zone)}.")
     return found
+
+
+def _is_size(size: Any) -> bool:
+    """Return whether a value is a width and a height."""
+    numbers = size if isinstance(size, (list, tuple)) and len(size) == 2 else ()
+    return bool(numbers) and all(isinstance(n, (int, float)) and 0 < n < 1e9 for n in numbers)
 
 
 def read_zone(path: str | Path, size: Sequence[float] | None = None) -> Zone:
     """Read a zone from a file.
 
     Args:
-        path: A mask picture, not black where it is looked at, or .json or .geojson: GeoJSON polygons, a LabelMe file
-            of polygons and rectangles, or a list of points or polygons.
+        path: A mask picture, brighter than half of its brightest where it is looked at, or .json or .geojson: GeoJSON
+            polygons, a LabelMe file of polygons and rectangles, or a list of points or polygons.
         size: (width, height) of the pictures, where the file has pixels and does not tell of how many.
 
     Raises:
@@ -74,16 +88,15 @@ def read_zone(path: str | Path, size: Sequence[float] | None = None) -> Zone:
     if path.suffix.lower() not in (".json", ".geojson"):
         return _of_mask(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, and of endless numbers
         raise ValueError(f"zone={path} is no JSON: {error}.") from None
-    if isinstance(content, dict) and isinstance(content.get("shapes"), list):
-        polygons = [_labelme(shape, path) for shape in content["shapes"]]
-        size = content.get("imageWidth"), content.get("imageHeight")
-        if not all(isinstance(n, (int, float)) and n > 0 for n in size):
-            raise ValueError(f"zone={path}: a LabelMe file has imageWidth and imageHeight above 0, got {size}.")
-    else:
-        polygons = _geojson(content, path) if isinstance(content, dict) else content
+    try:
+        polygons, size = _polygons(content, path, size)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise ValueError(f"zone={path} has not the form of GeoJSON, LabelMe or a list of points.") from None
+    if isinstance(polygons, str) or (isinstance(polygons, list) and any(isinstance(p, str) for p in polygons)):
+        raise ValueError(f"zone={path} holds text where points should be.")
     if not polygons:
         raise ValueError(f"zone={path} holds no polygon.")
     zones = zones_of(polygons, f"zone={path}", size)
@@ -118,7 +131,7 @@ def _checked(zone: Any, where: str, size: Sequence[float] | None) -> Zone:
     """
     try:
         polygons = [np.array(polygon, float) for polygon in zone]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         polygons = [np.zeros(0)]
     if not all(p.ndim == 2 and p.shape[1] == 2 and np.isfinite(p).all() for p in polygons):
         raise ValueError(f"{where}: each point is [x, y], two numbers; got {_short(zone)}.")
@@ -144,6 +157,24 @@ def _area(polygon: Polygon) -> float:
     """Return the area of a polygon, as a share of the picture's."""
     x, y = np.array(polygon).T
     return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def _polygons(content: Any, path: Path, size: Any) -> tuple[Any, Any]:
+    """Return the polygons of the content of a file, and the size of the picture that they are in.
+
+    Raises:
+        ValueError: If it has none of the forms.
+    """
+    if not isinstance(content, dict):
+        return content, size
+    if not isinstance(content.get("shapes"), list):
+        return _geojson(content, path), size
+    size = content.get("imageWidth"), content.get("imageHeight")
+    if not _is_size(size):
+        raise ValueError(f"zone={path}: a LabelMe file has imageWidth and imageHeight above 0, got {size}.")
+    polygons = [_labelme(shape, path) for shape in content["shapes"]]
+    within = [[[min(max(p[0], 0), size[0]), min(max(p[1], 0), size[1]), *p[2:]] for p in points] for points in polygons]
+    return within, size
 
 
 def _labelme(shape: Any, path: Path) -> Any:
@@ -190,17 +221,25 @@ def _of_mask(path: Path) -> Zone:
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise ValueError(f"zone={path} is neither a picture nor .json or .geojson.")
-    height, width = mask.shape
-    contours, family = cv2.findContours((mask > 0).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings = [np.clip((c[:, 0] + 0.5) / (width, height), 0, 1).tolist() for c in contours]
-    outer = [i for i in range(len(rings)) if family[0][i][3] < 0]
-    holes = [[rings[j] for j in range(len(rings)) if family[0][j][3] == i] for i in outer]
-    zone = [_with_holes(rings[i], own) for i, own in zip(outer, holes, strict=True) if _area(rings[i]) > 0]
+    side = GRID * FINER
+    mask = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA if max(mask.shape) > side else cv2.INTER_NEAREST)
+    white = (mask > mask.max() / 2).astype(np.uint8)
+    contours, family = cv2.findContours(_doubled(white), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [np.clip((c[:, 0] + 0.5) / (2 * side), 0, 1).tolist() for c in contours]
+    large = [len(ring) >= 3 and _area(ring) > SPECK for ring in rings]
+    outer = [i for i in range(len(rings)) if large[i] and family[0][i][3] < 0]
+    holes = [[rings[j] for j in range(len(rings)) if large[j] and family[0][j][3] == i] for i in outer]
+    zone = [_with_holes(rings[i], own) for i, own in zip(outer, holes, strict=True)]
     if not zone:
         raise ValueError(f"zone={path}: the mask is black; white is what shall be looked at.")
     found = zones_of(zone, f"zone={path}")
     assert found is not None
     return found[0]
+
+
+def _doubled(mask: np.ndarray) -> np.ndarray:
+    """Return a mask of twice the side: contours go through the middle of pixels, and lose half of one."""
+    return cv2.resize(mask, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
 
 
 def _with_holes(outer: Any, holes: Sequence[Any]) -> Any:

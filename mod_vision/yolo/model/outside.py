@@ -33,11 +33,12 @@ def silence_outside(out: Any, head: WindowedHead, images: torch.Tensor) -> Any:
         images: The images.
     """
     entry = head.entry
-    if entry.zone_sums is None:
+    sums = entry.zones_for(len(images))
+    if sums is None:
         return out
     y = detections(out)
     boxes, _ = boxes_of(y, head)
     size = boxes.new_tensor(images.shape[:1:-1])
     centres = ((boxes[..., :2] + boxes[..., 2:]) / 2 / size).flip(-1)
-    inside = points_in(entry.zone_sums, centres, extent_of(Frame(shrunk(images, EDGES))))
+    inside = points_in(sums, centres, extent_of(Frame(shrunk(images, EDGES))))
     return with_detections(out, silenced(y, inside, head))

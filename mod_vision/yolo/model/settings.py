@@ -82,6 +82,8 @@ class WindowSettings:
             raise ValueError(f"mod.windows.objectness must be a number in [0, 1], got {found.objectness!r}.")
         if not _is_whole(found.refresh) or found.refresh < 0:
             raise ValueError(f"mod.windows.refresh must be a number of frames, or 0, got {found.refresh!r}.")
+        if _has_text(found.zone):
+            raise ValueError("mod.windows.zone must be points: a YAML goes elsewhere without the files it names.")
         return replace(found, zone=zones_of(found.zone, "mod.windows.zone"))
 
 
@@ -133,6 +135,11 @@ def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict
     if options.get("router", "conv") not in list(ROUTERS):  # a list, for values that cannot be hashed
         raise ValueError(f"{where}: unknown router {options['router']!r}, choose one of {', '.join(ROUTERS)}.")
     return dict(options)
+
+
+def _has_text(value: Any) -> bool:
+    """Return whether nested lists hold text."""
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and any(map(_has_text, value)))
 
 
 def _weights(section: Any) -> LossWeights:

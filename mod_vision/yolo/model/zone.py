@@ -16,6 +16,8 @@ def set_zone(model: Any, zone: Any, size: Sequence[float] | None = None) -> None
     """Look at a zone of the picture alone: no window is placed outside of it, and what lies outside is not detected.
 
     It is kept in the checkpoint, in exports and in the YAML that the model is rebuilt from. A training does without it.
+    With a fixed capacity, windows that the zone has no use for are computed at the top left, and nothing is detected
+    there; `mod-vision zone` lowers the capacity to what the zone takes.
 
     Args:
         model: A `YOLO` object or a torch model that runs on windows.

@@ -67,19 +67,24 @@ class Stream:
         """Return what there is in a frame, (H, W, 3) uint8 in BGR, as `predict` does; see `finish`."""
         assert self.model is not None
         with _frames_of([self]):
-            result: Results = self.model.predict(frame, verbose=False, **self.predict)[0]
+            result: Results = self.model.predict(frame, **{"verbose": False, **self.predict})[0]
         return result
 
     def reset(self) -> None:
         """Forget everything: another camera, or the same from another place."""
         self.background = Background()
         self.shape: tuple[int, ...] = ()
+        self._forget()
+        self.parts: list[tuple[slice, slice]] = []
+        self.next = 0
+
+    def _forget(self) -> None:
+        """Forget what was found."""
         self.found: dict[str, torch.Tensor] = {}
+        self.features: list[torch.Tensor] = []  # of objects, for trackers that know them by what the head reads
         self.ages = np.zeros(0, int)
         self.boxes = np.zeros((0, 4))
         self.before = np.zeros((GRID, GRID), bool)
-        self.parts: list[tuple[slice, slice]] = []
-        self.next = 0
 
     def moved(self, frame: np.ndarray) -> np.ndarray | None:
         """Return which squares of a frame must be computed, (GRID, GRID) bool; None for all, in a new scene."""
@@ -88,7 +93,7 @@ class Stream:
             self.shape = frame.shape
         changed = self.background.changed(frame)
         if changed is None or not self.parts:
-            self.before = np.zeros((GRID, GRID), bool)
+            self._forget()
             return None
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
@@ -115,28 +120,34 @@ class Stream:
         whole = plan is None or (plan.whole is not None and bool(plan.whole[image]))
         fresh = {name: value.data for name in FIELDS if (value := getattr(result, name)) is not None}
         now = _boxes(result)
-        keep = np.zeros(len(self.boxes), bool) if whole else self._kept(result, now)
+        features = list(getattr(result, "feats", ()))
+        keep = np.zeros(len(self.boxes), bool) if whole or plan is None else self._kept(result, now, plan)
         if keep.any():
             which = torch.from_numpy(np.flatnonzero(keep))
             old = {name: value[which.to(value.device)] for name, value in self.found.items()}
             joined = {name: torch.cat((fresh[name], old[name])) if name in fresh else old[name] for name in old}
             result.update(**joined)
             fresh |= joined
+            if self.features:
+                features += [self.features[i] for i in np.flatnonzero(keep)]
+                result.feats = torch.stack(features)
         self.ages = np.concatenate((np.zeros(len(now), int), self.ages[keep] + 1))
+        self.features = features
         self.found, self.boxes = fresh, np.concatenate((now, self.boxes[keep]))
         result.ages = self.ages
         if not self.parts and plan is not None:
             self.parts = _parts(plan)
 
-    def _kept(self, result: Results, now: np.ndarray) -> np.ndarray:
+    def _kept(self, result: Results, now: np.ndarray, plan: WindowPlan) -> np.ndarray:
         """Return which of the objects that were found before lie outside of the windows, and were not found anew."""
         if not len(self.boxes):
             return np.zeros(0, bool)
         height, width = result.orig_shape
+        margin = MARGIN * max(height / (plan.size[0] * plan.cell), width / (plan.size[1] * plan.cell))
         centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
         windows = result.windows.astype(float)
-        low = np.where(windows[:, :2] > 0, windows[:, :2] + MARGIN, 0)
-        high = np.where(windows[:, 2:] < (width, height), windows[:, 2:] - MARGIN, np.inf)
+        low = np.where(windows[:, :2] > 0, windows[:, :2] + margin, 0)
+        high = np.where(windows[:, 2:] < (width, height), windows[:, 2:] - margin, np.inf)
         within = (centres[:, None] >= low) & (centres[:, None] < high)
         inside = np.any(np.all(within, axis=2), axis=1)
         if not len(now):
@@ -173,6 +184,8 @@ def _frames_of(streams: Sequence[Stream]) -> Iterator[None]:
 
 def begin_streams(predictor: Any) -> None:
     """At the start of a prediction, forget the streams of the one before."""
+    if getattr(predictor, "mod_only", None) is not None:  # it was stopped within a frame
+        predictor.mod_only.__exit__(None, None, None)
     predictor.mod_streams, predictor.mod_only = {}, None
 
 
@@ -184,9 +197,10 @@ def look_at_frames(predictor: Any) -> None:
     head: Any = head_of(predictor.model.model)
     _, frames, _ = predictor.batch
     masks = [stream.moved(frame) for stream, frame in zip(streams, frames, strict=True)]
-    if all(mask is not None for mask in masks):
+    if any(mask is not None for mask in masks):  # else all run as the model runs any image
+        squares = np.stack([np.ones((GRID, GRID), bool) if mask is None else mask for mask in masks])
         device = next(predictor.model.model.parameters()).device
-        predictor.mod_only = head.entry.only_where(torch.from_numpy(np.stack(masks)).to(device))
+        predictor.mod_only = head.entry.only_where(torch.from_numpy(squares).to(device))
         predictor.mod_only.__enter__()
 
 
