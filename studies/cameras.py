@@ -39,6 +39,7 @@ CONF, SURE, SAME = 0.05, 0.25, 0.5  # lowest score for AP, and for an object to 
 EVERY = 3  # frames, of the way that skips
 CROP = 320  # px, to which crops of what moved are scaled at most
 WARMUP = 5  # frames that are not timed
+FIFTH = [[0.2, 0.3], [0.7, 0.3], [0.7, 0.7], [0.2, 0.7]]  # shares of the picture
 
 Find = Callable[[np.ndarray], np.ndarray]  # of a frame: corners, score and class, (n, 6)
 
@@ -52,7 +53,7 @@ def cameras(
     frames: int = 90,
     movers: int = 8,
     refresh: int = 30,
-    window: int = 256,
+    window: int = 320,
     threads: int = 2,
     out: str = "runs/cameras",
 ) -> None:
@@ -101,6 +102,9 @@ def _ways(
     zone = on_windows(dense, WindowSettings(size=window, router="zone"))
     set_zone(zone, _zone(recording))
     ways["zone by hand"] = _each(zone, words)
+    fifth = on_windows(dense, WindowSettings(size=window, router="zone"))
+    set_zone(fifth, FIFTH)
+    ways["a fifth of the picture"] = _each(fifth, words)
     camera = on_windows(dense, WindowSettings(size=window, router="zone"))
     ways[f"stream, refresh {refresh}"] = _stream(Stream(camera, refresh, **words))
     both = on_windows(dense, WindowSettings(size=window, router="zone"))

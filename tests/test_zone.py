@@ -151,7 +151,7 @@ def centres_and_scores(out: Any, head: WindowedHead) -> tuple[torch.Tensor, torc
 
 @torch.no_grad()
 def test_a_window_as_large_as_the_image_gives_what_dense_gives_inside():
-    routed, dense = pair("yolov8n", router="zone", size=640)
+    routed, dense = pair("yolov8n", router="look", size=640)
     routed, dense, x = routed.double(), dense.double(), torch.rand(1, 3, 256, 256, dtype=torch.float64)
     set_zone(routed, BOX)
     head_of(routed).entry.crowded = None
@@ -230,3 +230,19 @@ def test_an_export_keeps_the_zone(name, settings, photos, tmp_path):
     centres = found.boxes.xywhn[:, :2]
     assert len(centres)
     assert ((centres > 0.24) & (centres < 0.76)).all()
+
+
+@torch.no_grad()
+def test_a_rectangle_is_one_window_of_its_size():
+    """With zones of their own, images have squares: a batch gives what they give alone."""
+    routed, _ = pair("yolov8n", router="zone", size=128)
+    set_zone(routed, [[0.25, 0.25], [0.75, 0.25], [0.75, 0.5], [0.25, 0.5]])
+    entry = head_of(routed).entry
+    routed(torch.rand(1, 3, 512, 512))
+    assert (entry.plan.width, entry.plan.window, entry.plan.share) == (1, (4, 8), 0.125)
+    assert entry.plan.corners.tolist() == [[[4, 4]]]
+    set_zone(routed, [[LEFT], [BOX]])
+    routed(torch.rand(2, 3, 512, 512))
+    assert entry.plan.window == (4, 4)
+    assert entry.plan.covered()[0][:, :8].all()
+    assert entry.plan.covered()[1][4:12, 4:12].all()

@@ -32,8 +32,8 @@ def zone(
     path = fresh_path(path)
     save(new, path, model)
     print(
-        f"the zone is {100 * cost.area:.0f} % of the picture, covered by {cost.windows} windows of {cost.side} px, "
-        f"{100 * cost.share:.0f} % of the pixels of {size} at imgsz={run.imgsz}\n"
+        f"the zone is {100 * cost.area:.0f} % of the picture; {100 * cost.share:.0f} % of the pixels of {size} at "
+        f"imgsz={run.imgsz} cover it, in windows: {cost.windows}\n"
         f"saved as {path}: yolo predict model={path} imgsz={run.imgsz} source=..."
     )
 
@@ -41,7 +41,7 @@ def zone(
 def stream(
     model: str,
     refresh: int = 30,
-    window: int = 256,
+    window: int = 320,
     out: str | None = None,
 ) -> None:
     """A model for still cameras that computes what moved, from a dense or a routed one, untrained.

@@ -10,7 +10,7 @@ import torch
 from ultralytics import YOLO
 
 from mod_vision.conversion.windowed import on_windows
-from mod_vision.routing.placing import plan_windows, window_cells
+from mod_vision.routing.placing import boxed, plan_windows, window_cells
 from mod_vision.routing.window_layer import COVERED, CROWDED
 from mod_vision.routing.windows import CELL
 from mod_vision.routing.zone import Extent, cells_in, sums_of
@@ -92,6 +92,8 @@ def _cost(zones: Sequence[Zone], side: int, imgsz: int, size: tuple[int, int], c
         logits = torch.full(inside.shape, LEVEL)
         counts = tuple(range(inside.shape[1] + 1))
         most = len(counts) - 1
-        plan = plan_windows(logits, (cells[0], cells[1]), window, most, cell, COVERED, inside, counts, cover=True)
+        plan = boxed(
+            plan_windows(logits, (cells[0], cells[1]), window, most, cell, COVERED, inside, counts, cover=True)
+        )
         found.append(Cost(side, plan.width, plan.share if plan.share < CROWDED else 1.0, area))
     return max(found, key=lambda cost: cost.share)

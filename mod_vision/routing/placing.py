@@ -68,6 +68,26 @@ def plan_windows(
     return WindowPlan(logits, corners[:, :most], size, window, cell, real, inside)
 
 
+def boxed(plan: WindowPlan) -> WindowPlan:
+    """Return a plan of one window as large as all that counts, if that has fewer pixels; waits for the device.
+
+    Args:
+        plan: Windows that cover all that is `inside`.
+    """
+    if plan.inside is None or not plan.width:
+        return plan
+    here = plan.inside.view(-1, *plan.size)
+    firsts, sides = [], []
+    for lines in (here.any(2), here.any(1)):
+        first = lines.int().argmax(1)
+        last = lines.shape[1] - 1 - lines.flip(1).int().argmax(1)
+        sides.append(int((last - first).max()) + 1)
+        firsts.append(first.clamp(max=lines.shape[1] - sides[-1]))
+    if sides[0] * sides[1] >= plan.width * plan.window[0] * plan.window[1]:
+        return plan
+    return plan._replace(corners=torch.stack(firsts, 1)[:, None], window=(sides[0], sides[1]), real=None)
+
+
 def windows_in_order(
     logits: torch.Tensor,
     size: tuple[int, int],

@@ -13,7 +13,7 @@ from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.labels import label_cells
 from mod_vision.routing.layer import refuse_in_exports
 from mod_vision.routing.padding import Frame, running_images
-from mod_vision.routing.placing import gains_of, next_bucket, plan_windows, window_cells, window_count
+from mod_vision.routing.placing import boxed, gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.threshold import lowest_threshold
 from mod_vision.routing.window_routers import SURE, WindowRouter, told_apart
 from mod_vision.routing.windows import WindowPlan, is_channels_last
@@ -122,6 +122,8 @@ class WindowedLayer(ZonedLayer):
             counts = counts or tuple(range(k + 1))  # a zone does not change: its number of windows is no surprise
         marked = self._marked(logits, size)
         plan = plan_windows(marked, size, window, k, self.cell, least, inside, counts, self.router.covers)
+        if self.router.covers and least is not None and self.zone_is_one:
+            plan = boxed(plan)
         return self._placed(
             plan._replace(logits=logits, classes=classes), self.crowded if self.input_adaptive else None
         )

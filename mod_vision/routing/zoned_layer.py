@@ -21,6 +21,12 @@ class ZonedLayer(RoutedLayer):
         sums: torch.Tensor | None = self._buffers.get("zone")
         return sums if sums is None or len(sums) == 1 else self._of_some(sums)
 
+    @property
+    def zone_is_one(self) -> bool:
+        """Whether all images have the same zone: with one each, a batch must give what its images give alone."""
+        zone = self._buffers.get("zone")
+        return zone is not None and len(zone) == 1
+
     def zones_for(self, images: int) -> torch.Tensor | None:
         """Return `zone_sums` for a batch.
 

@@ -17,6 +17,7 @@ FIRST = 8  # frames in which the background learns fast
 LEVELS = 8.0  # of 255: what noise and compression change at most
 SIGMAS = 4.0  # times what a square wavers
 DARK = 16.0  # levels below which ratios say nothing
+SPARSE = 4  # every fourth square, of every fourth row, tells the brightness
 NEIGHBOURS = 2  # squares of 3 by 3 that have changed, or it is a speck
 CUT = 0.6  # of the picture: another scene, or the camera has moved
 
@@ -38,9 +39,7 @@ class Background:
         Args:
             frame: (H, W, 3) uint8 of any size.
         """
-        squares = cv2.resize(frame, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
-        if squares.ndim == 2:
-            squares = squares[..., None]
+        squares = _squares(frame)
         if not self.seen or squares.shape != self.mean.shape:
             self._begin(squares)
             return None
@@ -61,8 +60,8 @@ class Background:
 
     def _brighter(self, squares: np.ndarray) -> np.ndarray:
         """Return by which factor each channel is brighter than the background, (channels,): the median of squares."""
-        ratios = (squares + 1) / (self.mean + 1)
-        lit = (self.mean > DARK).all(2)
+        some, mean = (values[::SPARSE, ::SPARSE] for values in (squares, self.mean))
+        ratios, lit = (some + 1) / (mean + 1), (mean > DARK).all(2)
         if lit.mean() < 0.1:
             return np.ones(squares.shape[2], np.float32)
         return np.median(ratios[lit], 0).astype(np.float32)
@@ -73,3 +72,12 @@ class Background:
         rate = np.where(moved, SLOW, max(RATE, 1 / self.seen) if self.seen <= FIRST else RATE)[..., None]
         self.mean = self.mean + rate.astype(np.float32) * off
         self.wavers = self.wavers + rate.astype(np.float32) * (np.abs(off) - self.wavers)
+
+
+def _squares(frame: np.ndarray) -> np.ndarray:
+    """Return the mean of each square of a frame, (GRID, GRID, channels) float32; of large frames, of some pixels."""
+    while min(frame.shape[:2]) >= 4 * GRID or max(frame.shape[:2]) > 8 * GRID:
+        frame = frame[::2, ::2]
+    twice = cv2.resize(frame, (2 * GRID, 2 * GRID), interpolation=cv2.INTER_LINEAR)
+    squares = cv2.resize(twice, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return squares.reshape(GRID, GRID, -1)

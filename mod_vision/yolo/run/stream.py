@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # Ultralytics is being imported when this is
 
 FIELDS = ("boxes", "masks", "keypoints", "obb")  # of results, what there is for each object
 REFRESH = 30  # frames
-MORE = 5  # squares around what has changed, two to each side
+MORE = 9  # squares around what has changed, four to each side
 SAME = 0.5  # IoU from which on a box is that of an object which was found anew
 
 _given = threading.local()
