@@ -21,6 +21,7 @@ from mod_vision.routing.padding import GRAY, Frame
 from mod_vision.routing.placing import plan_windows, window_count
 from mod_vision.routing.zone import GRID, Extent, cells_in, extent_of, points_in, sums_of
 from mod_vision.yolo.blocks.windows import WindowedHead
+from mod_vision.yolo.data.zones import WHOLE
 from mod_vision.yolo.export.check import check_export
 from mod_vision.yolo.export.exporter import export_model
 from mod_vision.yolo.model.coarse import boxes_of
@@ -174,8 +175,8 @@ def test_each_stream_has_its_zone_and_a_batch_gives_what_its_images_give():
     set_zone(routed, zones)
     together = routed(x)[0]
     for i, zone in enumerate(zones):
-        set_zone(routed, zone)
-        alone = routed(x[i : i + 1])[0]
+        set_zone(routed, [zone or WHOLE] * 2)
+        alone = routed(x[[i, i]])[0]
         wanted, got = (t[:, t[4:].amax(0) > 0] for t in (alone[0], together[i]))
         assert wanted.shape[1]
         torch.testing.assert_close(*(t[:, t[0].mul(1e4).add(t[1]).argsort()] for t in (got, wanted)))
