@@ -189,12 +189,13 @@ def test_plain_yolo_computes_what_moved_in_a_video_and_all_of_a_photo(tmp_path, 
 def test_masks_and_zones_go_with_it(scene):
     yolo = on_windows(YOLO("yolo26n-seg.yaml"), WindowSettings(size=128, router="zone"))
     set_zone(yolo, [[0, 0], [0.5, 0], [0.5, 1], [0, 1]])
-    stream = Stream(yolo, imgsz=320, conf=1e-4, max_det=5)
+    stream = Stream(yolo, imgsz=320, conf=1e-4, max_det=5)  # its first windows are one, as large as the zone
     for i in range(3):
         result = stream(with_box(scene, 100 + 40 * i, 100))
         assert len(result.boxes) == len(result.ages) > 0
         assert result.masks is None or len(result.masks) == len(result.boxes)
         assert (result.boxes.xywhn[:, 0] < 0.51).all()
+    assert len(stream.parts) == 12
 
 
 def test_frames_of_another_size_begin_anew(model, scene):
@@ -218,7 +219,7 @@ def test_parts_are_covered_by_a_window_each(model, scene):
     stream = Stream(model, imgsz=IMGSZ)
     stream(scene)
     covered = np.zeros((256, 256), int)
-    for part in _parts(plan_of(model)):
+    for part in _parts(plan_of(model), head_of(model.model).entry.window):
         covered[part] += 1
     assert (covered >= 1).all()
     assert (covered == 1).mean() > 0.9
@@ -278,8 +279,8 @@ def test_features_go_with_the_objects(scene):
     result = YOLO("yolo26n-mod-hituav.pt").predict(scene, imgsz=IMGSZ, verbose=False)[0]
     plan = plan_windows(torch.zeros(1, 320), (16, 20), (4, 4), 1)
     result.windows, result.feats = np.array([[0, 0, 128, 128]], np.float32), torch.rand(len(result.boxes), 8)
-    stream.finish(result, plan, 0)
+    stream.finish(result, plan, 0, 128)
     again = result.new()
     again.boxes, again.windows, again.feats = result.boxes[:0], result.windows, []
-    stream.finish(again, plan, 0)
+    stream.finish(again, plan, 0, 128)
     assert len(again.feats) == len(again.boxes) > 0

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from ultralytics.utils.metrics import box_iou
 
+from mod_vision.routing.placing import window_cells
 from mod_vision.routing.windows import MARGIN, WindowPlan
 from mod_vision.routing.zone import GRID
 from mod_vision.yolo.model.windows import head_of
@@ -107,7 +108,7 @@ class Stream:
             self.next += 1
         return mask > 0
 
-    def finish(self, result: Results, plan: WindowPlan | None, image: int) -> None:
+    def finish(self, result: Results, plan: WindowPlan | None, image: int, window: int) -> None:
         """Add to a result what was found before and lies where nothing was computed.
 
         The result gets `ages`, how many frames ago each object was found, and `windows`, what was computed.
@@ -116,6 +117,7 @@ class Stream:
             result: Result of the frame, changed in place.
             plan: Windows of the batch, None where whole images were run.
             image: Number of the image in the batch.
+            window: Side in px of the windows that cover what moves.
         """
         whole = plan is None or (plan.whole is not None and bool(plan.whole[image]))
         fresh = {name: value.data for name in FIELDS if (value := getattr(result, name)) is not None}
@@ -136,7 +138,7 @@ class Stream:
         self.found, self.boxes = fresh, np.concatenate((now, self.boxes[keep]))
         result.ages = self.ages
         if not self.parts and plan is not None:
-            self.parts = _parts(plan)
+            self.parts = _parts(plan, window)
 
     def _kept(self, result: Results, now: np.ndarray, plan: WindowPlan) -> np.ndarray:
         """Return which of the objects that were found before lie outside of the windows, and were not found anew."""
@@ -162,10 +164,10 @@ def _boxes(result: Results) -> np.ndarray:
     return np.zeros((0, 4)) if own is None else own.xyxy.cpu().numpy().astype(float).reshape(-1, 4)
 
 
-def _parts(plan: WindowPlan) -> list[tuple[slice, slice]]:
-    """Return parts of the picture, in squares, each of which one window covers."""
+def _parts(plan: WindowPlan, window: int) -> list[tuple[slice, slice]]:
+    """Return parts of the picture, in squares, each of which a window of a side in px covers."""
     lines = []
-    for cells, side in zip(plan.size, plan.window, strict=True):
+    for cells, side in zip(plan.size, window_cells(window, plan.size, plan.cell), strict=True):
         step = max(side - 1, 1)
         ends = [*range(0, max(cells - 1, 1), step), cells]
         lines.append([slice(a * GRID // cells, -(-b * GRID // cells)) for a, b in pairwise(ends)])
@@ -211,9 +213,9 @@ def finish_frames(predictor: Any) -> None:
         predictor.mod_only = None
     if not (streams := predictor.mod_running):
         return
-    plan = head_of(predictor.model.model).entry.plan
+    entry: Any = head_of(predictor.model.model).entry
     for i, (stream, result) in enumerate(zip(streams, predictor.results, strict=True)):
-        stream.finish(result, plan, i)
+        stream.finish(result, entry.plan, i, entry.window)
 
 
 def _streams(predictor: Any) -> list[Stream]:
