@@ -51,7 +51,7 @@ def cameras(
     camera: str = "^[^_]+",
     split: str = "val",
     frames: int = 90,
-    movers: int = 8,
+    movers: Any = 8,
     refresh: int = 30,
     window: int = 320,
     threads: int = 2,
@@ -66,7 +66,7 @@ def cameras(
         camera: Pattern that finds the camera in the name of an image.
         split: Split of the stills.
         frames: Frames of each recording.
-        movers: Objects that cross each.
+        movers: Objects that cross each; 0 is a scene in which nothing moves.
         refresh: Of the streams.
         window: Side of their windows in px.
         threads: CPU threads.
@@ -76,7 +76,7 @@ def cameras(
     yolo = load_model(model)
     routed = None if head_of(yolo.model) is None else yolo
     dense = yolo if routed is None else without_windows(yolo)
-    made = recordings(data, split, camera, frames, movers)
+    made = recordings(data, split, camera, frames, int(movers))
     found: dict[str, Any] = {}
     for number, recording in enumerate(made):
         ways = _ways(dense, routed, recording, imgsz, refresh, window)
@@ -248,7 +248,7 @@ def _ap(found: dict[Any, np.ndarray], made: list[Recording], moving: bool = Fals
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    return 100 * float(judge.stats[0])
+    return max(0.0, 100 * float(judge.stats[0]))  # -1 without an object
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -195,7 +195,7 @@ def test_masks_and_zones_go_with_it(scene):
         assert len(result.boxes) == len(result.ages) > 0
         assert result.masks is None or len(result.masks) == len(result.boxes)
         assert (result.boxes.xywhn[:, 0] < 0.51).all()
-    assert len(stream.parts) == 12
+    assert len(stream.parts) == 9
 
 
 def test_frames_of_another_size_begin_anew(model, scene):
