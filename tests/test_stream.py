@@ -20,6 +20,7 @@ from mod_vision.cli.main import main
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.resources import resource_dir
 from mod_vision.routing.placing import plan_windows
+from mod_vision.routing.zone import Extent, cells_in, sums_of
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.background import FIRST, Background
@@ -215,14 +216,23 @@ def test_a_dense_model_at_capacity_one_is_run_whole(scene):
     assert torch.equal(found[0].boxes.data, found[2].boxes.data)
 
 
-def test_parts_are_covered_by_a_window_each(model, scene):
-    stream = Stream(model, imgsz=IMGSZ)
-    stream(scene)
-    covered = np.zeros((256, 256), int)
-    for part in _parts(plan_of(model), head_of(model.model).entry.window):
+@given(h=st.integers(2, 40), w=st.integers(2, 60), side=st.integers(2, 12))
+@FEW
+def test_parts_are_covered_by_a_window_each(h, w, side):
+    """And the picture by all parts."""
+    window, most = (min(side, h), min(side, w)), 9
+    covered, extent = np.zeros((256, 256), int), Extent(torch.zeros(1, 2), torch.ones(1, 2))
+    logits, size = torch.full((1, h * w), 9.0), (h, w)
+    parts = _parts(plan_windows(logits, size, window, 1), 32 * side)
+    for part in parts:
         covered[part] += 1
-    assert (covered >= 1).all()
-    assert (covered == 1).mean() > 0.9
+    assert (covered == 1).all()
+    for part in (parts[0], parts[len(parts) // 2], parts[-1]):
+        mask = torch.zeros(1, 256, 256, dtype=torch.bool)
+        mask[0][part] = True
+        inside = cells_in(sums_of(mask), size, extent)
+        plan = plan_windows(logits, size, window, most, 32, 0.5, inside, tuple(range(most + 1)), cover=True)
+        assert plan.width == 1
 
 
 def test_bad_settings_are_refused(tmp_path, capsys):

@@ -170,7 +170,7 @@ def _parts(plan: WindowPlan, window: int) -> list[tuple[slice, slice]]:
     for cells, side in zip(plan.size, window_cells(window, plan.size, plan.cell), strict=True):
         step = max(side - 1, 1)
         ends = [*range(0, max(cells - 1, 1), step), cells]
-        lines.append([slice(a * GRID // cells, -(-b * GRID // cells)) for a, b in pairwise(ends)])
+        lines.append([slice(*(int(end * GRID / cells + 0.5) for end in pair)) for pair in pairwise(ends)])
     return list(product(*lines))
 
 
