@@ -186,13 +186,13 @@ def _frames_of(streams: Sequence[Stream]) -> Iterator[None]:
 
 def begin_streams(predictor: Any) -> None:
     """At the start of a prediction, forget the streams of the one before."""
-    if getattr(predictor, "mod_only", None) is not None:  # it was stopped within a frame
-        predictor.mod_only.__exit__(None, None, None)
-    predictor.mod_streams, predictor.mod_only = {}, None
+    _compute_all(predictor)
+    predictor.mod_streams = {}
 
 
 def look_at_frames(predictor: Any) -> None:
     """Before a batch, find what moved in its frames, and have the model compute that alone."""
+    _compute_all(predictor)  # after an embedding, or a stop within a frame
     predictor.mod_running = streams = _streams(predictor)
     if not streams:
         return
@@ -206,11 +206,16 @@ def look_at_frames(predictor: Any) -> None:
         predictor.mod_only.__enter__()
 
 
+def _compute_all(predictor: Any) -> None:
+    """Have the model compute all of a frame again."""
+    if getattr(predictor, "mod_only", None) is not None:
+        predictor.mod_only.__exit__(None, None, None)
+    predictor.mod_only = None
+
+
 def finish_frames(predictor: Any) -> None:
     """After a batch, give the results what was found before."""
-    if predictor.mod_only is not None:
-        predictor.mod_only.__exit__(None, None, None)
-        predictor.mod_only = None
+    _compute_all(predictor)
     if not (streams := predictor.mod_running):
         return
     entry: Any = head_of(predictor.model.model).entry
