@@ -72,6 +72,8 @@ def cameras(
         threads: CPU threads.
         out: Folder of the results.
     """
+    if frames <= WARMUP:
+        raise ValueError(f"frames={frames}: the first {WARMUP} are not timed, so a recording needs more.")
     torch.set_num_threads(threads)
     yolo = load_model(model)
     routed = None if head_of(yolo.model) is None else yolo

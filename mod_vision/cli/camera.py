@@ -48,7 +48,7 @@ def stream(
 
     In videos and streams what was found before stays where nothing moves, and each part is computed again after
     `refresh` frames at the latest. A first frame, and one of another scene, is run as the model runs any image.
-    Example: mod-vision stream model=yolo26n.pt && yolo predict model=yolo26n-stream.pt source=camera.mp4
+    Example: mod-vision stream model=yolo26n.pt refresh=30
     """
     from mod_vision.conversion.windowed import on_windows
     from mod_vision.yolo.model.graph import check_out, copy_model, save
