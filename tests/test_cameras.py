@@ -36,7 +36,9 @@ def test_objects_are_where_their_labels_are(made):
 
 
 def test_the_study_writes_its_figures(tmp_path, capsys):
-    cameras("yolo26n-mod-hituav.pt", "mod-hituav.yaml", 320, r"^1_60_30", frames=WARMUP + 2, movers=1, out=str(tmp_path))
+    cameras(
+        "yolo26n-mod-hituav.pt", "mod-hituav.yaml", 320, r"^1_60_30", frames=WARMUP + 2, movers=1, out=str(tmp_path)
+    )
     found = json.loads((tmp_path / "cameras.json").read_text())
     assert {"dense", "every 3rd frame", "zone by hand", "stream, refresh 30", "routed"} <= found["ways"].keys()
     assert all(0 <= row["AP"] <= 100 and row["ms"] > 0 for row in found["ways"].values())
