@@ -184,3 +184,15 @@ def test_each_image_needs_its_zone_at_capacity_one_too():
 def test_a_zone_that_is_all_of_the_picture_is_run_whole():
     _, cost = zoned(YOLO("yolo26n.yaml"), [[0, 0], [1, 0], [1, 1], [0, 1]], 640, (1920, 1080))
     assert (cost.area, cost.share) == (1.0, 1.0)
+
+
+def test_the_cost_is_of_the_windows_that_are_run():
+    """A window as large as the zone is for one zone, and for the router that takes all of it."""
+    middle = [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]]
+    _, alone = zoned(YOLO("yolo26n.yaml"), middle, 640, (640, 640))
+    _, each = zoned(YOLO("yolo26n.yaml"), [[middle], [middle]], 640, (640, 640))
+    _, looked = zoned(YOLO("yolo26n-mod.yaml"), middle, 640, (640, 640))
+    assert alone.windows == 1
+    assert alone.share == 0.16
+    assert each.share > alone.share
+    assert looked.share > alone.share

@@ -11,8 +11,8 @@ from ultralytics import YOLO
 
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.routing.placing import boxed, plan_windows, window_cells
-from mod_vision.routing.window_layer import COVERED, CROWDED
-from mod_vision.routing.windows import CELL
+from mod_vision.routing.window_layer import COVERED, CROWDED, WindowedLayer
+from mod_vision.routing.window_routers import SURE
 from mod_vision.routing.zone import Extent, cells_in, sums_of
 from mod_vision.yolo.data.zones import Zone, areas_of, masks_of, zones_of
 from mod_vision.yolo.model.capacity import set_capacity
@@ -22,7 +22,6 @@ from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.model.zone import set_zone
 
 SIDES = (128, 192, 256, 320, 384, 512, 640)  # px of windows to choose from
-LEVEL = 12.0  # logit of a cell in a zone
 
 
 class Cost(NamedTuple):
@@ -69,7 +68,7 @@ def zoned(model: YOLO, zone: Any, imgsz: int, size: tuple[int, int]) -> tuple[YO
         head = head_of(new.model)
         assert head is not None
         sides = [side for side in SIDES if side % head.entry.cell == 0]
-    costs = [_cost(zones, side, imgsz, size, head.entry.cell) for side in reversed(sides)]
+    costs = [_cost(zones, side, imgsz, size, head.entry) for side in reversed(sides)]
     cost = min(costs, key=lambda found: found.share)
     if head.entry.window != cost.side:
         new = on_windows(model, WindowSettings(size=cost.side, router="zone"))
@@ -80,20 +79,19 @@ def zoned(model: YOLO, zone: Any, imgsz: int, size: tuple[int, int]) -> tuple[YO
     return new, cost
 
 
-def _cost(zones: Sequence[Zone], side: int, imgsz: int, size: tuple[int, int], cell: int = CELL) -> Cost:
-    """Return what zones cost in windows of a side."""
-    scale = imgsz / max(size)
-    cells = tuple(math.ceil(round(length * scale) / cell) for length in reversed(size))
-    drawn = torch.tensor([[round(length * scale) / cell / n for length, n in zip(reversed(size), cells, strict=True)]])
+def _cost(zones: Sequence[Zone], side: int, imgsz: int, size: tuple[int, int], entry: WindowedLayer) -> Cost:
+    """Return what zones cost in windows of a side; one zone can have a window of its own size, see `boxed`."""
+    scale, cell = imgsz / max(size), entry.cell
+    height, width = (round(length * scale) / cell for length in reversed(size))
+    cells = math.ceil(height), math.ceil(width)
+    drawn = torch.tensor([[height / cells[0], width / cells[1]]])
     extent = Extent((1 - drawn) / 2, drawn)  # Ultralytics pads both sides
-    window, found = window_cells(side, (cells[0], cells[1]), cell), []
+    window, found = window_cells(side, cells, cell), []
     for zone, area in zip(zones, areas_of(zones), strict=True):
-        inside = cells_in(sums_of(masks_of([zone])), (cells[0], cells[1]), extent)
-        logits = torch.full(inside.shape, LEVEL)
-        counts = tuple(range(inside.shape[1] + 1))
-        most = len(counts) - 1
-        plan = boxed(
-            plan_windows(logits, (cells[0], cells[1]), window, most, cell, COVERED, inside, counts, cover=True)
-        )
+        inside = cells_in(sums_of(masks_of([zone])), cells, extent)
+        logits, most = torch.full(inside.shape, SURE), inside.shape[1]
+        plan = plan_windows(logits, cells, window, most, cell, COVERED, inside, tuple(range(most + 1)), cover=True)
+        if entry.router.covers and len(zones) == 1:
+            plan = boxed(plan)
         found.append(Cost(side, plan.width, plan.share if plan.share < CROWDED else 1.0, area))
     return max(found, key=lambda cost: cost.share)
