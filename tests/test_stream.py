@@ -24,7 +24,8 @@ from mod_vision.routing.zone import Extent, cells_in, sums_of
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.background import FIRST, Background
-from mod_vision.yolo.run.stream import _frames_of, _parts
+from mod_vision.yolo.run.stream import frames_of
+from mod_vision.yolo.run.turns import parts_of
 
 HITUAV = resource_dir("assets") / "hituav" / "images" / "val"
 IMGSZ = 640
@@ -87,24 +88,25 @@ def test_another_scene_begins_anew(scene):
 
 
 def test_what_stands_still_stays_found_and_is_computed_again_in_time(model, scene):
-    """Each cell within `refresh` frames, and about as many windows in each."""
+    """Each cell within `refresh` frames, by forwards that are worth it; between them, nothing is run."""
     stream = Stream(model, refresh=12, imgsz=IMGSZ, conf=0.25)
     first = stream(scene)
     assert len(first.boxes)
     assert (first.ages == 0).all()
-    computed, counts = [], []
+    counts, computed = [], [np.zeros(plan_of(model).size, bool)]
     for _ in range(24):
         result = stream(scene)
-        plan = plan_of(model)
-        computed.append(plan.covered()[0].numpy() > 0)
-        counts.append(plan.width)
+        counts.append(len(result.windows))
+        computed.append(plan_of(model).covered()[0].numpy() > 0 if counts[-1] else computed[0] & False)
+        assert result.share == pytest.approx(counts[-1] * plan_of(model).window_share)
         assert result.ages.max() <= 13
         same = box_iou(first.boxes.xyxy, result.boxes.xyxy).amax(1) > 0.5
         assert same.float().mean() > 0.8  # a window sees less around an object
         assert len(result.boxes) < 1.25 * len(first.boxes)
-    for start in range(12):
+    for start in range(1, 13):
         assert np.any(computed[start : start + 12], axis=0).all()
-    assert max(counts) <= 4
+    assert 0 < max(counts) <= 4
+    assert counts.count(0) > 12
 
 
 def test_an_object_that_comes_is_found_and_one_that_goes_is_gone(model, scene):
@@ -119,7 +121,7 @@ def test_an_object_that_comes_is_found_and_one_that_goes_is_gone(model, scene):
     alone = model.predict(frame, imgsz=IMGSZ, verbose=False)[0].boxes
     for i in range(3, 8):
         result = stream(noisy(frame, i, noise=1))
-        assert plan_of(model).share < 0.8
+        assert 0 < result.share < 0.8
         assert len(result.boxes) == len(alone) > 0
     for i in range(8, 11):
         result = stream(noisy(ground, i, noise=1))
@@ -130,9 +132,8 @@ def test_an_object_that_comes_is_found_and_one_that_goes_is_gone(model, scene):
 def test_an_empty_frame_costs_no_window_but_what_is_due(model):
     stream = Stream(model, refresh=200, imgsz=IMGSZ)
     ground = np.full((512, 640, 3), 90, np.uint8)
-    for i in range(4):
-        stream(noisy(ground, i, noise=1))
-    assert plan_of(model).width <= 1
+    shares = [stream(noisy(ground, i, noise=1)).share for i in range(40)]
+    assert [share > 0 for share in shares].count(True) <= 4  # the first, and what is due
 
 
 @given(order=st.permutations([0, 0, 0, 1, 1, 1]))
@@ -196,10 +197,10 @@ def test_masks_and_zones_go_with_it(scene):
         assert len(result.boxes) == len(result.ages) > 0
         assert result.masks is None or len(result.masks) == len(result.boxes)
         assert (result.boxes.xywhn[:, 0] < 0.51).all()
-    assert len(stream.parts) == 9
+    assert len(stream.turns.parts) == 9
 
 
-def test_frames_of_another_size_begin_anew(model, scene):
+def testframes_of_another_size_begin_anew(model, scene):
     stream = Stream(model, imgsz=IMGSZ)
     stream(scene)
     stream(scene)
@@ -223,7 +224,7 @@ def test_parts_are_covered_by_a_window_each(h, w, side):
     window, most = (min(side, h), min(side, w)), 9
     covered, extent = np.zeros((256, 256), int), Extent(torch.zeros(1, 2), torch.ones(1, 2))
     logits, size = torch.full((1, h * w), 9.0), (h, w)
-    parts = _parts(plan_windows(logits, size, window, 1), 32 * side)
+    parts = parts_of(plan_windows(logits, size, window, 1), 32 * side)
     for part in parts:
         covered[part] += 1
     assert (covered == 1).all()
@@ -265,7 +266,7 @@ def test_a_new_scene_forgets_what_was_found(model, scene):
 
 def test_a_new_scene_of_one_stream_does_not_stop_the_others(model, scene):
     def in_turn(first: Stream, second: Stream, frames: list[np.ndarray]) -> list[Any]:
-        with _frames_of([first, second]):
+        with frames_of([first, second]):
             return model.predict(frames, imgsz=IMGSZ, verbose=False)
 
     first, second = Stream(None, 3), Stream(None, 3)
@@ -274,7 +275,7 @@ def test_a_new_scene_of_one_stream_does_not_stop_the_others(model, scene):
         assert results[0].ages.max(initial=0) <= 4
 
 
-def test_enlarged_frames_keep_what_frames_of_the_input_keep(model, scene):
+def test_enlarged_frames_keep_whatframes_of_the_input_keep(model, scene):
     """What is not taken from a window is a margin in pixels of the input."""
     large = cv2.resize(scene, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     streams = [Stream(model, 12, imgsz=IMGSZ) for _ in range(2)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from mod_vision.cli.arguments import THREADS, opened, picture_of, zone_of
+from mod_vision.cli.arguments import THREADS, milliseconds, opened, picture_of, zone_of
 from mod_vision.files import fresh_path
 from mod_vision.run_settings import RunSettings
 
@@ -42,12 +43,14 @@ def stream(
     model: str,
     refresh: int = 30,
     window: int = 320,
+    budget: Any = 0,
     out: str | None = None,
 ) -> None:
     """A model for still cameras that computes what moved, from a dense or a routed one, untrained.
 
     In videos and streams what was found before stays where nothing moves, and each part is computed again after
     `refresh` frames at the latest. A first frame, and one of another scene, is run as the model runs any image.
+    With a `budget`, what does not fit into the time of a frame waits for the next ones.
     Example: mod-vision stream model=yolo26n.pt refresh=30
     """
     from mod_vision.conversion.windowed import on_windows
@@ -63,7 +66,7 @@ def stream(
         yolo = on_windows(yolo, WindowSettings.from_yaml({"size": window, "router": "zone"}))  # type: ignore[arg-type]
     else:
         yolo = copy_model(yolo)
-    set_refresh(yolo, refresh)
+    set_refresh(yolo, refresh, milliseconds(budget))
     path = fresh_path(path)
     save(yolo, path, model)
     print(f"saved as {path}: yolo predict model={path} source=camera.mp4, or a stream")

@@ -54,6 +54,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "host": "address to listen on",
     "port": "port to listen on",
     "budget": "time that an image may take, such as 30ms",
+    "stream.budget": "time that a frame may take, such as 33ms; what does not fit waits for the next frames",
     "speedup": "how many times as fast as the dense model it shall be, such as 2",
     "max_loss": "AP that may be lost, such as 0.3; by default 0.5 if neither budget nor speedup is given",
     "labels": "False learns from the dense model's own confident detections",

@@ -19,7 +19,7 @@ from mod_vision.yolo.model.package_files import export_elsewhere, keep_photos_cl
 from mod_vision.yolo.model.rows import routed_parse_model
 from mod_vision.yolo.model.safe_classes import allow_classes, allow_vit_classes
 from mod_vision.yolo.model.windows import copying_look, on_windows
-from mod_vision.yolo.run.stream import begin_streams, finish_frames, look_at_frames
+from mod_vision.yolo.run.stream_hooks import begin_streams, finish_frames, look_at_frames
 from mod_vision.yolo.run.watch import follow_capacities, warn_of_broken_routes
 from mod_vision.yolo.run.window_results import find_features_in_windows, keeping_windows, tell_windows
 from mod_vision.yolo.train.callbacks import CALLBACKS

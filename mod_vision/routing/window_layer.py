@@ -12,15 +12,18 @@ import torch.nn.functional as F
 from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.labels import label_cells
 from mod_vision.routing.layer import refuse_in_exports
+from mod_vision.routing.moving import LEAST, MovedSums
 from mod_vision.routing.padding import Frame, running_images
 from mod_vision.routing.placing import boxed, gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.threshold import lowest_threshold
 from mod_vision.routing.window_routers import SURE, WindowRouter, told_apart
 from mod_vision.routing.windows import WindowPlan, is_channels_last
-from mod_vision.routing.zone import cells_in, extent_of, whole_extent
+from mod_vision.routing.zone import extent_of, whole_extent
 from mod_vision.routing.zoned_layer import ZonedLayer
 
 COVERED = 0.5  # cells that a window must be the first to cover, where all of something is
+WAITING = LEAST / 2  # the same, of cells of which some are worth less than others
+FEW = 4  # windows on what moved, about as many as a router costs: beyond, it is asked which are worth it
 CROWDED = 0.8  # of the pixels in such windows, from which on the whole image is faster
 MOST_OVERLAPPING = 3  # windows of a zone, in those that would cover the image side by side
 EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
@@ -42,6 +45,7 @@ class WindowedLayer(ZonedLayer):
         crowded: Share of the pixels from which on an image is run as a whole, in threshold mode; None is never.
         counts: The numbers of windows that occur with a threshold, from 0 up; None for those of `plan_windows`.
         refresh: Frames of a still camera after which each part is computed again at the latest; 0 is each frame.
+        budget: Milliseconds that such a frame may take; 0 is no bound.
     """
 
     window: int
@@ -51,6 +55,7 @@ class WindowedLayer(ZonedLayer):
     crowded: float | None = None
     counts: tuple[int, ...] | None = None
     refresh: int = 0
+    budget: float = 0.0
     takes_ragged = True
 
     def init_windows(self, router: WindowRouter, window: int, cell: int, reduction: int, capacity: float) -> None:
@@ -107,8 +112,10 @@ class WindowedLayer(ZonedLayer):
             corners, guesses = given
             self.plan = plan = WindowPlan(guesses[:, 0], corners, size, window, self.cell, classes=guesses)
             return plan
-        if (moved := self.moved_sums) is not None:
-            return self._placed(self._covering(x, size, window, moved, reduction), CROWDED)
+        if (moved := self.moved) is not None:
+            return self._placed(
+                self._moving(x, size, moved, coarse, reduction), CROWDED if moved.most is None else None
+            )
         if self.input_adaptive:
             refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")
         said, inside = self.score(x, size, coarse, reduction)
@@ -139,18 +146,39 @@ class WindowedLayer(ZonedLayer):
             raise MixedBatch
         return plan
 
-    def _covering(
-        self, x: torch.Tensor, size: tuple[int, int], window: tuple[int, int], moved: torch.Tensor, reduction: int
+    def _moving(
+        self, x: torch.Tensor, size: tuple[int, int], moved: MovedSums, coarse: torch.Tensor | None, reduction: int
     ) -> WindowPlan:
-        """Return windows that cover the cells of what moved, of which `moved` has the sums."""
+        """Return windows that cover the cells of what moved, or those of them that a router takes where they are many.
+
+        Args:
+            x: As in `route_windows`, as are `coarse` and `reduction`.
+            size: (h, w), cells of the image.
+            moved: What moved.
+            coarse: Logits of a coarse pass.
+            reduction: Px of the image to a position of `x`.
+        """
+        window = window_cells(self.window, size, self.cell)
         image = x if reduction == 1 else running_images()
         frame = None if image is None else Frame(shrunk(image, EDGES))
-        here = cells_in(moved, size, whole_extent(x) if frame is None else extent_of(frame))
+        worth, sure = moved.cells(size, whole_extent(x) if frame is None else extent_of(frame))
         inside = self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
+        here = worth > 0 if inside is None else (worth > 0) & inside
         most = MOST_OVERLAPPING * window_count(size, window, 1.0)
-        logits = torch.full(here.shape, SURE, device=x.device)
-        inside = here if inside is None else here & inside
-        return plan_windows(logits, size, window, most, self.cell, COVERED, inside, tuple(range(most + 1)), True)
+        most = most if moved.most is None else min(most, moved.most)
+        counts, first = tuple(range(most + 1)), worth.sqrt().logit(eps=1e-4)  # cells count by their square
+        plan = plan_windows(first, size, window, most, self.cell, WAITING, here, counts, True)
+        if plan.width <= FEW or not self._can_doubt:
+            return plan._replace(logits=torch.full_like(first, SURE))
+        logits, classes = told_apart(self.score(x, size, coarse, reduction)[0])
+        marked = logits.masked_fill(sure & here, SURE)
+        plan = plan_windows(marked, size, window, most, self.cell, self.threshold, here, counts)
+        return plan._replace(logits=logits, classes=classes)
+
+    @property
+    def _can_doubt(self) -> bool:
+        """Whether the router can tell which of the cells of an image are worth a window."""
+        return self.input_adaptive and self.router.learned and self.router.compares
 
     def score(
         self, x: torch.Tensor, size: tuple[int, int], coarse: torch.Tensor | None = None, reduction: int = 1

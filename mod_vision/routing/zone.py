@@ -42,14 +42,19 @@ def whole_extent(x: torch.Tensor) -> Extent:
 
 
 def sums_of(masks: torch.Tensor) -> torch.Tensor:
-    """Return the sums above and left of each corner, (S, GRID + 1, GRID + 1), of zones (S, GRID, GRID) of squares."""
+    """Return the sums above and left of each corner, (S, GRID + 1, GRID + 1), of squares (S, GRID, GRID)."""
     sums = torch.zeros(len(masks), GRID + 1, GRID + 1, dtype=torch.int32, device=masks.device)
     sums[:, 1:, 1:] = masks.int().cumsum(1).cumsum(2)
     return sums
 
 
 def cells_in(sums: torch.Tensor, size: tuple[int, int], extent: Extent) -> torch.Tensor:
-    """Return which cells of images hold a square of their zone, (B, N); a square belongs to one cell.
+    """Return which cells of images hold a square of their zone, (B, N); the arguments are those of `squares_in`."""
+    return squares_in(sums, size, extent) > 0
+
+
+def squares_in(sums: torch.Tensor, size: tuple[int, int], extent: Extent) -> torch.Tensor:
+    """Return the sum of the squares in each cell of images, (B, N) int; a square belongs to one cell.
 
     Args:
         sums: As `sums_of` gives them, of one zone for all images or of one for each.
@@ -59,7 +64,7 @@ def cells_in(sums: torch.Tensor, size: tuple[int, int], extent: Extent) -> torch
     rows, cols = (_squares(_lines(arange(n + 1, sums) / n, extent, axis) + 0.5) for axis, n in enumerate(size))
     top, bottom = rows[:, :-1, None], rows[:, 1:, None]
     left, right = cols[:, None, :-1], cols[:, None, 1:]
-    return (_inside(sums, top, left, bottom, right) > 0).flatten(1)
+    return _inside(sums, top, left, bottom, right).flatten(1)
 
 
 def points_in(sums: torch.Tensor, points: torch.Tensor, extent: Extent) -> torch.Tensor:

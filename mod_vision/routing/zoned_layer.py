@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from mod_vision.routing.layer import RoutedLayer
+from mod_vision.routing.moving import Moved, MovedSums, moved_sums
 from mod_vision.routing.padding import Frame
 from mod_vision.routing.zone import cells_in, extent_of, sums_of, whole_extent
 
@@ -58,15 +59,18 @@ class ZonedLayer(RoutedLayer):
             self._of_thread.chosen = None
 
     @property
-    def moved_sums(self) -> torch.Tensor | None:
-        """What alone is computed in this thread, as `sums_of` gives it, None for all; a training computes all."""
-        moved = getattr(self._of_thread, "moved", None)
-        return None if moved is None or self.training else self._of_some(moved)
+    def moved(self) -> MovedSums | None:
+        """What alone is computed in this thread, None for all; a training computes all."""
+        moved: MovedSums | None = getattr(self._of_thread, "moved", None)
+        chosen = getattr(self._of_thread, "chosen", None)
+        if moved is None or self.training:
+            return None
+        return moved if chosen is None else moved.of(chosen)
 
     @contextmanager
-    def only_where(self, moved: torch.Tensor) -> Iterator[None]:
-        """Compute some squares of the pictures in this thread, (B, GRID, GRID), all of them, and ask no router."""
-        self._of_thread.moved = sums_of(moved)
+    def only_where(self, moved: Moved) -> Iterator[None]:
+        """Compute some squares of the pictures alone in this thread."""
+        self._of_thread.moved = moved_sums(moved)
         try:
             yield
         finally:

@@ -46,6 +46,7 @@ class WindowSettings:
         zone: The part of the picture that is looked at, as `zones_of` takes it; None is all of it.
         refresh: Frames of a video or stream after which each part is computed again at the latest, if nothing moves
             there; 0 computes each frame anew.
+        budget: Milliseconds that such a frame may take; what does not fit waits for the next ones. 0 is no bound.
     """
 
     size: int = 192
@@ -56,6 +57,7 @@ class WindowSettings:
     objectness: float = 0.0
     zone: Any = None
     refresh: int = 0
+    budget: float = 0.0
 
     @classmethod
     def from_yaml(cls, section: Any) -> WindowSettings | None:
@@ -82,6 +84,8 @@ class WindowSettings:
             raise ValueError(f"mod.windows.objectness must be a number in [0, 1], got {found.objectness!r}.")
         if not _is_whole(found.refresh) or found.refresh < 0:
             raise ValueError(f"mod.windows.refresh must be a number of frames, or 0, got {found.refresh!r}.")
+        if not _is_number(found.budget) or not 0 <= found.budget < float("inf"):
+            raise ValueError(f"mod.windows.budget must be milliseconds, or 0, got {found.budget!r}.")
         if _has_text(found.zone):
             raise ValueError("mod.windows.zone must be points: a YAML goes elsewhere without the files it names.")
         return replace(found, zone=zones_of(found.zone, "mod.windows.zone"))

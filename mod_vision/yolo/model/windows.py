@@ -60,7 +60,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     entry = forms.form_of(model[first], forms.ENTRIES)
     entry.init_windows(router, settings.size, cell, strides[first - 1] if first else 1, settings.capacity)
     set_entry(entry, settings.zone)
-    entry.refresh = settings.refresh
+    entry.refresh, entry.budget = settings.refresh, settings.budget
     model[first] = take_place(model[first], entry)
     for i in range(first + 1, len(model) - 1):
         outside = tuple(source < first for source in _sources(model[i], i))

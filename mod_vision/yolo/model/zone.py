@@ -35,7 +35,7 @@ def set_zone(model: Any, zone: Any, size: Sequence[float] | None = None) -> None
     _write(model, net, "zone", zones)
 
 
-def set_refresh(model: Any, frames: int) -> None:
+def set_refresh(model: Any, frames: int, budget: float = 0.0) -> None:
     """Compute only what moved in the frames of videos and streams of still cameras, as `mod_vision.Stream` does.
 
     It is kept in the checkpoint and in the YAML that the model is rebuilt from; exports compute each frame.
@@ -43,15 +43,21 @@ def set_refresh(model: Any, frames: int) -> None:
     Args:
         model: As in `set_zone`.
         frames: Number of them after which each part of the picture is computed again at the latest; 0 computes each.
+        budget: Milliseconds that a frame may take: what does not fit waits for the next frames. 0 is no bound.
 
     Raises:
-        ValueError: If the model does not run on windows, or `frames` is below 0.
+        ValueError: If the model does not run on windows, or `frames` or `budget` is below 0.
     """
     if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0:
         raise ValueError(f"refresh must be a number of frames, or 0 to compute each anew, got {frames!r}.")
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 <= budget < float("inf"):
+        raise ValueError(f"budget must be milliseconds, or 0 for no bound, got {budget!r}.")
+    if budget and not frames:
+        raise ValueError("a budget is for frames of which only what moved is computed; give refresh= too, such as 30.")
     net, head = _on_windows(model, "stream")
-    head.entry.refresh = frames
+    head.entry.refresh, head.entry.budget = frames, float(budget)
     _write(model, net, "refresh", frames or None)
+    _write(model, net, "budget", float(budget) or None)
 
 
 def _on_windows(model: Any, verb: str) -> tuple[Any, Any]:

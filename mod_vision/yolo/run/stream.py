@@ -6,23 +6,23 @@ again. It lives with the predictor, or with a `Stream` of a loop of yours, and n
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from ultralytics.utils.metrics import box_iou
 
-from mod_vision.routing.placing import window_cells
+from mod_vision.routing.moving import LEAST
 from mod_vision.routing.windows import MARGIN, WindowPlan
 from mod_vision.routing.zone import GRID
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.background import Background
+from mod_vision.yolo.run.deadline import Deadline
+from mod_vision.yolo.run.turns import Turns, parts_of
 
 if TYPE_CHECKING:  # Ultralytics is being imported when this is
     from ultralytics import YOLO
@@ -32,8 +32,21 @@ FIELDS = ("boxes", "masks", "keypoints", "obb")  # of results, what there is for
 REFRESH = 30  # frames
 MORE = 9  # squares around what has changed, four to each side
 SAME = 0.5  # IoU from which on a box is that of an object which was found anew
+LONG = 8  # frames of waiting for a deadline, after which nothing comes before
 
 _given = threading.local()
+
+
+class Look(NamedTuple):
+    """What of a frame is to be computed.
+
+    Attributes:
+        worth: (GRID, GRID) float32, 0 where nothing is, else from LEAST to 1 by how long it has waited.
+        sure: (GRID, GRID) bool, squares that no router is asked about.
+    """
+
+    worth: np.ndarray
+    sure: np.ndarray
 
 
 class Stream:
@@ -45,29 +58,34 @@ class Stream:
         model: A model on windows, with `refresh` or without. None if the frames are given to it otherwise.
         refresh: Frames after which each part of the picture is computed again at the latest; 0 is the model's own, or
             30.
+        budget: Milliseconds that a frame may take; what does not fit waits for the next frames. 0 is the model's own,
+            or no bound.
         predict: Arguments of `model.predict`, such as `imgsz` and `conf`.
 
     Raises:
-        ValueError: If the model does not run on windows, or `refresh` is below 0.
+        ValueError: If the model does not run on windows, or `refresh` or `budget` is below 0.
     """
 
-    def __init__(self, model: YOLO | None, refresh: int = 0, **predict: Any) -> None:
+    def __init__(self, model: YOLO | None, refresh: int = 0, budget: float = 0.0, **predict: Any) -> None:
         if refresh < 0:
             raise ValueError(
                 f"refresh must be a number of frames of at least 1, or 0 for the model's own, got {refresh}."
             )
+        if budget < 0:
+            raise ValueError(f"budget must be milliseconds, or 0 for the model's own, got {budget}.")
         if model is not None:
             head = head_of(model.model)
             if head is None:
                 raise ValueError("streams need a model that runs on windows; `mod-vision stream model=...` makes one.")
-            refresh = refresh or head.entry.refresh
+            refresh, budget = refresh or head.entry.refresh, budget or head.entry.budget
         self.model, self.refresh, self.predict = model, refresh or REFRESH, predict
+        self.deadline = Deadline(budget) if budget else None
         self.reset()
 
     def __call__(self, frame: np.ndarray) -> Results:
         """Return what there is in a frame, (H, W, 3) uint8 in BGR, as `predict` does; see `finish`."""
         assert self.model is not None
-        with _frames_of([self]):
+        with frames_of([self]):
             result: Results = self.model.predict(frame, **{"verbose": False, **self.predict})[0]
         return result
 
@@ -76,8 +94,7 @@ class Stream:
         self.background = Background()
         self.shape: tuple[int, ...] = ()
         self._forget()
-        self.parts: list[tuple[slice, slice]] = []
-        self.next = 0
+        self.turns: Turns | None = None
 
     def _forget(self) -> None:
         """Forget what was found."""
@@ -85,45 +102,75 @@ class Stream:
         self.features: list[torch.Tensor] = []  # of objects, for trackers that know them by what the head reads
         self.ages = np.zeros(0, int)
         self.boxes = np.zeros((0, 4))
-        self.before = np.zeros((GRID, GRID), bool)
+        self.before = self.asked = np.zeros((GRID, GRID), bool)
+        self.waits = np.zeros((GRID, GRID), np.uint8)  # frames, of what did not fit into the time of those
 
-    def moved(self, frame: np.ndarray) -> np.ndarray | None:
-        """Return which squares of a frame must be computed, (GRID, GRID) bool; None for all, in a new scene."""
+    def look(self, frame: np.ndarray) -> Look | None:
+        """Return what of a frame must be computed; None for all that the model would, in a new scene."""
         if frame.shape != self.shape:
             self.reset()
             self.shape = frame.shape
         changed = self.background.changed(frame)
-        if changed is None or not self.parts:
+        if changed is None or self.turns is None:
             self._forget()
-            return None
+            if self.turns is None or self.deadline is None or self.deadline.most() is None:
+                return None
+            changed = np.ones((GRID, GRID), bool)  # a whole frame would be late
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
-        mask = cv2.dilate(changed.astype(np.uint8), np.ones((MORE, MORE), np.uint8))
-        scale = GRID / np.array(self.shape[1::-1] * 2)
-        for left, top, right, bottom in (self.boxes * scale).round().astype(int).clip(0, GRID):
-            if changed[top : bottom + 1, left : right + 1].any():
-                mask[top : bottom + 1, left : right + 1] = 1  # all of an object that moves
-        for _ in range(math.ceil(len(self.parts) / self.refresh)):
-            mask[self.parts[self.next % len(self.parts)]] = 1
-            self.next += 1
-        return mask > 0
+        objects = self._moving_objects(changed)
+        mask = cv2.dilate(changed.astype(np.uint8), np.ones((MORE, MORE), np.uint8)) > 0
+        mask |= objects | (self.waits > 0)
+        due = self.turns.take(bool(mask.any()))
+        self.asked = mask | due
+        worth = LEAST + (1 - LEAST) * np.minimum(self.waits, LONG).astype(np.float32) / LONG
+        return Look(np.where(self.asked, worth, np.float32(0)), objects | due)
 
-    def finish(self, result: Results, plan: WindowPlan | None, image: int, window: int) -> None:
+    def _moving_objects(self, changed: np.ndarray) -> np.ndarray:
+        """Return the squares of all of the objects in which some have changed, (GRID, GRID) bool."""
+        scale = GRID / np.array(self.shape[1::-1] * 2)
+        left, top, right, bottom = (self.boxes * scale).round().astype(int).clip(0, GRID - 1).T
+        sums = cv2.integral(changed.astype(np.uint8))
+        count = sums[bottom + 1, right + 1] - sums[top, right + 1] - sums[bottom + 1, left] + sums[top, left]
+        mask = np.zeros((GRID, GRID), bool)
+        for i in np.flatnonzero(count):
+            mask[top[i] : bottom[i] + 1, left[i] : right[i] + 1] = True
+        return mask
+
+    def finish(
+        self, result: Results, plan: WindowPlan | None, image: int, window: int, most: int | None = None
+    ) -> None:
         """Add to a result what was found before and lies where nothing was computed.
 
-        The result gets `ages`, how many frames ago each object was found, and `windows`, what was computed.
+        The result gets `ages`, how many frames ago each object was found.
 
         Args:
             result: Result of the frame, changed in place.
             plan: Windows of the batch, None where whole images were run.
             image: Number of the image in the batch.
             window: Side in px of the windows that cover what moves.
+            most: Windows that the frame was allowed, None for any number.
         """
         whole = plan is None or (plan.whole is not None and bool(plan.whole[image]))
+        none = np.zeros(len(self.boxes), bool)
+        self._join(result, none if whole or plan is None else self._kept(result, _boxes(result), plan))
+        cut = plan is not None and not whole and most is not None and plan.width >= most
+        waits = self.asked & ~_squares(result.windows, result.orig_shape) if cut else False
+        self.waits = np.where(waits, np.minimum(self.waits, LONG) + 1, 0).astype(np.uint8)
+        if self.turns is None and plan is not None:
+            self.turns = Turns(parts_of(plan, window), self.refresh)
+
+    def stay(self, result: Results) -> None:
+        """Give an empty result, of a frame in which nothing was to be computed, what was found before; see `finish`."""
+        for name in FIELDS[2:]:
+            if name in self.found and getattr(result, name) is None:
+                result.update(**{name: self.found[name][:0]})
+        self._join(result, np.ones(len(self.boxes), bool))
+
+    def _join(self, result: Results, keep: np.ndarray) -> None:
+        """Add those of the objects that were found before that are kept, (n,) bool, and remember what there is now."""
         fresh = {name: value.data for name in FIELDS if (value := getattr(result, name)) is not None}
-        now = _boxes(result)
-        features = list(getattr(result, "feats", ()))
-        keep = np.zeros(len(self.boxes), bool) if whole or plan is None else self._kept(result, now, plan)
+        now, features = _boxes(result), list(getattr(result, "feats", ()))
         if keep.any():
             which = torch.from_numpy(np.flatnonzero(keep))
             old = {name: value[which.to(value.device)] for name, value in self.found.items()}
@@ -137,8 +184,6 @@ class Stream:
         self.features = features
         self.found, self.boxes = fresh, np.concatenate((now, self.boxes[keep]))
         result.ages = self.ages
-        if not self.parts and plan is not None:
-            self.parts = _parts(plan, window)
 
     def _kept(self, result: Results, now: np.ndarray, plan: WindowPlan) -> np.ndarray:
         """Return which of the objects that were found before lie outside of the windows, and were not found anew."""
@@ -164,18 +209,17 @@ def _boxes(result: Results) -> np.ndarray:
     return np.zeros((0, 4)) if own is None else own.xyxy.cpu().numpy().astype(float).reshape(-1, 4)
 
 
-def _parts(plan: WindowPlan, window: int) -> list[tuple[slice, slice]]:
-    """Return parts of the picture, in squares, each of which a window of a side in px covers."""
-    lines = []
-    for cells, side in zip(plan.size, window_cells(window, plan.size, plan.cell), strict=True):
-        step = max(side - 1, 1)
-        ends = [*range(0, max(cells - 1, 1), step), cells]
-        lines.append([slice(*(int(end * GRID / cells + 0.5) for end in pair)) for pair in pairwise(ends)])
-    return list(product(*lines))
+def _squares(windows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the squares of a picture of some height and width whose centre lies in a window, (GRID, GRID) bool."""
+    mask = np.zeros((GRID, GRID), bool)
+    ends = windows.astype(float) * GRID / np.array(shape[::-1] * 2)
+    for left, top, right, bottom in np.ceil(ends - 0.5).astype(int).clip(0, GRID):
+        mask[top:bottom, left:right] = True
+    return mask
 
 
 @contextmanager
-def _frames_of(streams: Sequence[Stream]) -> Iterator[None]:
+def frames_of(streams: Sequence[Stream]) -> Iterator[None]:
     """Tell the predictions of this thread which streams their images belong to."""
     _given.streams = streams
     try:
@@ -184,63 +228,7 @@ def _frames_of(streams: Sequence[Stream]) -> Iterator[None]:
         _given.streams = None
 
 
-def begin_streams(predictor: Any) -> None:
-    """At the start of a prediction, forget the streams of the one before."""
-    _compute_all(predictor)
-    predictor.mod_streams = {}
-
-
-def look_at_frames(predictor: Any) -> None:
-    """Before a batch, find what moved in its frames, and have the model compute that alone."""
-    _compute_all(predictor)  # after an embedding, or a stop within a frame
-    predictor.mod_running = streams = _streams(predictor)
-    if not streams:
-        return
-    head: Any = head_of(predictor.model.model)
-    _, frames, _ = predictor.batch
-    masks = [stream.moved(frame) for stream, frame in zip(streams, frames, strict=True)]
-    if any(mask is not None for mask in masks):  # else all run as the model runs any image
-        squares = np.stack([np.ones((GRID, GRID), bool) if mask is None else mask for mask in masks])
-        device = next(predictor.model.model.parameters()).device
-        predictor.mod_only = head.entry.only_where(torch.from_numpy(squares).to(device))
-        predictor.mod_only.__enter__()
-
-
-def _compute_all(predictor: Any) -> None:
-    """Have the model compute all of a frame again."""
-    if getattr(predictor, "mod_only", None) is not None:
-        predictor.mod_only.__exit__(None, None, None)
-    predictor.mod_only = None
-
-
-def finish_frames(predictor: Any) -> None:
-    """After a batch, give the results what was found before."""
-    _compute_all(predictor)
-    if not (streams := predictor.mod_running):
-        return
-    entry: Any = head_of(predictor.model.model).entry
-    for i, (stream, result) in enumerate(zip(streams, predictor.results, strict=True)):
-        stream.finish(result, entry.plan, i, entry.window)
-
-
-def _streams(predictor: Any) -> list[Stream]:
-    """Return the streams of the images of a batch, none where they are no frames or the model computes each anew.
-
-    Raises:
-        ValueError: If several frames of one video are in a batch.
-    """
-    if (given := getattr(_given, "streams", None)) is not None:
-        return list(given)
-    head = head_of(getattr(predictor.model, "model", None))
-    mode = getattr(predictor.dataset, "mode", "image")
-    if head is None or not head.entry.refresh or mode not in ("video", "stream"):
-        return []
-    paths = predictor.batch[0]
-    if mode == "video" and len(paths) > 1:
-        raise ValueError(
-            f"a model with refresh={head.entry.refresh} takes the frames of a video one by one; set batch=1."
-        )
-    keys = [(i, path) for i, path in enumerate(paths)]
-    known: dict[Any, Stream] = predictor.mod_streams
-    predictor.mod_streams = {key: known.get(key) or Stream(None, head.entry.refresh) for key in keys}
-    return list(predictor.mod_streams.values())
+def given_streams() -> Sequence[Stream] | None:
+    """Return the streams that the images of this thread's predictions belong to, None if that was not told."""
+    streams: Sequence[Stream] | None = getattr(_given, "streams", None)
+    return streams

@@ -23,6 +23,8 @@ def follow_capacities(predictor: Any) -> None:
 def warn_of_broken_routes(predictor: Any) -> None:
     """Say once if a router gives no numbers; results are on the host by now, so this waits for nothing new."""
     net = getattr(predictor.model, "model", None)
-    if isinstance(net, nn.Module) and not getattr(predictor, "mod_warned", False) and (name := first_not_finite(net)):
+    if not isinstance(net, nn.Module) or predictor.mod_idle or getattr(predictor, "mod_warned", False):
+        return
+    if name := first_not_finite(net):
         predictor.mod_warned = True
         LOGGER.warning(f"mod_vision: {not_finite(name)}; see {printable(predictor.batch[0][0])}")

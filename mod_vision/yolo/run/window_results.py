@@ -16,15 +16,19 @@ from mod_vision.yolo.model.windows import head_of
 
 
 def tell_windows(predictor: Any) -> None:
-    """Give each of the results the windows that were computed, as `windows`; those of other models have none.
+    """Give each of the results the windows that were computed, as `windows`, and their `share` of the image's pixels.
+
+    Those of other models have none. A share is above 1 where windows overlap much.
 
     Results are on the host by now, so this waits for nothing new.
     """
     head = head_of(getattr(predictor.model, "model", None))
     if head is not None:
-        windows = windows_on(head.entry.plan, [result.orig_shape for result in predictor.results])
-        for result, own in zip(predictor.results, windows, strict=True):
-            result.windows = own
+        plan = head.entry.plan
+        windows = windows_on(plan, [result.orig_shape for result in predictor.results])
+        shares = [1.0] * len(windows) if plan is None else plan.shares().tolist()
+        for result, own, share in zip(predictor.results, windows, shares, strict=True):
+            result.windows, result.share = own, share
 
 
 def windows_on(plan: WindowPlan | None, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
@@ -53,7 +57,7 @@ def keeping_windows(new: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def new_with_windows(self: Any) -> Any:
         made = new(self)
         if "windows" in vars(self):
-            made.windows = self.windows
+            made.windows, made.share = self.windows, self.share
         return made
 
     return new_with_windows
