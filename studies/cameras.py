@@ -54,6 +54,8 @@ def cameras(
     movers: Any = 8,
     refresh: int = 30,
     window: int = 320,
+    waves: float = 0.0,
+    budget: float = 0.0,
     threads: int = 2,
     out: str = "runs/cameras",
 ) -> None:
@@ -69,6 +71,8 @@ def cameras(
         movers: Objects that cross each; 0 is a scene in which nothing moves.
         refresh: Of the streams.
         window: Side of their windows in px.
+        waves: Share of the pictures' height, from below, in which the crests of waves come and go.
+        budget: Milliseconds of a stream with a deadline; 0 leaves it out.
         threads: CPU threads.
         out: Folder of the results.
     """
@@ -78,23 +82,36 @@ def cameras(
     yolo = load_model(model)
     routed = None if head_of(yolo.model) is None else yolo
     dense = yolo if routed is None else without_windows(yolo)
-    made = recordings(data, split, camera, frames, int(movers))
+    made = recordings(data, split, camera, frames, int(movers), waves)
     found: dict[str, Any] = {}
     for number, recording in enumerate(made):
-        ways = _ways(dense, routed, recording, imgsz, refresh, window)
+        ways = _ways(dense, routed, recording, imgsz, refresh, window, budget)
         _run(recording, number, ways, threads, found)
         print(f"{recording.name}: {len(recording.movers)} objects cross, {len(recording.standing)} stand", flush=True)
     rows = {name: _figures(own, found["dense"], made) for name, own in found.items()}
     folder = Path(writable_dir(fresh_path(out, "cameras.json")))
-    asked = {"model": Path(model).name, "data": Path(data).name, "imgsz": imgsz, "frames": frames, "movers": movers}
-    asked |= {"refresh": refresh, "window": window, "threads": threads, "recordings": [r.name for r in made]}
+    asked = {
+        "model": Path(model).name,
+        "data": Path(data).name,
+        "imgsz": imgsz,
+        "frames": frames,
+        "movers": movers,
+        "waves": waves,
+    }
+    asked |= {
+        "refresh": refresh,
+        "budget": budget,
+        "window": window,
+        "threads": threads,
+        "recordings": [r.name for r in made],
+    }
     write_text(folder / "cameras.json", json.dumps({"asked": asked, "ways": rows}, indent=1) + "\n")
     write_text(folder / "table.md", _table(rows))
     print(_table(rows))
 
 
 def _ways(
-    dense: YOLO, routed: YOLO | None, recording: Recording, imgsz: int, refresh: int, window: int
+    dense: YOLO, routed: YOLO | None, recording: Recording, imgsz: int, refresh: int, window: int, budget: float
 ) -> dict[str, Find]:
     """Return the ways, anew for a recording."""
     words = {"imgsz": imgsz, "conf": CONF}
@@ -109,6 +126,8 @@ def _ways(
     ways["a fifth of the picture"] = _each(fifth, words)
     camera = on_windows(dense, WindowSettings(size=window, router="zone"))
     ways[f"stream, refresh {refresh}"] = _stream(Stream(camera, refresh, **words))
+    if budget:
+        ways[f"stream, {budget:g} ms"] = _stream(Stream(copy_model(camera), refresh, budget, **words))
     both = on_windows(dense, WindowSettings(size=window, router="zone"))
     set_zone(both, _zone(recording))
     ways["stream in the zone"] = _stream(Stream(both, refresh, **words))

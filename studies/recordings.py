@@ -1,6 +1,7 @@
 """Recordings made from stills of a camera: real backgrounds, real objects of other stills of it, which move.
 
-What is made: the movement, the noise of the sensor, the drift of the exposure and the compression of each frame.
+What is made: the movement, the noise of the sensor, the drift of the exposure and the compression of each frame, and
+where they are asked for the crests of waves, which come and go.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mod_vision.yolo.run.images import read_image, some_images
 LEAST = 10  # px, longer side of an object that is cut out
 MARGIN = 4  # px around it, which fade into the background
 SPEEDS = (0.03, 0.15)  # of its width, each frame
+CREST, APART, BRIGHT = (6, 24), 100, 70.0  # px wide; px from one to the next on the mean; levels
 NOISE, DRIFT, QUALITY = 2.0, 0.08, 85  # levels; share of the brightness, over about 60 frames; of JPEG
 
 
@@ -65,6 +67,7 @@ class Recording:
         movers: What crosses it.
         frames: Number of frames.
         seed: Of its noise.
+        waves: Share of the picture's height, from below, in which crests come and go.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Recording:
     movers: list[Mover]
     frames: int
     seed: int
+    waves: float = 0.0
 
     def labels(self, frame: int) -> list[tuple[int, int, tuple[float, ...]]]:
         """Return the objects of a frame: number (below 0 what stands), class, corners."""
@@ -87,6 +91,7 @@ class Recording:
         numbers = np.random.default_rng(self.seed)
         for i in range(self.frames):
             frame = self.still.astype(np.float32)
+            _wave(frame[round((1 - self.waves) * frame.shape[0]) :], numbers)
             for mover in self.movers:
                 if mover.box(i, frame.shape[1]) is not None:
                     _paste(frame, mover, i)
@@ -100,7 +105,9 @@ class Recording:
             yield decoded
 
 
-def recordings(data: str, split: str, camera: str, frames: int, movers: int, seed: int = 0) -> list[Recording]:
+def recordings(
+    data: str, split: str, camera: str, frames: int, movers: int, waves: float = 0.0, seed: int = 0
+) -> list[Recording]:
     """Make a recording for each camera of a split: its still with the fewest objects, crossed by those of the others.
 
     Args:
@@ -109,6 +116,7 @@ def recordings(data: str, split: str, camera: str, frames: int, movers: int, see
         camera: Pattern that finds the camera in the name of an image.
         frames: Frames of each.
         movers: Objects that cross each.
+        waves: As in `Recording`.
         seed: Of what is drawn.
     """
     images = sorted(some_images(split_images(check_data(data, split), split), sys.maxsize))
@@ -116,10 +124,11 @@ def recordings(data: str, split: str, camera: str, frames: int, movers: int, see
     for path in images:
         match = re.search(camera, path.name)
         by_camera[match[0] if match else ""].append(path)
-    return [_recording(paths, frames, movers, seed + i) for i, paths in enumerate(by_camera.values()) if len(paths) > 1]
+    some = [paths for paths in by_camera.values() if len(paths) > 1]
+    return [_recording(paths, frames, movers, waves, seed + i) for i, paths in enumerate(some)]
 
 
-def _recording(paths: list[Path], frames: int, movers: int, seed: int) -> Recording:
+def _recording(paths: list[Path], frames: int, movers: int, waves: float, seed: int) -> Recording:
     """Make the recording of a camera."""
     numbers = np.random.default_rng(seed)
     still = min(paths, key=lambda path: (len(_labels(path)), path.name))
@@ -137,7 +146,7 @@ def _recording(paths: list[Path], frames: int, movers: int, seed: int) -> Record
             step = float(numbers.uniform(*SPEEDS)) * (x2 - x1)
             begins = int(numbers.integers(5, max(6, int(0.8 * frames))))
             found.append(Mover(patch, int(row[0]), (x1 - MARGIN, y1 - MARGIN), step, begins))
-    return Recording(still.name, image, _corners(still, image.shape), found, frames, seed)
+    return Recording(still.name, image, _corners(still, image.shape), found, frames, seed, waves)
 
 
 def _labels(path: Path) -> np.ndarray:
@@ -153,6 +162,14 @@ def _corners(path: Path, shape: tuple[Any, ...]) -> np.ndarray:
     centre, half = rows[:, 1:3], rows[:, 3:] / 2
     size = (shape[1], shape[0])
     return np.concatenate((rows[:, :1], (centre - half) * size, (centre + half) * size), 1)
+
+
+def _wave(water: np.ndarray, numbers: np.random.Generator) -> None:
+    """Draw crests into a part of a frame (h, W, 3), each at another place than in the frame before."""
+    height, width = water.shape[:2]
+    for _ in range(numbers.poisson(height * width / APART**2)):
+        wide, at = int(numbers.integers(*CREST)), (int(numbers.integers(width)), int(numbers.integers(height)))
+        cv2.ellipse(water, at, (wide, 1 + wide // 4), 0, 0, 360, [BRIGHT + float(water[at[1], at[0]].mean())] * 3, -1)
 
 
 def _paste(frame: np.ndarray, mover: Mover, i: int) -> None:

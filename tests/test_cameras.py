@@ -35,12 +35,22 @@ def test_objects_are_where_their_labels_are(made):
     assert off[y1:y2, x1:x2].mean() > 5 * off.mean()
 
 
-def test_the_study_writes_its_figures(tmp_path, capsys):
-    cameras(
-        "yolo26n-mod-hituav.pt", "mod-hituav.yaml", 320, r"^1_60_30", frames=WARMUP + 2, movers=1, out=str(tmp_path)
+def test_crests_come_and_go_in_the_water_alone():
+    still, sea = (
+        recordings("mod-hituav.yaml", "val", r"^1_60_30", frames=2, movers=0, waves=waves)[0] for waves in (0.0, 0.5)
     )
+    calm, rough = ([frame.astype(float) for frame in one] for one in (still, sea))
+    off = [np.abs(a - b).mean(2) > 20 for a, b in zip(calm, rough, strict=True)]
+    for one in off:
+        assert one[:250].mean() < 1e-3 < one[256:].mean() < 0.3
+    assert (off[0] & off[1]).sum() < 0.3 * off[0].sum()
+
+
+def test_the_study_writes_its_figures(tmp_path, capsys):
+    asked = {"frames": WARMUP + 2, "movers": 1, "waves": 0.5, "budget": 20, "out": str(tmp_path)}
+    cameras("yolo26n-mod-hituav.pt", "mod-hituav.yaml", 320, r"^1_60_30", **asked)
     found = json.loads((tmp_path / "cameras.json").read_text())
-    assert {"dense", "every 3rd frame", "zone by hand", "stream, refresh 30", "routed"} <= found["ways"].keys()
+    assert {"dense", "every 3rd frame", "stream, refresh 30", "stream, 20 ms", "routed"} <= found["ways"].keys()
     assert all(0 <= row["AP"] <= 100 and row["ms"] > 0 for row in found["ways"].values())
     assert found["ways"]["dense"]["delay"] == 0
     assert "| dense |" in capsys.readouterr().out
