@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FEW, SEEDS
+from frames import HITUAV, noisy, still, with_box
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -18,7 +19,6 @@ from ultralytics.utils.metrics import box_iou
 from mod_vision import Stream, set_capacity, set_refresh, set_zone
 from mod_vision.cli.main import main
 from mod_vision.conversion.windowed import on_windows
-from mod_vision.resources import resource_dir
 from mod_vision.routing.placing import plan_windows
 from mod_vision.routing.zone import Extent, cells_in, sums_of
 from mod_vision.yolo.model.settings import WindowSettings
@@ -27,9 +27,7 @@ from mod_vision.yolo.run.background import FIRST, Background
 from mod_vision.yolo.run.stream import frames_of
 from mod_vision.yolo.run.turns import parts_of
 
-HITUAV = resource_dir("assets") / "hituav" / "images" / "val"
 IMGSZ = 640
-NOISE = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +37,7 @@ def model() -> YOLO:
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    image = cv2.imread(str(HITUAV / "1_60_30_0_00003.jpg"))
-    assert image is not None
-    return image
-
-
-def noisy(frame: np.ndarray, seed: int, noise: float = NOISE, brightness: float = 1.0) -> np.ndarray:
-    numbers = np.random.default_rng(seed).normal(0, noise, frame.shape) if noise else 0
-    return np.clip(frame * brightness + numbers, 0, 255).astype(np.uint8)
-
-
-def with_box(frame: np.ndarray, x: int, y: int, level: int = 255, side: int = 24) -> np.ndarray:
-    frame = frame.copy()
-    frame[y : y + side, x : x + side] = level
-    return frame
+    return still()
 
 
 def plan_of(model: YOLO) -> Any:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import FEW
+from frames import still
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
 
 from mod_vision import Stream, set_refresh
 from mod_vision.conversion.windowed import on_windows, without_windows
-from mod_vision.resources import resource_dir
 from mod_vision.routing.moving import LEAST, Moved, moved_sums
 from mod_vision.routing.window_layer import FEW as FEW_WINDOWS
 from mod_vision.routing.zone import Extent
@@ -24,15 +23,12 @@ from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.deadline import Deadline
 from mod_vision.yolo.run.turns import TOGETHER, Turns
 
-HITUAV = resource_dir("assets") / "hituav" / "images" / "val"
 IMGSZ = 640
 
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    image = cv2.imread(str(HITUAV / "1_60_30_0_00003.jpg"))
-    assert image is not None
-    return image
+    return still()
 
 
 @pytest.fixture

@@ -83,8 +83,15 @@ class Stream:
         self.reset()
 
     def __call__(self, frame: np.ndarray) -> Results:
-        """Return what there is in a frame, (H, W, 3) uint8 in BGR, as `predict` does; see `finish`."""
+        """Return what there is in a frame, (H, W, 3) uint8 in BGR, as `predict` does; see `finish`.
+
+        Raises:
+            ValueError: If it is no such frame, such as None at the end of a video. The stream stays as it is.
+        """
         assert self.model is not None
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or not frame.size:
+            given = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)[:40]
+            raise ValueError(f"a frame must be (H, W, channels) uint8, as cv2.VideoCapture reads it, got {given}.")
         with frames_of([self]):
             result: Results = self.model.predict(frame, **{"verbose": False, **self.predict})[0]
         return result
