@@ -189,7 +189,7 @@ def evaluate_models(
             print(f"[{len(evaluations) + 1}/{len(yolos)}] scoring {printable(name)}", flush=True)
         warn_of_new_router(name, yolo.model)
         scorer = Scorer(str(yolo.task), Path(run.annotations) if run.annotations else None, run.engine)
-        where = {"imgsz": run.imgsz, "batch": run.batch, "device": run.device, "split": run.split}
+        where: dict[str, Any] = {"imgsz": run.imgsz, "batch": run.batch, "device": run.device, "split": run.split}
         costs_of_images = ImageCosts()
         watch = costs_of_images.update if name in following else None
         found = validate(yolo, scorer.update, watch, data=data, **where, **overrides)

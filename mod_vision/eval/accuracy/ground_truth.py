@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from mod_vision.eval.accuracy.annotation_checks import (
 )
 from mod_vision.limits import MAX_MASKS, check_classes
 from mod_vision.text import printable
+from mod_vision.yolo.data.inside import Inside
 
 LETTERS = 60  # of the name of a class
 KEPT = ("bbox", "area", "iscrowd", "segmentation")
@@ -78,6 +80,12 @@ class GroundTruth:
                 annotations.append({**annotation, "id": len(annotations) + 1, "image_id": image_id})
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories.values())]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+    def within(self, inside: Inside) -> GroundTruth:
+        """Return the objects in a zone alone, and crowds; `subset` raises where it is not known of an image."""
+        new = copy(self)
+        new._content = lambda name: inside.content(self._content(name), name)
+        return new
 
 
 def in_order(id_: Id) -> tuple[bool, Id]:

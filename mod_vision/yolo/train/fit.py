@@ -17,6 +17,7 @@ from mod_vision.nn import MoDStage
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.data.description import naming_split
+from mod_vision.yolo.data.inside import Inside
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import catch_inputs
 from mod_vision.yolo.model.loading import load_model
@@ -126,13 +127,25 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
     return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in found)
 
 
-def labelled_images(yolo: YOLO, data: str, imgsz: int, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the images of a split one by one, as batches of one with their labels, padded to their own rectangle."""
+def labelled_images(
+    yolo: YOLO, data: str, imgsz: int, split: str, inside: Inside | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the images of a split one by one, as batches of one with their labels, padded to their own rectangle.
+
+    Of a zone, only the objects `inside` are labelled.
+    """
     dataset = _labelled(yolo, data, imgsz, split, 1, rect=True)
+    if inside is not None:
+        dataset.labels = inside.labels(dataset.labels)
     device = next(yolo.model.parameters()).device
     for i in range(len(dataset)):
         batch = dataset.collate_fn([dataset[i]])
         yield {**batch, "img": batch["img"].to(device).float() / 255}
+
+
+def labels_of(yolo: YOLO, data: str, imgsz: int, split: str) -> list[dict[str, Any]]:
+    """Return the labels of the images of a split, as Ultralytics' data sets have them."""
+    return list(_labelled(yolo, data, imgsz, split, 1, rect=True).labels)
 
 
 def _labelled(yolo: YOLO, data: str, imgsz: int, split: str, batch: int, rect: bool) -> Any:
