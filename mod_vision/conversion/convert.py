@@ -12,6 +12,7 @@ from ultralytics import YOLO
 
 from mod_vision import __version__
 from mod_vision.conversion.choice import Setting
+from mod_vision.conversion.empty import Timed, time_val
 from mod_vision.conversion.job import OBJECTNESS, Job, fit_router, names_of, with_router, with_setting
 from mod_vision.conversion.parts import divide, state_of
 from mod_vision.conversion.progress import Progress
@@ -45,6 +46,7 @@ class Conversion(NamedTuple):
         verdict: Whether it is worth it, and why.
         setting: How it runs.
         run: How it was run, and shall be.
+        timed: What images of `val` take.
     """
 
     model: YOLO
@@ -52,10 +54,12 @@ class Conversion(NamedTuple):
     verdict: Verdict
     setting: Setting
     run: RunSettings
+    timed: Timed
 
     def table(self) -> str:
-        """Return the table as text; a star marks the row that is meant."""
-        return table(self.rows, f"batch 1, {self.run.device}, {self.run.threads} threads")
+        """Return the table as text, a star marks the row that is meant, and a line about empty images."""
+        rows = table(self.rows, f"batch 1, {self.run.device}, {self.run.threads} threads")
+        return f"{rows}\n{self.timed.sentence()}"
 
 
 def convert(
@@ -125,8 +129,9 @@ def convert(
     own = next(row for row in rows if row.name == names[chosen])
     decision = verdict(own, dense_rows, wanted.bound, wanted.allowed(dense_rows[0].ms))
     own.name += " *"
+    timed = time_val(models[names[chosen]], parts.data, run.imgsz)
     progress.finish()
-    return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run)
+    return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run, timed)
 
 
 def _check_classes(dense: YOLO, data: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import product
@@ -109,28 +109,56 @@ def time_predictions(
         photos: (H, W, 3) uint8, BGR.
         conf: Lowest confidence of a detection.
     """
-    keep_memory()
-    nets, posts = {}, {}
-    for name, (yolo, imgsz) in models.items():
-        device = next(yolo.model.parameters()).device
-        net = as_deployed(deepcopy(yolo.model), device)
-        nets[name] = (net, imgsz)
-        posts[name] = Postprocess(yolo, net.names, bool(getattr(net, "end2end", False)), conf)
-    taken: dict[str, list[list[float]]] = {name: [] for name in models}
-    for photo in photos:
-        own: dict[str, list[float]] = {name: [] for name in models}
-        for turn in range(1 + REPEATS):
-            for name, (net, imgsz) in nets.items():
-                start = time.perf_counter()
-                posts[name](forward_letterboxed(net, photo, imgsz), photo)  # its detections are read: this waits
-                if turn:
-                    own[name].append(1e3 * (time.perf_counter() - start))
-        for name, times in own.items():
-            taken[name].append(times)
+    deployed = {name: _Deployed(yolo, imgsz, conf) for name, (yolo, imgsz) in models.items()}
+    taken = [_in_turn(deployed, photo) for photo in photos]
     found = {}
-    for name, (net, imgsz) in nets.items():
-        each = np.median(taken[name], axis=1)
-        call = partial(forward_letterboxed, net, photos[int(np.argsort(each)[len(each) // 2])], imgsz)
-        device = str(next(net.parameters()).device)
+    for name, own in deployed.items():
+        each = [times[name] for times in taken]
+        call = partial(forward_letterboxed, own.net, photos[int(np.argsort(each)[len(each) // 2])], own.imgsz)
+        device = str(next(own.net.parameters()).device)
         found[name] = Time(float(np.median(each)), float(np.percentile(each, 95)), peak_megabytes(call, device))
     return found
+
+
+def time_photos(
+    yolo: YOLO, imgsz: int, photos: Iterable[np.ndarray], conf: float = 0.25
+) -> tuple[list[float], list[int]]:
+    """Return the milliseconds of each photo, and its number of windows; arguments are as in `time_predictions`.
+
+    Args:
+        yolo: A model on windows.
+        imgsz: Its image size.
+        photos: The photos, one at a time.
+        conf: Lowest confidence of a detection.
+    """
+    deployed = _Deployed(yolo, imgsz, conf)
+    head: Any = head_of(deployed.net)
+    ms, windows = [], []
+    for photo in photos:
+        ms.append(_in_turn({"": deployed}, photo)[""])
+        windows.append(int(head.entry.plan.counts()[0]))
+    return ms, windows
+
+
+class _Deployed:
+    """A model as it is deployed: a call takes a photo to its detections, which are read, so it waits."""
+
+    def __init__(self, yolo: YOLO, imgsz: int, conf: float) -> None:
+        keep_memory()
+        self.imgsz, self.net = imgsz, as_deployed(deepcopy(yolo.model), next(yolo.model.parameters()).device)
+        self.post = Postprocess(yolo, self.net.names, bool(getattr(self.net, "end2end", False)), conf)
+
+    def __call__(self, photo: np.ndarray) -> None:
+        self.post(forward_letterboxed(self.net, photo, self.imgsz), photo)
+
+
+def _in_turn(deployed: Mapping[str, _Deployed], photo: np.ndarray) -> dict[str, float]:
+    """Return the milliseconds that models take for a photo: medians of `REPEATS` turns after one that warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in deployed}
+    for turn in range(1 + REPEATS):
+        for name, call in deployed.items():
+            start = time.perf_counter()
+            call(photo)
+            if turn:
+                taken[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(times)) for name, times in taken.items()}
