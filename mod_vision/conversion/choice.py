@@ -56,7 +56,8 @@ def settings_of(
     for size in sorted({size for size, _ in times}):
         shown = [shown_by(image, size) for image in seen]
         gains = np.concatenate([image.gains for image in shown])
-        tried = np.unique(np.quantile(gains, np.linspace(0, 1, THRESHOLDS)))
+        some = gains[gains > 0]  # where a zone or padding is all that is left, nothing is gained
+        tried = np.unique(np.quantile(some if len(some) else gains, np.linspace(0, 1, THRESHOLDS)))
         for (own, coarse), time in times.items():
             if own == size:
                 found += [_setting(router, size, coarse, float(t), shown, dense_ms, time) for t in tried]
