@@ -86,6 +86,17 @@ def test_a_smaller_image_may_take_the_time_that_is_asked_for():
     assert late.sentence.endswith(" It does not reach the 40.0 ms that are asked for.")
 
 
+def test_all_of_a_zone_without_a_training_can_be_the_better_buy():
+    routed = row("r", 29.8, 50)
+    for ap, ms, sold in ((30.1, 51, False), (29.7, 30, True), (31.0, 60, True)):
+        decision = verdict(routed, DENSE, None, 0.0, row("all of the zone", ap, ms))
+        assert decision.sold is sold
+        assert decision.sentence.startswith("all of the zone, as `mod-vision zone` computes it") is not sold
+    assert not verdict(routed, DENSE, None, 62.0, row("all of the zone", 31.0, 60)).sold, (
+        "it may take what is asked for"
+    )
+
+
 def test_the_table():
     rows = [*DENSE, Row("look 192 at 40 %", 640, Accuracy(29.5, 60.1, 2.25, None, 6), 50.04, 71, 44)]
     text = table(rows).splitlines()

@@ -64,6 +64,8 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "router": "name of the router: conv, linear, norm, contrast, random, grid",
     "zone": "GeoJSON, LabelMe file or mask picture, or points [[x, y], ...]; several files, joined by commas",
     "size": "width and height of the pictures in pixels, for zones in pixels and for the cost",
+    "convert.zone": "GeoJSON, LabelMe file or mask picture, or points [[x, y], ...]; by default the whole picture",
+    "convert.size": "width and height of the pictures in pixels, for a zone in pixels",
     "refresh": "frames after which each part of the picture is computed again at the latest",
     "window": "side of a window in px, of a dense model; a routed one keeps its own",
     "stream.out": "the checkpoint to write; by default MODEL-stream.pt",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, shares_of
+from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, picture_of, shares_of, zone_of
 from mod_vision.cli.bench import bench
 from mod_vision.cli.camera import stream, zone
 from mod_vision.cli.export import export
@@ -98,17 +98,21 @@ def convert(
     router: Any = ("look", "stem"),
     steps: int = 3000,
     force: bool = False,
+    zone: str = "",
+    size: str = "",
     run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str | None = None,
 ) -> None:
     """A trained dense model into one that runs on windows of large images: fitted, measured, never sold at a loss.
 
     The table compares it with the dense model, at its size and at smaller ones, on `val` and on this machine. Nothing
-    is written if one of those is the better buy. A conversion that was stopped goes on where it ended.
+    is written if one of those is the better buy. A conversion that was stopped goes on where it ended. With a zone,
+    only what lies in it is looked at, and nothing else counts, for any row of the table.
     Example: mod-vision convert model=best.pt data=mine.yaml speedup=2
     """
     from mod_vision.conversion.convert import convert as routed
     from mod_vision.conversion.wanted import Wanted
+    from mod_vision.yolo.data.zones import zones_of
     from mod_vision.yolo.model.graph import check_out, save
 
     if Path(model).suffix.lower() != ".pt":
@@ -116,10 +120,11 @@ def convert(
     path = Path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
     wanted = Wanted(milliseconds(budget), speedup, max_loss)
+    zones = zones_of(zone_of(zone), size=picture_of(size) if size else None) if zone else None
     yolo, run = opened(model, run)
     folder = path.with_name(f"{path.stem}-convert")
     data = data_of(yolo, data, "convert", model)
-    done = routed(yolo, data, wanted, labels, as_list(router), steps, run, folder)
+    done = routed(yolo, data, wanted, labels, as_list(router), steps, run, folder, zones)
     print(f"\n{done.table()}\n\n{done.verdict.sentence}")
     if not done.verdict.sold and not force:
         print("nothing was written; force=True writes the routed model all the same")

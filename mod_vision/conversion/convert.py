@@ -13,6 +13,7 @@ from ultralytics import YOLO
 from mod_vision import __version__
 from mod_vision.conversion.choice import Setting
 from mod_vision.conversion.empty import Timed, time_val
+from mod_vision.conversion.in_zone import count_objects, inside_of
 from mod_vision.conversion.job import OBJECTNESS, Job, fit_router, names_of, with_router, with_setting
 from mod_vision.conversion.parts import divide, state_of
 from mod_vision.conversion.progress import Progress
@@ -21,6 +22,7 @@ from mod_vision.conversion.timing import time_predictions
 from mod_vision.conversion.verdict import Verdict, verdict
 from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.winners import asked_for, choose
+from mod_vision.conversion.zoned import zoned
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.window_routers import WINDOW_ROUTERS
 from mod_vision.run_settings import RunSettings
@@ -34,6 +36,7 @@ from mod_vision.yolo.train.fit_windows import STEPS
 SMALLER = (0.75, 0.5)  # of the image's side
 TIMED = 32  # photos
 ROUTERS = ("look", "stem")
+ALL = "all of the zone"  # the row of what `mod-vision zone` makes
 TASKS = ("detect", "segment", "pose", "obb")
 
 
@@ -71,6 +74,7 @@ def convert(
     steps: int = STEPS,
     run: RunSettings = RunSettings(imgsz=0),  # noqa: B008  # frozen
     folder: str | Path = "runs/mod-vision-convert",
+    zone: Any = None,
 ) -> Conversion:
     """Convert a trained dense model into one that runs on windows; all of its weights stay as they are.
 
@@ -87,11 +91,13 @@ def convert(
         steps: Batches that each is trained on.
         run: How it is run; imgsz 0 is the size that the model was trained at.
         folder: Where the work lies while it is done; the same call goes on there after it was stopped.
+        zone: The part of the picture that it shall look at, as `set_zone` takes it; None is all. What lies outside
+            counts neither in the choice nor in the table, for any model.
 
     Raises:
-        FileNotFoundError: If model or data are missing.
+        FileNotFoundError: If model, data or the file of a zone are missing.
         ValueError: If an argument is not valid, the model is for another task, is routed already or does not go with
-            windows, or there are too few images.
+            windows, there are too few images, or nothing that is labelled lies in the zone.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -100,6 +106,7 @@ def convert(
     for router in routers:
         if router not in WINDOW_ROUTERS or not WINDOW_ROUTERS[router].learned or router == "prior":
             raise ValueError(f"routers to convert with are look, scout and stem, got {router!r}.")
+    inside = inside_of(zone)
     dense = load_model(model)
     if dense.task not in TASKS:
         raise ValueError(f"convert takes models for {', '.join(TASKS)}, this one is for {dense.task!r}.")
@@ -109,13 +116,15 @@ def convert(
     _check_classes(dense, data)
     dense.to(run.device)
     asked = {"data": str(Path(data).resolve()), "wanted": asdict(wanted), "labels": labels, "steps": steps}
-    asked["state"] = state_of(data)
+    asked |= {"state": state_of(data), "zone": inside and inside.zone}
     asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense), "by": [__version__, OBJECTNESS]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
     if parts.taught:
         print("val has no labels: AP and lost objects are against the dense model's own detections", flush=True)
-    job = Job(dense, data, parts, run, wanted, steps, progress, routed)
+    if inside is not None:
+        count_objects(dense, parts.data, run.imgsz, inside, data)
+    job = Job(dense, data, parts, run, wanted, steps, progress, routed, inside)
     for router in routers:
         print(f"training the router {router}; all other weights stay as they are", flush=True)
         fit_router(job, router)
@@ -127,7 +136,8 @@ def convert(
     chosen = asked_for(job, winners)
     dense_rows, rows = _rows(job, models)
     own = next(row for row in rows if row.name == names[chosen])
-    decision = verdict(own, dense_rows, wanted.bound, wanted.allowed(dense_rows[0].ms))
+    untrained = next((row for row in rows if row.name == ALL), None)
+    decision = verdict(own, dense_rows, wanted.bound, wanted.allowed(dense_rows[0].ms), untrained)
     own.name += " *"
     timed = time_val(models[names[chosen]], parts.data, run.imgsz)
     progress.finish()
@@ -159,23 +169,27 @@ def _mark(yolo: YOLO) -> float:
 
 
 def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
-    """Return the table: dense, also on smaller images, and on windows."""
+    """Return the table: dense, also on smaller images, and on windows; with a zone also all of it, untrained."""
     stride = stride_of(job.dense.model)
     scaled = [ceil_div(round(job.run.imgsz * scale), stride) * stride for scale in (1.0, *SMALLER)]
     sizes = list(dict.fromkeys(scaled))
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
+    photos = read_images(evenly_spaced(job.parts.kept, TIMED))
+    if job.inside is not None:
+        height, width = photos[0].shape[:2]
+        models = {ALL: zoned(job.dense, [job.inside.zone], job.run.imgsz, (width, height))[0], **models}
     all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
     rows = []
     for name, (yolo, size) in all_models.items():
 
         def find(name: str = name, yolo: YOLO = yolo, size: int = size) -> dict[str, Any]:
             print(f"    {name}", flush=True)
-            return asdict(score(yolo, job.parts.data, size, "val", job.run.device))
+            return asdict(score(yolo, job.parts.data, size, "val", job.run.device, job.inside))
 
         rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {name}", find))))
         if rows[0].accuracy.ap < 0:
-            raise ValueError(f"{job.data}: `val` has no labelled object, so nothing can be scored; label it first.")
-    photos = read_images(evenly_spaced(job.parts.kept, TIMED))
+            what = "no labelled object" if job.inside is None else "no labelled object in the zone"
+            raise ValueError(f"{job.data}: `val` has {what}, so nothing can be scored; label it first.")
     torch.set_num_threads(job.run.threads)
     times = time_predictions(all_models, photos)
     for row in rows:

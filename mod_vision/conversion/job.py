@@ -15,10 +15,12 @@ from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.blocks.windows import ENTRIES
+from mod_vision.yolo.data.inside import Inside
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of, look_rows, probed
+from mod_vision.yolo.model.zone import set_zone
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import fit_windows
 
@@ -38,6 +40,7 @@ class Job:
         steps: Batches that each router is trained on.
         progress: What was found so far.
         routed: The models on windows by their routers.
+        inside: The zone that alone counts, None for the whole picture.
     """
 
     dense: YOLO
@@ -48,6 +51,7 @@ class Job:
     steps: int
     progress: Progress
     routed: dict[str, YOLO]
+    inside: Inside | None = None
 
 
 def with_router(dense: YOLO, router: str) -> YOLO:
@@ -63,10 +67,12 @@ def with_router(dense: YOLO, router: str) -> YOLO:
 
 
 def fit_router(job: Job, router: str) -> None:
-    """Train a router."""
+    """Train a router, on whole images; afterwards it looks at the zone alone."""
     yolo, file = job.routed[router], job.progress.folder / f"{router}.pt"
     batches = labelled_batches(yolo, job.parts.data, job.run.imgsz)
     fit_windows(yolo.model, batches, job.steps, resume=file)
+    if job.inside is not None:
+        set_zone(yolo, [job.inside.zone])
 
 
 def name_of(setting: Setting) -> str:

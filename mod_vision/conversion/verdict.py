@@ -23,7 +23,9 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None, allowed: float = 0.0) -> Verdict:
+def verdict(
+    routed: Row, dense: Sequence[Row], max_loss: float | None, allowed: float = 0.0, zone: Row | None = None
+) -> Verdict:
     """Compare a routed model with the dense one, and with it on smaller images.
 
     Args:
@@ -31,17 +33,21 @@ def verdict(routed: Row, dense: Sequence[Row], max_loss: float | None, allowed: 
         dense: The dense model at its own size, then at smaller ones.
         max_loss: AP that it may lose, None if it does not matter.
         allowed: Milliseconds that are asked for, 0 if none are: a smaller image may take them, too.
+        zone: The model that computes all of a zone, without a training, None without a zone.
     """
     full, ap, own = dense[0], routed.accuracy.ap, _figures(routed)
     asked = f"; {allowed:.1f} ms are asked for" if allowed else ""
     if routed.ms >= full.ms * (1 - SAME) or (full.ms <= allowed and full.accuracy.ap >= ap):
         return Verdict(False, f"the dense model is the better buy: {_figures(full)}, the routed one has {own}{asked}.")
     time = max(routed.ms, allowed)
-    better = [row for row in dense[1:] if row.ms <= max(time, routed.ms * (1 + SAME)) and row.accuracy.ap >= ap]
+    rivals = {f"the dense model at imgsz={row.imgsz}": row for row in dense[1:]}
+    if zone is not None:
+        rivals["all of the zone, as `mod-vision zone` computes it without a training,"] = zone
+    latest = max(time, routed.ms * (1 + SAME))
+    better = [name for name, row in rivals.items() if row.ms <= latest and row.accuracy.ap >= ap]
     if better:
-        best = max(better, key=lambda row: row.accuracy.ap)
-        smaller = f"the dense model at imgsz={best.imgsz}"
-        return Verdict(False, f"{smaller} is the better buy: {_figures(best)}, the routed one has {own}{asked}.")
+        best = max(better, key=lambda name: rivals[name].accuracy.ap)
+        return Verdict(False, f"{best} is the better buy: {_figures(rivals[best])}, the routed one has {own}{asked}.")
     rival = dense_ap(dense, time)
     if ap <= rival:
         sizes = ", ".join(f"{_figures(row)} at imgsz={row.imgsz}" for row in dense)
