@@ -112,6 +112,7 @@ def table(page, title: str) -> list[list[str]]:
 def test_maps_and_boxes_are_those_of_the_model(page, model, data):
     shown = gallery(page)
     assert [stage["name"] for stage in shown["stages"]] == ["model.6", "model.8"]
+    assert [stage["title"] for stage in shown["stages"]] == ["P4 stage", "P5 stage"]
     most = sum(stage["blocks"] for stage in shown["stages"])
     for number, capacity in enumerate(STOPS):
         fresh = load_model(model)
@@ -159,8 +160,13 @@ def test_slider_and_stage_change_picture_and_shares(page):
     seen = set()
     for number, look in enumerate(looks):
         page.locator("#stop").fill(str(number))
-        for stage, grid in (("", look["all"]), ("0", look["stages"][0]), ("1", look["stages"][1])):
-            page.locator("#stage").select_option(stage)
+        for view, grid in (
+            ("", look["all"]),
+            ("depth", look["all"]),
+            ("0", look["stages"][0]),
+            ("1", look["stages"][1]),
+        ):
+            page.locator("#view").select_option(view)
             assert stated(page) == round(100 * grid["skipped"])
             seen.add(picture(page))
         assert f"capacity {STOPS[number]:g}" in page.locator("#summary").inner_text()
@@ -192,12 +198,12 @@ def test_keyboard_moves_slider_images_and_patches(page):
     page.keyboard.press("ArrowRight")
     assert page.locator("#route-title").inner_text() == "Patch, row 2, column 2"
     assert re.match(
-        r"Patch, row 2, column 2: model.6 (skipped|computed, 6 of 6 blocks), score", page.inner_text("#spoken")
+        r"Patch, row 2, column 2: P4 stage (skipped|computed, 6 of 6 blocks), score", page.inner_text("#spoken")
     )
 
 
 def test_a_patch_shows_its_route(page):
-    page.locator("#stage").select_option("1")
+    page.locator("#view").select_option("1")
     shown = gallery(page)
     grids = shown["images"][0]["looks"][len(STOPS) // 2]["stages"]
     page.locator("#overlay").evaluate("(overlay) => overlay.scrollIntoView({block: 'end'})")
@@ -208,7 +214,7 @@ def test_a_patch_shows_its_route(page):
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         assert page.locator("#route-title").inner_text() == f"Patch, row {row + 1}, column {col + 1}"
         name, route, blocks, score = page.locator("#route tr").nth(1).locator("th, td").all_inner_texts()
-        assert name == shown["stages"][1]["name"]
+        assert name == shown["stages"][1]["title"]
         assert route == ("computed" if depth[row, col] else "skipped")
         assert blocks == f"{depth[row, col]} of {shown['stages'][1]['blocks']}"
         low, step = grids[1]["scores"]["low"], grids[1]["scores"]["step"]
@@ -222,7 +228,8 @@ def test_figures_are_those_of_the_split(page, model, data):
     found = validate(fresh, data=str(data), imgsz=IMGSZ, batch=8, device="cpu", save_json=False)
     shares, chance, _, best = found.recall.result()
     for layer in shares:
-        row = next(row for row in table(page, "Object recall of the router") if row[0] == f"{layer}, 0.5")
+        title = {"model.6": "P4 stage", "model.8": "P5 stage"}[layer]
+        row = next(row for row in table(page, "Object recall of the router") if row[0] == f"{title}, 0.5")
         objects, rest = shares[layer]["objects"], shares[layer]["rest"]
         wanted = [objects, best[layer]["objects"], 1 - rest, chance[layer], 1 - chance[layer]]
         assert row[1:] == [f"{100 * share:.1f} %" for share in wanted]
@@ -278,6 +285,24 @@ def test_controls_have_names(page):
     assert page.locator("img:not([alt])").count() == 0
     assert page.locator("svg[role=img]:not([aria-label])").count() == 0
     assert page.locator("#summary").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_slider_verdict_and_picture_are_on_the_first_screen(report, visit, size):
+    """In the colours of the photo; what made the page is at its end."""
+    page = visit(report.as_uri(), viewport=dict(zip(("width", "height"), size, strict=True)))
+    for number in range(len(gallery(page)["images"])):
+        page.locator("input[name=image]").nth(number).evaluate("(input) => input.click()")
+        for part in ("#stop", "#summary", "#overlay"):
+            box = page.locator(part).bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= size[1]
+    assert "box AP" in page.locator("#summary").inner_text()
+    assert page.locator("#photo").evaluate("(photo) => getComputedStyle(photo).filter") == "none"
+    assert page.locator("#mask-legend").is_visible()
+    assert page.locator("footer .facts").count() == 1
+    page.locator("#view").select_option("depth")
+    assert page.locator("#depth-legend li").all_inner_texts() == ["0", "3", "6", "9"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -17,7 +17,7 @@ from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.report.image_ranking import ImageRanking, rank_images
-from mod_vision.viz.routes import RouteMap, Windows, route_maps, windows_of
+from mod_vision.viz.routes import RouteMap, Windows, route_maps, stage_titles, total_levels, windows_of
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
@@ -44,11 +44,19 @@ class Stop(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A routed layer: its name, how many blocks a patch passes in it at most, and whether it routes windows."""
+    """A routed layer.
+
+    Attributes:
+        name: Its name in the model.
+        blocks: How many blocks a patch passes in it at most.
+        windowed: Whether it routes windows.
+        title: What the page calls it.
+    """
 
     name: str
     blocks: int
     windowed: bool = False
+    title: str = ""
 
 
 class AtStop(NamedTuple):
@@ -121,6 +129,36 @@ class Content:
             return max([1, *(windows.most for windows in self.windows)])
         return sum(stage.blocks for stage in self.stages)
 
+    @property
+    def levels(self) -> list[int]:
+        """The numbers of blocks, or of windows, that a patch can pass."""
+        if self.windowed:
+            return list(range(self.most + 1))
+        every = {self.most}
+        for look in (look for look in self.pictures[0].looks if look.maps):
+            dense = self.most - sum(layer.blocks for layer in look.maps)
+            every |= {dense + level for level in total_levels(look.maps)}
+        return sorted(every)
+
+    def verdicts(self) -> list[str]:
+        """Return for each stop what it costs and gains in words, empty without scores."""
+        dense = next((i for i, stop in enumerate(self.stops) if stop.dense), None)
+        if not self.evaluations:
+            return ["" for _ in self.stops]
+        against = None if dense is None else self.evaluations[dense]
+        return [_verdict(evaluation, against) for evaluation in self.evaluations]
+
+
+def _verdict(scored: Evaluation, dense: Evaluation | None) -> str:
+    """Return AP and GFLOPs of a stop, beside those of the dense baseline if that was scored."""
+    ap, gflops = 100 * scored.box["AP"], scored.cost.gflops
+    if dense is None or dense is scored:
+        return f"Over the split: box AP {ap:.1f}, {gflops:.2f} GFLOPs."
+    return (
+        f"Over the split: box AP {ap:.1f}, dense {100 * dense.box['AP']:.1f}; "
+        f"{gflops:.2f} GFLOPs, dense {dense.cost.gflops:.2f}."
+    )
+
 
 def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: bool) -> Content:
     """Score the model on the split at each stop, then look at the images of the gallery.
@@ -143,7 +181,16 @@ def collect(settings: ReportSettings, capacities: Sequence[float], evaluate: boo
         ranked = {line.file for line in ranking.images} - {names[file] for file in files}
         files = [*files, *(file for file in every if names[file] in ranked)]
     shown = {names[file]: file for file in files}
-    return Content(stops, stages, _look_at(yolo, shown, stops, settings), evaluations, ranking)
+    pictures = _look_at(yolo, shown, stops, settings)
+    return Content(stops, _titled(stages, pictures), pictures, evaluations, ranking)
+
+
+def _titled(stages: Sequence[Stage], pictures: Sequence[Picture]) -> list[Stage]:
+    """Return stages with their titles, which those that skip somewhere tell by their maps."""
+    maps = max((look.maps for look in pictures[0].looks), key=len)
+    titles = dict(zip((layer.name for layer in maps), stage_titles(maps), strict=True))
+    named = {stage.name: "windows" if stage.windowed else titles.get(stage.name, stage.name) for stage in stages}
+    return [stage._replace(title=named[stage.name]) for stage in stages]
 
 
 def find_stops(yolo: Any, capacities: Sequence[float]) -> list[Stop]:

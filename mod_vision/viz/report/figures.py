@@ -90,7 +90,7 @@ def recall_figure(content: Content) -> Figure:
     chart, rows = [], []
     for stage in content.stages:
         for i, stop in sparse(content):
-            recall, name = content.evaluations[i].recall.result(), f"{stage.name}, {stop.label}"
+            recall, name = content.evaluations[i].recall.result(), f"{stage.title}, {stop.label}"
             if stage.name not in recall.random:
                 continue
             shares, chance = recall.routed[stage.name], recall.random[stage.name]
@@ -133,10 +133,10 @@ def class_figures(content: Content) -> list[Figure]:
                 "background." + (left_out if len(groups) > MAX_GROUPS else ""),
                 dot_chart(shown, "tokens skipped", f"{title}: shares per class and stage; table below"),
                 [
-                    *((swatch(number), stage.name) for number, stage in enumerate(content.stages)),
+                    *((swatch(number), stage.title) for number, stage in enumerate(content.stages)),
                     (swatch(-1), "random routing, mean of the stages"),
                 ],
-                Table(["tokens of", "kind", "number", *(stage.name for stage in content.stages)], rows),
+                Table(["tokens of", "kind", "number", *(stage.title for stage in content.stages)], rows),
                 i,
             )
         )

@@ -9,23 +9,32 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mod_vision.viz.annotators import depth_palette
+from mod_vision.viz.annotators import COVER, OPACITY, depth_palette
 from mod_vision.viz.report.data import AtStop, Content, Picture, Stage, describe
 from mod_vision.viz.routes import SHADES, RouteMap, skipped_depth, skipped_share, total_depth, windows_of
+from mod_vision.viz.window_annotator import NUMBERED, TINT
 
 PHOTO_SIDE = 800  # pixels of the longer side
 WEBP_QUALITY = 80
 SCORE_STEPS = 2**16 - 1
 GRAY = "#808080"  # for the photo
+UNTRAINED = "Its router has no training yet, so this says nothing."
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def encode(content: Content) -> dict[str, Any]:
     """Return what the script draws; numbers are shares in [0, 1] of images and patches."""
+    colours = palette(content.most, content.windowed)
+    above = [0.0, *[TINT] * (len(colours) - 2)] if content.windowed else [OPACITY] * (len(colours) - 1)
     return {
-        "stops": [{"label": stop.label, "words": describe(stop)} for stop in content.stops],
+        "stops": [
+            {"label": stop.label, "words": describe(stop), "verdict": verdict}
+            for stop, verdict in zip(content.stops, content.verdicts(), strict=True)
+        ],
         "stages": [stage._asdict() for stage in content.stages],
-        "palette": palette(content.most, content.windowed),
+        "palette": colours,
+        "opacity": [COVER, *above],
+        "numbered": NUMBERED,
         "windowed": content.windowed,
         "images": [_image(picture, content.stages) for picture in content.pictures],
     }
@@ -83,6 +92,7 @@ def _look(look: AtStop, stages: Sequence[Stage], width: int, height: int) -> dic
             "none": float((depth == 0).mean()),
         },
         "windows": _windows(look.maps),
+        "note": "" if all(layer.trained for layer in look.maps) else UNTRAINED,
         "stages": [_stage(by_name.get(stage.name), stage) for stage in stages],
         "boxes": [
             {"name": name, "conf": round(conf, 3), "box": box.round(4).tolist()}

@@ -11,7 +11,8 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const number = () => images.findIndex((input) => input.checked);
 const look = () => data.images[number()].looks[at("stop").value];
-const grid = () => (at("stage").value === "" ? look().all : look().stages[at("stage").value]);
+const view = () => at("view").value; // "" for what all stages compute, "depth", or the number of a stage
+const grid = () => look().stages[view()] ?? look().all;
 const depths = (map) => (map.unpacked ??= bytes(map.depth));
 
 /** ChartRow and column of the patch of a map that holds a point of the image. */
@@ -27,11 +28,13 @@ function centre(map, row, col) {
   return { x: left + ((col + 0.5) / map.cols) * width, y: top + ((row + 0.5) / map.rows) * height };
 }
 
-/** Edges of the columns and rows of a map in pixels of the canvas, whole ones, so that patches leave no gap. */
+/** Edges of the columns and rows of a map in whole pixels of the canvas: patches leave no gap, nor one at its border. */
 function edges(map) {
   const [top, left, height, width] = map.extent;
-  const lines = (cells, start, length, pixels) =>
-    Array.from({ length: cells + 1 }, (_, i) => Math.round((start + (i / cells) * length) * pixels));
+  const lines = (cells, start, length, pixels) => {
+    const inner = Array.from({ length: cells - 1 }, (_, i) => start + ((i + 1) / cells) * length);
+    return [0, ...inner, 1].map((share) => Math.round(share * pixels));
+  };
   return [lines(map.cols, left, width, canvas.width), lines(map.rows, top, height, canvas.height)];
 }
 
@@ -54,23 +57,18 @@ function draw() {
   if (patch) drawPointed(pen, ratio);
 }
 
-/** How much the colour of a patch hides the photo; cells of a single window show it as it is. */
-function alpha(depth) {
-  if (!depth) return 0.78;
-  return data.windowed && depth === 1 ? 0 : 0.5;
-}
-
-/** Colour each patch by the blocks it passed, with a line where the number changes, or around each window. */
+/** Shade what is skipped, or colour each patch by the blocks it passed; with lines between, or around each window. */
 function drawPatches(pen, ratio) {
   const map = grid();
-  const passed = depths(map);
+  const coloured = view() === "depth";
+  const passed = coloured ? depths(map) : depths(map).map(Math.sign);
   const [xs, ys] = edges(map);
   const borders = new Path2D();
   for (let row = 0; row < map.rows; row++) {
     for (let col = 0; col < map.cols; col++) {
       const depth = passed[row * map.cols + col];
       const [x, y, right, bottom] = [xs[col], ys[row], xs[col + 1], ys[row + 1]];
-      pen.globalAlpha = alpha(depth);
+      pen.globalAlpha = depth && !coloured ? 0 : data.opacity[depth];
       pen.fillStyle = data.palette[depth];
       pen.fillRect(x, y, right - x, bottom - y);
       if (col + 1 < map.cols && passed[row * map.cols + col + 1] !== depth) borders.rect(right, y, 0, bottom - y);
@@ -78,26 +76,39 @@ function drawPatches(pen, ratio) {
     }
   }
   if (data.windowed) return drawWindows(pen, ratio);
-  pen.globalAlpha = 0.85;
-  pen.strokeStyle = data.palette[0];
+  pen.globalAlpha = 1;
+  pen.strokeStyle = coloured ? data.palette[0] : "#fff";
   pen.lineWidth = ratio;
   pen.stroke(borders);
-  pen.globalAlpha = 1;
 }
 
-/** Draw a border around each window, the first ones on top. */
+/** Draw a hairline around each window, the first ones on top, and its number. */
 function drawWindows(pen, ratio) {
   pen.globalAlpha = 1;
-  const inset = 1.5 * ratio;
-  for (const [top, left, height, width] of [...(look().windows?.boxes ?? [])].reverse()) {
+  pen.lineWidth = ratio;
+  const boxes = (look().windows?.boxes ?? []).map((box, i) => [i + 1, ...box]);
+  for (const [number, top, left, height, width] of boxes.reverse()) {
     const [x, right] = [left, left + width].map((share) => Math.min(1, Math.max(0, share)) * canvas.width);
     const [y, bottom] = [top, top + height].map((share) => Math.min(1, Math.max(0, share)) * canvas.height);
-    for (const [colour, line] of [["#111", 3], ["#fff", 1]]) {
+    for (const [colour, inset] of [["#282828", 0.5 * ratio], ["#fff", 1.5 * ratio]]) {
       pen.strokeStyle = colour;
-      pen.lineWidth = line * ratio;
       pen.strokeRect(x + inset, y + inset, right - x - 2 * inset, bottom - y - 2 * inset);
     }
+    const side = 18 * ratio;
+    if (boxes.length <= data.numbered && right - x > 3 * side && bottom - y > 3 * side)
+      drawText(pen, ratio, `${number}`, x, bottom - side, "#fff", "#282828");
   }
+}
+
+/** Write a text on a rectangle of a colour, of which the upper left corner is given. */
+function drawText(pen, ratio, text, left, top, colour, ink) {
+  pen.font = `${12 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
+  const width = pen.measureText(text).width + 8 * ratio;
+  const start = Math.max(0, Math.min(left, canvas.width - width));
+  pen.fillStyle = colour;
+  pen.fillRect(start, top, width, 18 * ratio);
+  pen.fillStyle = ink;
+  pen.fillText(text, start + 4 * ratio, top + 13 * ratio);
 }
 
 function drawBox(pen, ratio, found) {
@@ -107,15 +118,7 @@ function drawBox(pen, ratio, found) {
     pen.lineWidth = width * ratio;
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
   }
-  const text = `${found.name} ${found.conf.toFixed(2)}`;
-  pen.font = `${12 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
-  const width = pen.measureText(text).width + 8 * ratio;
-  const left = Math.max(0, Math.min(x1, canvas.width - width));
-  const top = Math.max(0, y1 - 18 * ratio);
-  pen.fillStyle = "#111";
-  pen.fillRect(left, top, width, 18 * ratio);
-  pen.fillStyle = "#fff";
-  pen.fillText(text, left + 4 * ratio, top + 13 * ratio);
+  drawText(pen, ratio, `${found.name} ${found.conf.toFixed(2)}`, x1, Math.max(0, y1 - 18 * ratio), "#111", "#fff");
 }
 
 /** Outline the patch that is pointed at. */
@@ -162,22 +165,22 @@ function speakRoute() {
   const said = routes().map((route) => {
     const score = route.score === null ? "" : `, score ${route.score.toFixed(2)}`;
     const unit = data.windowed ? (route.passed === 1 ? "window" : "windows") : "blocks";
-    return `${route.name} ${route.passed ? `computed, ${passed(route)} ${unit}` : "skipped"}${score}`;
+    return `${route.title} ${route.passed ? `computed, ${passed(route)} ${unit}` : "skipped"}${score}`;
   });
   at("spoken").textContent = `${at("route-title").textContent}: ${said.join("; ")}`;
 }
 
 function showSummary() {
-  const [all, stage, stop] = [look().all, at("stage").value, data.stops[at("stop").value].words];
+  const [all, stage, stop] = [look().all, data.stages[view()], data.stops[at("stop").value]];
   const big = document.createElement("strong");
   big.textContent = percent(grid().skipped);
   const windows = look().windows ? `: ${look().windows.told}` : "";
   const text = data.windowed
-    ? ` of the image skipped at ${stop}${windows}.`
-    : stage === ""
-    ? ` of the block passes skipped at ${stop}; ${percent(all.none)} of the patches pass no routed block.`
-    : ` of the patches skipped by ${data.stages[stage].name} at ${stop}.`;
-  at("summary").replaceChildren(big, text);
+    ? ` of the image skipped at ${stop.words}${windows}.`
+    : stage
+    ? ` of the patches skipped by the ${stage.title} at ${stop.words}.`
+    : ` of the block passes skipped at ${stop.words}; ${percent(all.none)} of the patches pass no routed block.`;
+  at("summary").replaceChildren(big, text, ` ${stop.verdict} ${look().note}`);
 }
 
 function showBoxes() {
@@ -193,6 +196,9 @@ function show() {
   at("photo").src = images[number()].nextElementSibling.src;
   at("photo").alt = name;
   at("photo").style.aspectRatio = `${width} / ${height}`;
+  at("photo").classList.toggle("gray", view() === "depth" && !data.windowed);
+  at("mask-legend").hidden = view() === "depth";
+  at("depth-legend").hidden = view() !== "depth";
   at("photo").width = width >= height ? 800 : Math.round((800 * width) / height);
   at("name").textContent = `Image ${number() + 1} of ${images.length}: ${name}`;
   at("stop-name").textContent = data.stops[stop].label;

@@ -103,6 +103,7 @@ def render(content: Content, settings: ReportSettings, command: str) -> str:
         model=Path(settings.model).name,
         stops=[describe(stop) for stop in content.stops],
         stages=content.stages,
+        levels=content.levels,
         windowed=content.windowed,
         besides=content.windows[0].besides if content.windowed else None,
         photos=[(picture.name, photo(picture.image)) for picture in content.pictures],
@@ -117,14 +118,14 @@ def render(content: Content, settings: ReportSettings, command: str) -> str:
 def _facts(content: Content, settings: ReportSettings) -> dict[str, str]:
     """Return what the head of the page says of how it was made."""
     scored = f", {len(content.evaluations[0].files)} images scored" if content.evaluations else ""
-    trained = all(windows.trained for windows in content.windows)
+    trained = all(layer.trained for picture in content.pictures for look in picture.looks for layer in look.maps)
     versions = {"mod_vision": __version__, **{name: version(name) for name in PACKAGES}}
     return {
         "Model": settings.model,
         "Data": f"{settings.data}, split {settings.run.split!r}{scored}",
         "Capacities": ", ".join(stop.label for stop in content.stops),
         "Image size": f"{settings.run.imgsz} px",
-        **({} if trained else {"Router": "it has no training yet, so its windows lie anywhere"}),
+        **({} if trained else {"Router": "it has no training yet, so what it skips says nothing"}),
         "Made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
