@@ -5,19 +5,24 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import FEW, OPEN
 from hypothesis import given
 from hypothesis import strategies as st
+from ultralytics.engine.results import Results
 
-from mod_vision.viz.annotators import SHADE, SKIPPED, WHITE, ConfidenceAnnotator, DepthAnnotator, SkipAnnotator
+from mod_vision.viz.annotators import SKIPPED, WHITE, ConfidenceAnnotator, DepthAnnotator, SkipAnnotator
 from mod_vision.viz.layout import gradient, swatches, with_blocks
 from mod_vision.viz.results import draw_results
-from mod_vision.viz.routes import RouteMap, crop_maps, total_depth
+from mod_vision.viz.routes import RouteMap, crop_maps, stage_titles, total_depth, total_levels
 from mod_vision.viz.traced import open_traced
 from mod_vision.viz.views import VIEWS, draw_heatmap, draw_view
+from mod_vision.yolo.model.capacity import set_capacity
+from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import read_image
 
 PHOTO = sorted((OPEN / "images" / "val").glob("*.jpg"))[0]
+SHADE = (64, 40, 32)  # what becomes of black
 EYE = np.eye(4, dtype=int)
 LAYER = RouteMap("model.6", EYE > 0, np.linspace(-3, 3, 16, dtype=np.float32).reshape(4, 4), 6 * EYE, 6)
 
@@ -70,7 +75,8 @@ def test_each_pixel_has_the_colour_of_its_patch(drawn):
             assert border or (depth[y, x] == palette[label]).all()
             assert border or (skip[y, x] == image[y, x]).all()
         elif not border:
-            assert depth[y, x].max() <= 0.75 * 24 + 0.25 * 256
+            gray = int(cv2.cvtColor(image[y : y + 1, x : x + 1], cv2.COLOR_BGR2GRAY)[0, 0])
+            np.testing.assert_allclose(depth[y, x], 0.2 * gray + np.array(SHADE), atol=1)
             np.testing.assert_allclose(skip[y, x], 0.2 * image[y, x] + SHADE, atol=1)
 
 
@@ -88,12 +94,47 @@ def test_patches_of_few_pixels_have_no_borders():
     assert {tuple(pixel) for pixel in scene.reshape(-1, 3).tolist()} == {(0, 0, 0), SHADE}
 
 
-def test_confidence_is_the_sigmoid_of_the_score():
+def test_confidence_is_the_sigmoid_of_the_score_and_opacity_follows_it():
     annotator = ConfidenceAnnotator(opacity=1.0)
-    scene = annotator.annotate(noise(40, 40), LAYER)
+    scene = annotator.annotate(np.full((40, 40, 3), 100, np.uint8), LAYER)
     for row, col in np.ndindex(4, 4):
         level = round(255 / (1 + np.exp(-float(LAYER.score[row, col]))))
-        np.testing.assert_array_equal(scene[10 * row + 5, 10 * col + 5], annotator.palette()[level])
+        share, gray = level / 255, 96 + 62
+        expected = share * annotator.palette()[level] + (1 - share) * gray
+        np.testing.assert_allclose(scene[10 * row + 5, 10 * col + 5], expected, atol=1)
+
+
+def test_legends_name_what_can_occur_and_stages_by_their_scale():
+    layers = [LAYER._replace(levels=(0, 6), stride=16), LAYER._replace(levels=(0, 3), blocks=3, stride=32)]
+    assert total_levels(layers) == list(DepthAnnotator().legend(layers)) == [0, 3, 6, 9]
+    assert total_levels([LAYER]) == list(range(7))
+    assert stage_titles(layers) == ["P4 stage", "P5 stage"]
+    assert stage_titles([layers[0]] * 2) == ["P4 stage 1", "P4 stage 2"]
+    assert stage_titles([LAYER]) == ["model.6"]
+
+
+def test_levels_are_those_that_patches_have():
+    """Of a real model, also where later blocks take fewer patches."""
+    model = load_model("yolo26n-mod-hybrid-seg.pt")
+    for capacity, levels in ((0.5, [(0, 6), (0, 3)]), ([0.75, 0.25], [(0, 3, 6), (0, 2, 3)])):
+        set_capacity(model, capacity)
+        layers = crop_maps(open_traced(model, 320).trace(read_image(PHOTO)))
+        assert [layer.levels for layer in layers] == levels
+        assert [layer.stride for layer in layers] == [16, 32]
+        assert all(set(np.unique(layer.depth)) == set(layer.levels) for layer in layers)
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 160), (300, 400)])
+def test_text_hides_little_of_a_small_picture(height, width):
+    """However much is found, and no label hides another: a label has the colour of its box, the boxes are outside."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, [width, height], (60, 2))
+    boxes = np.concatenate((corners, corners + 1, np.linspace(0.9, 0.3, 60)[:, None], np.zeros((60, 1))), 1)
+    result = Results(
+        np.zeros((height, width, 3), np.uint8), "", {0: "a class of a long name"}, boxes=torch.tensor(boxes)
+    )
+    scene = draw_results(np.zeros((height, width, 3), np.uint8), result)
+    assert 0.05 < scene.any(axis=2).mean() < 0.25 + 60 * 25 / (height * width)
 
 
 @pytest.mark.parametrize("cmap", ["viridis", "cividis", "magma"])
@@ -123,7 +164,7 @@ def test_options_that_do_not_exist():
         DepthAnnotator("jet")
     with pytest.raises(ValueError, match=r"opacity must be in \[0, 1\], got 2"):
         ConfidenceAnnotator(opacity=2)
-    with pytest.raises(ValueError, match="view must be one of page, overlay, side, mask, got 'map'"):
+    with pytest.raises(ValueError, match="view must be one of mask, overlay, side, page, got 'map'"):
         draw_heatmap(noise(9, 9), [LAYER], "map")
 
 
@@ -184,7 +225,7 @@ def test_results_are_drawn_where_they_are_at_any_scale(looked):
 @pytest.mark.parametrize("depths", [2, 10, 13, 40, 150])
 def test_legends_name_both_ends(depths):
     palette = np.linspace(0, 255, depths)[:, None].repeat(3, 1).astype(np.uint8)
-    legend = swatches("depth", palette, 13)
+    legend = swatches("depth", dict(enumerate(palette)), 13)
     assert legend.shape[1] < 1200
     row = legend[-1]
     assert (row[0] == palette[0]).all()

@@ -156,7 +156,7 @@ def test_picture(height, width):
     image = np.full((height, width, 3), 200, np.uint8)
     kept = np.eye(4, dtype=bool)
     maps = [RouteMap(f"model.{i}.with.a.long.name", kept, kept.astype(np.float32), 6 * kept, 6) for i in range(3)]
-    picture = draw_heatmap(image, maps)
+    picture = draw_heatmap(image, maps, "page")
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     assert picture.shape[0] < 2500
@@ -171,7 +171,7 @@ def test_skipped_patches_are_darker():
     image = np.full((360, 360, 3), 200, np.uint8)
     kept = np.array([[True, False], [False, True]])
     layer = RouteMap("model.6", kept, kept.astype(np.float32), 2 * kept, 2)
-    picture = draw_heatmap(image, [layer]).astype(int)  # the confidence is painted all over
+    picture = draw_heatmap(image, [layer], "page").astype(int)  # the confidence is painted all over
     photo_pixels = (picture == 200).all(-1).sum()
     assert photo_pixels == pytest.approx(360 * 360 * 1.5, rel=0.02)  # the photo, and the kept half of the layer
     assert skipped_share(layer) == 0.5
@@ -186,14 +186,14 @@ def test_folder_with_a_corrupt_image(model, tmp_path, capsys):
     (source / "empty.png").write_bytes(b"")
     (source / "notes.txt").write_text("not an image, and not named as one")
     pictures = heatmap(model, source, IMGSZ, out)
-    assert [p.name for p in pictures] == [f"{p.stem}-heatmap.png" for p in PHOTOS[:2]]
+    assert [p.name for p in pictures] == [f"{p.stem}-mask.png" for p in PHOTOS[:2]]
     assert sorted(out.iterdir()) == sorted(pictures)  # no temporary file is left
     assert all(cv2.imread(str(p)).shape[2] == 3 for p in pictures)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("]")[0] for line in lines[:4]] == ["[1/4", "[2/4", "[3/4", "[4/4"]
     assert sum("is not an image" in line for line in lines) == 2
-    assert lines[-1].startswith("mean of 2 images: skipped model.6 ")
-    assert str(out) in lines[-1]
+    assert lines[-2].startswith("mean of 2 images: skipped model.6 ")
+    assert str(out) in lines[-2]
 
 
 def test_images_of_one_name_get_a_picture_each(model, tmp_path):
@@ -201,7 +201,7 @@ def test_images_of_one_name_get_a_picture_each(model, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.jpg").write_bytes(PHOTOS[0].read_bytes())
     pictures = heatmap(model, str(tmp_path / "*" / "*.jpg"), IMGSZ, tmp_path / "out")
-    assert [p.name for p in pictures] == ["same-heatmap.png", "same-2-heatmap.png"]
+    assert [p.name for p in pictures] == ["same-mask.png", "same-2-mask.png"]
 
 
 def test_no_image_to_read(model, tmp_path):
@@ -223,7 +223,7 @@ def test_folder_that_cannot_be_written(model, tmp_path):
 
 
 def test_picture_that_cannot_be_written(model, tmp_path):
-    (tmp_path / f"{PHOTOS[0].stem}-heatmap.png").mkdir()
+    (tmp_path / f"{PHOTOS[0].stem}-mask.png").mkdir()
     with pytest.raises(OSError, match="cannot write to the folder"):
         heatmap(model, PHOTOS[0], IMGSZ, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # the temporary file is gone

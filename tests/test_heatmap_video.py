@@ -112,7 +112,7 @@ def test_photos_and_videos_and_what_cannot_be_read(model, clip, tmp_path, capsys
         (source / name).write_bytes(data)
     (source / "d.jpg").write_bytes(PHOTOS[0].read_bytes())
     written = heatmap(model, source, IMGSZ, tmp_path / "out", frames=2)
-    assert [path.name for path in written] == ["d-heatmap.png", "b-overlay.mp4"]
+    assert [path.name for path in written] == ["d-mask.png", "b-mask.mp4"]
     assert len(read_video(written[1])[0]) == 2
     said = capsys.readouterr().out
     assert "[1/4]" in said

@@ -21,7 +21,7 @@ from mod_vision.viz.report import write_report
 from mod_vision.viz.routes import RouteMap, Windows, by_windows, route_maps, skipped_depth, skipped_share
 from mod_vision.viz.training_pictures import draw_mosaic
 from mod_vision.viz.views import VIEWS, draw_heatmap, draw_view
-from mod_vision.viz.window_annotator import WindowAnnotator
+from mod_vision.viz.window_annotator import ZONE, WindowAnnotator
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import read_image
@@ -98,7 +98,7 @@ def test_windows_are_those_that_the_network_saw(model, square):
     with torch.no_grad():
         scores = head_of(model.model).entry.router.eval()(torch.nn.functional.avg_pool2d(image, 2), (10, 10))
     np.testing.assert_allclose(layer.score, scores[0, 0], atol=1e-5)
-    assert layer.windows.trained
+    assert layer.trained
 
 
 def test_padding_is_removed(model, wide):
@@ -147,6 +147,18 @@ def test_each_window_has_a_border_of_its_own_also_where_windows_overlap():
     assert (scene[200:] != WHITE).all()
 
 
+def test_the_zone_is_outlined_and_named():
+    zone = np.zeros((256, 256), bool)
+    zone[128:, :128] = True
+    zoned, photo = drawn(COUNTS, BOXES, zone=zone), np.full((400, 400, 3), 128, np.uint8)
+    yellow = (WindowAnnotator().annotate(photo.copy(), zoned) == ZONE).all(-1)
+    rows, cols = np.nonzero(yellow)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (200, 399, 0, 199)
+    for view in VIEWS:
+        legends = [draw_view(photo, [layer], view).legends[0] for layer in (zoned, drawn(COUNTS, BOXES))]
+        assert [(legend == ZONE).all(-1).any() for legend in legends] == [True, False]
+
+
 def test_a_colour_means_the_same_in_every_image():
     """In one with fewer windows too; and the legend has it."""
     photo = np.full((400, 400, 3), 128, np.uint8)
@@ -157,8 +169,8 @@ def test_a_colour_means_the_same_in_every_image():
         scene = WindowAnnotator().annotate(photo.copy(), layer)
         for col, count in enumerate(layer.windows.counts[0]):
             assert scene[120, col * 100 + 50].tolist() == legend[count].tolist()
-    assert len({tuple(colour) for colour in legend.tolist()}) == 4
-    assert WindowAnnotator().legend(0).shape == (1, 3)
+    assert len({tuple(colour) for colour in legend.values()}) == 4
+    assert list(WindowAnnotator().legend(0)) == [0]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -194,8 +206,8 @@ def test_windows_wider_than_the_image(tmp_path, square):
 def test_what_the_coarse_pass_saw_is_told(tmp_path, square):
     maps = route_maps(built(tmp_path, router="density", coarse=0.25, sure=False), square, IMGSZ)
     assert maps[0].windows.coarse == 0.25
-    assert maps[0].windows.trained, "this router learns nothing"
-    assert draw_view(square, maps, "overlay").summary[-1] == "besides: the whole image at 1/4 of its side"
+    assert maps[0].trained, "this router learns nothing"
+    assert draw_view(square, maps, "overlay").notes == ["besides: the whole image at 1/4 of its side"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"router": "scout"}, {"router": "prior"}, {"router": "stem", "entry": 5}])
@@ -204,8 +216,11 @@ def test_routers_without_training_are_told(tmp_path, square, capsys, settings):
     yolo = built(tmp_path, sure=False, **settings)
     yolo.load(load_model("yolo26n.yaml").model)
     maps = route_maps(yolo, square, IMGSZ)
-    assert not maps[0].windows.trained
-    assert draw_view(square, maps, "overlay").summary[-1] == "placed by a router without training"
+    assert not maps[0].trained
+    for view in VIEWS:
+        drawn = draw_view(square, maps, view)
+        assert drawn.notes == ["router without training"]
+        assert (drawn.compose([]) != 255).sum() > (drawn._replace(notes=[]).compose([]) != 255).sum()  # of videos too
     cv2.imwrite(str(tmp_path / "photo.png"), square)
     heatmap(yolo, tmp_path / "photo.png", IMGSZ, tmp_path)
     assert "this router has no training yet" in capsys.readouterr().out
@@ -214,13 +229,15 @@ def test_routers_without_training_are_told(tmp_path, square, capsys, settings):
     yolo.model.train()(torch.rand(1, 3, 128, 128))
     entry.plan.logits.sum().backward()
     torch.optim.SGD(entry.router.parameters(), 0.01).step()
-    assert route_maps(yolo, square, IMGSZ)[0].windows.trained
+    assert route_maps(yolo, square, IMGSZ)[0].trained
     heatmap(yolo, tmp_path / "photo.png", IMGSZ, tmp_path)
     assert "no training yet" not in capsys.readouterr().out
 
 
 def test_tokens_have_no_windows(square):
     maps = route_maps("yolo26n-mod-hybrid.yaml", square, 160)
+    assert draw_view(square, maps, "mask").notes == ["router without training"]
+    assert all(layer.trained for layer in route_maps("yolo26n-mod-hybrid-seg.pt", square, 160))
     assert all(layer.windows is None for layer in maps)
     with pytest.raises(ValueError, match=r"model\.6 routes tokens, there are no windows to draw"):
         by_windows(maps[0])

@@ -45,7 +45,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "split": "train, val or test",
     "annotations": "COCO JSON with the ground truth; wins over `annotations:` of the data YAML",
     "engine": "pycocotools, or faster for faster-coco-eval",
-    "view": "page, overlay, side or mask; by default page for images, overlay for videos",
+    "view": "mask (what was computed keeps its colours), overlay, side or page",
     "boxes": "True draws the detections on top",
     "conf": "lowest confidence of a detection, in [0, 1]",
     "frames": "most frames of each video or stream",

@@ -28,7 +28,7 @@ def check() -> None:
 def heatmap(
     source: str,
     model: str = "yolo26n-mod-hituav.pt",
-    view: str | None = None,
+    view: str = "mask",
     boxes: bool = False,
     conf: float = 0.25,
     frames: int | None = None,
@@ -37,7 +37,7 @@ def heatmap(
 ) -> None:
     """Pictures and videos of what the router sends through the heavy blocks, and what it skips.
 
-    Example: mod-vision heatmap source=street.jpg model=best.pt view=overlay boxes=True
+    Example: mod-vision heatmap source=street.jpg model=best.pt boxes=True
     """
     from mod_vision.viz.heatmap import heatmap as draw
 

@@ -48,6 +48,11 @@ def sums_of(masks: torch.Tensor) -> torch.Tensor:
     return sums
 
 
+def mask_of(sums: torch.Tensor) -> torch.Tensor:
+    """Return the squares (GRID, GRID) of a zone, True inside, of which there are the sums (GRID + 1, GRID + 1)."""
+    return sums.diff(dim=0).diff(dim=1) > 0
+
+
 def cells_in(sums: torch.Tensor, size: tuple[int, int], extent: Extent) -> torch.Tensor:
     """Return which cells of images hold a square of their zone, (B, N); the arguments are those of `squares_in`."""
     return squares_in(sums, size, extent) > 0

@@ -9,23 +9,24 @@ import cv2
 import numpy as np
 
 from mod_vision.viz.layout import WHITE
-from mod_vision.viz.routes import RouteMap, total_depth
+from mod_vision.viz.routes import RouteMap, total_depth, total_levels
 
 CMAPS = {"viridis": cv2.COLORMAP_VIRIDIS, "cividis": cv2.COLORMAP_CIVIDIS, "magma": cv2.COLORMAP_MAGMA}
-SKIPPED = (24, 24, 24)
-SHADE = (64, 40, 32)  # a tint, so that a skipped patch differs from a computed one of a dark photo
+SKIPPED = (80, 50, 40)  # navy, so that a skipped patch differs from a computed one of a dark photo
+COVER = 0.8  # opacity of that
+OPACITY = 0.6  # of the colours
 MIDDLE = 128  # a gray
 BAND = 64  # rows painted at a time: what huge images need beside themselves stays small
 
 
 def colours(count: int, cmap: str = "viridis") -> np.ndarray:
     """Return evenly spaced colours (count, 3), uint8 in BGR, without the dark end of the colour map."""
-    levels = np.linspace(48, 255, count).round().astype(np.uint8)[:, None]
+    levels = np.linspace(88, 255, count).round().astype(np.uint8)[:, None]
     return cv2.applyColorMap(levels, CMAPS[cmap])[:, 0]
 
 
 def depth_palette(blocks: int, cmap: str = "viridis") -> np.ndarray:
-    """Return the colour of each depth from 0 to `blocks`, (blocks + 1, 3) uint8 in BGR: dark, then the colour map."""
+    """Return the colour of each depth from 0 to `blocks`, (blocks + 1, 3) uint8 in BGR: navy, then the colour map."""
     return np.concatenate((np.array([SKIPPED], np.uint8), colours(blocks, cmap)))
 
 
@@ -40,24 +41,28 @@ class _Coloured:
         ValueError: If the colour map is none of these, or the opacity is not in [0, 1].
     """
 
-    def __init__(self, cmap: str = "viridis", opacity: float = 0.6) -> None:
+    def __init__(self, cmap: str = "viridis", opacity: float = OPACITY) -> None:
         if cmap not in CMAPS:
             raise ValueError(f"cmap must be one of {', '.join(CMAPS)}, got {cmap!r}.")
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be in [0, 1], got {opacity}.")
         self.cmap, self.opacity = cmap, opacity
 
-    def _lookup(self, palette: np.ndarray) -> np.ndarray:
+    def _lookup(self, palette: np.ndarray, opacity: np.ndarray | float) -> np.ndarray:
         """Return what becomes of each gray value under each colour, (colours, 256, 3) uint8.
 
         The gray is lifted: black would turn the colours into others than the legend's.
+
+        Args:
+            palette: (colours, 3).
+            opacity: (colours, 1, 1), or one for all.
         """
         gray = (96 + 0.62 * np.arange(256))[:, None]
-        return (self.opacity * palette[:, None] + (1 - self.opacity) * gray).round().astype(np.uint8)
+        return (opacity * palette[:, None] + (1 - opacity) * gray).round().astype(np.uint8)
 
 
 class DepthAnnotator(_Coloured):
-    """Paints how many routed blocks each patch passed in all layers; those that passed none are dark."""
+    """Paints how many routed blocks each patch passed in all layers; those that passed none are shaded."""
 
     def annotate(self, scene: np.ndarray, maps: Sequence[RouteMap]) -> np.ndarray:
         """Draw the depth of an image on a scene; pass `scene=image.copy()` to keep the image.
@@ -78,14 +83,15 @@ class DepthAnnotator(_Coloured):
         grid.outline(SKIPPED)
         return scene
 
-    def legend(self, maps: Sequence[RouteMap]) -> np.ndarray:
-        """Return the colours as they look over a scene of middle gray, (depths, 3) uint8 in BGR."""
-        return self._table(maps)[:, MIDDLE]
+    def legend(self, maps: Sequence[RouteMap]) -> dict[int, np.ndarray]:
+        """Return the depths that can occur, and their colours (3,) as they look over a scene of middle gray."""
+        table = self._table(maps)
+        return {depth: table[depth, MIDDLE] for depth in total_levels(maps)}
 
     def _table(self, maps: Sequence[RouteMap]) -> np.ndarray:
         """Return what becomes of each gray value at each depth, (depths, 256, 3) uint8."""
-        table = self._lookup(self.palette(maps))
-        table[0] = (0.75 * np.array(SKIPPED) + 0.25 * np.arange(256)[:, None]).round()
+        table = self._lookup(self.palette(maps), self.opacity)
+        table[0] = shaded()
         return table
 
     def palette(self, maps: Sequence[RouteMap]) -> np.ndarray:
@@ -94,7 +100,7 @@ class DepthAnnotator(_Coloured):
 
 
 class ConfidenceAnnotator(_Coloured):
-    """Paints the confidence of the router of one layer: the sigmoid of its score."""
+    """Paints the confidence of the router of one layer, the sigmoid of its score: the surer, the more opaque."""
 
     def annotate(self, scene: np.ndarray, layer: RouteMap) -> np.ndarray:
         """Draw the confidence of a layer on a scene; pass `scene=image.copy()` to keep the image.
@@ -110,12 +116,16 @@ class ConfidenceAnnotator(_Coloured):
             ValueError: If the scene is not of this type and shape.
         """
         level = np.round(255 / (1 + np.exp(-layer.score.clip(-30, 30)))).astype(int)
-        Grid(scene, level, layer.extent).paint(self._lookup(self.palette()))
+        Grid(scene, level, layer.extent).paint(self._table())
         return scene
 
     def legend(self) -> np.ndarray:
         """Return the colours as they look over a scene of middle gray, (256, 3) uint8 in BGR."""
-        return self._lookup(self.palette())[:, MIDDLE]
+        return self._table()[:, MIDDLE]
+
+    def _table(self) -> np.ndarray:
+        """Return what becomes of each gray value at each confidence, (256, 256, 3) uint8."""
+        return self._lookup(self.palette(), self.opacity * np.linspace(0, 1, 256)[:, None, None])
 
     def palette(self) -> np.ndarray:
         """Return the colours of confidences from 0 to 1, (256, 3) uint8 in BGR."""
@@ -123,7 +133,7 @@ class ConfidenceAnnotator(_Coloured):
 
 
 class SkipAnnotator:
-    """Darkens the patches that no layer of some maps computed, and outlines the rest."""
+    """Shades the patches that no layer of some maps computed, and outlines the rest, which keeps its colours."""
 
     def annotate(self, scene: np.ndarray, maps: Sequence[RouteMap]) -> np.ndarray:
         """Draw on a scene what was skipped; pass `scene=image.copy()` to keep the image.
@@ -140,7 +150,7 @@ class SkipAnnotator:
         """
         depth, extent = total_depth(maps)
         grid = Grid(scene, depth > 0, extent)
-        grid.darken(SHADE)
+        grid.shade()
         grid.outline(WHITE)
         return scene
 
@@ -170,9 +180,9 @@ class Grid:
         for band, labels in self._bands():
             band[:] = lookup[labels, cv2.cvtColor(band, cv2.COLOR_BGR2GRAY)]
 
-    def darken(self, tint: Sequence[int]) -> None:
-        """Darken and tint the cells whose label is False or 0."""
-        lookup = (0.2 * np.arange(256)[:, None] + tint).round().astype(np.uint8)[None]
+    def shade(self) -> None:
+        """Shade the cells whose label is False or 0."""
+        lookup = shaded()[None]
         for band, labels in self._bands():
             np.copyto(band, cv2.LUT(band, lookup), where=(labels == 0)[:, None])
 
@@ -204,6 +214,11 @@ class Grid:
             labels = np.repeat(self.labels[row], np.diff(self.cols))
             for start in range(top, bottom, BAND):
                 yield self.scene[start : min(start + BAND, bottom)], labels
+
+
+def shaded() -> np.ndarray:
+    """Return what becomes of each value of a channel where a scene is shaded, (256, 3) uint8."""
+    return ((1 - COVER) * np.arange(256)[:, None] + COVER * np.array(SKIPPED)).round().astype(np.uint8)
 
 
 def hairline(scene: np.ndarray) -> int:

@@ -18,7 +18,7 @@ from mod_vision.routing import routed_layers
 from mod_vision.viz.routes import crop_maps
 from mod_vision.viz.traced import Trace, open_traced
 from mod_vision.viz.video import Figures, Recording, figures_of
-from mod_vision.viz.views import View, draw_view
+from mod_vision.viz.views import DEFAULT_VIEW, View, draw_view
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
@@ -37,13 +37,13 @@ class ViewSettings(NamedTuple):
 
     Attributes:
         capacity: Share of tokens that pass the heavy blocks, below 1.
-        view: page, overlay, side or mask.
+        view: mask, overlay, side or page.
         boxes: Whether to draw what is found.
         conf: Lowest confidence of that.
     """
 
     capacity: float
-    view: str = "overlay"
+    view: str = DEFAULT_VIEW
     boxes: bool = True
     conf: float = 0.25
 
@@ -82,6 +82,7 @@ class Explorer:
         if not isinstance(yolo.model, torch.nn.Module):
             raise ValueError(f"model {yolo.model} is an export, which has one capacity; use the checkpoint (.pt).")
         self.yolo = copy_model(yolo)
+        self.yolo.ckpt = yolo.ckpt  # none tells of a model without training
         self.device = torch_device(device)
         self.yolo.model = as_deployed(self.yolo.model, self.device)
         self.dense = deepcopy(self.yolo.model)
@@ -89,7 +90,7 @@ class Explorer:
         self.traced = open_traced(self.yolo, imgsz)
         head = head_of(self.yolo.model)
         self.windowed, self.coarse = head is not None, bool(head and head.coarse)
-        self.trained = head is None or head.entry.router.trained
+        self.trained = head.entry.router.trained if head else bool(yolo.ckpt)
         self.capacity = mean(layer.capacities[0] for _, layer in routed_layers(self.yolo.model))  # as it was saved
         self._finders: dict[float, Postprocess] = {}
 

@@ -20,12 +20,12 @@ from mod_vision.viz.encode import import_av
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_share, windows_of
 from mod_vision.viz.traced import Trace, open_traced
 from mod_vision.viz.video import Recording, figures_of
-from mod_vision.viz.views import check_view, draw_view
+from mod_vision.viz.views import DEFAULT_VIEW, check_view, draw_view
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.log import progress_bar
 from mod_vision.yolo.run.sources import Source, find_sources, open_clip
 
-UNTRAINED = "this router has no training yet, so its windows lie anywhere; train the model, or `mod-vision fit` it"
+UNTRAINED = "this router has no training yet, so what it skips says nothing; train the model, or `mod-vision fit` it"
 
 
 def heatmap(
@@ -33,7 +33,7 @@ def heatmap(
     source: Any,
     imgsz: int = 640,
     out: str | Path = "runs/mod-vision-heatmap",
-    view: str | None = None,
+    view: str = DEFAULT_VIEW,
     boxes: bool = False,
     conf: float = 0.25,
     frames: int | None = None,
@@ -49,7 +49,7 @@ def heatmap(
         source: An image or video file, a folder, a glob pattern, a webcam, a stream, ..., as `find_sources` takes it.
         imgsz: Longer side of the model's input; ONNX exports of a fixed size keep theirs.
         out: Folder of the pictures, made if it does not exist.
-        view: page, overlay, side or mask; by default page for images and overlay for videos.
+        view: mask, overlay, side or page.
         boxes: Draw what the model finds on top.
         conf: Lowest confidence of that, in [0, 1].
         frames: Most frames of each video or stream, None for all.
@@ -70,7 +70,7 @@ def heatmap(
     sources = find_sources(source)
     if any(one.kind != "image" for one in sources):
         import_av()  # likewise
-    job = _Job(_Model(model, imgsz, conf if boxes else None), view and check_view(view), cmap, writable_dir(out))
+    job = _Job(_Model(model, imgsz, conf if boxes else None), check_view(view), cmap, writable_dir(out))
     try:
         for number, one in enumerate(sources, 1):
             label = f"[{number}/{len(sources)}] {printable(one.place)}"
@@ -109,10 +109,10 @@ class _Job:
         skipped: The skipped shares of each layer, one for each image and frame.
         images: Number of images drawn.
         frames: Number of frames drawn.
-        untrained: Whether windows were placed by a router that was never trained.
+        untrained: Whether a router was never trained.
     """
 
-    def __init__(self, model: _Model, view: str | None, cmap: str, folder: Path) -> None:
+    def __init__(self, model: _Model, view: str, cmap: str, folder: Path) -> None:
         self.model, self.view, self.cmap, self.folder = model, view, cmap, folder
         self.written: list[Path] = []
         self.skipped: dict[str, list[float]] = defaultdict(list)
@@ -127,9 +127,8 @@ class _Job:
             print(f"{label}: left out, {one_line(error)}")
             return
         _, maps, result = self.model.look(image)
-        view = self.view or "page"
-        path = self._free_name(Path(getattr(source.place, "filename", None) or source.place).stem, view, ".png")
-        picture = draw_view(image, maps, view, result, self.cmap).compose()
+        path = self._free_name(Path(getattr(source.place, "filename", None) or source.place).stem, ".png")
+        picture = draw_view(image, maps, self.view, result, self.cmap).compose()
         write_bytes(path, cv2.imencode(path.suffix, picture)[1].tobytes())
         self.written.append(path)
         self.images += 1
@@ -145,29 +144,28 @@ class _Job:
         except FileNotFoundError as error:  # a stream that does not open is no file among others: that ends the job
             print(f"{label}: left out, {one_line(error)}")
             return
-        view = self.view or "overlay"
         total = min(clip.total or max_frames, max_frames) if max_frames else clip.total
         bar = progress_bar(label, total, "frame", islice(clip.frames, max_frames))
         recordings: list[Recording] = []
         try:
             with ExitStack() as stack:
                 for name in clip.names:
-                    path = self._free_name(name, view, ".mp4")
+                    path = self._free_name(name, ".mp4")
                     self.written.append(path)
                     recordings.append(stack.enter_context(Recording(path, clip, max_frames)))
-                self._record(bar, recordings, view)
+                self._record(bar, recordings)
         finally:
             bar.close()
             for recording in recordings:
                 self._report(recording, label)
 
-    def _record(self, frames: Iterable[Sequence[np.ndarray]], recordings: Sequence[Recording], view: str) -> None:
+    def _record(self, frames: Iterable[Sequence[np.ndarray]], recordings: Sequence[Recording]) -> None:
         """Draw all frames, of which there is one for each recording at a time."""
         for images in frames:
             for image, recording in zip(images, recordings, strict=True):
                 trace, maps, result = self.model.look(image)
                 figures = figures_of(maps, self.model.traced.gflops(trace))
-                recording.add(draw_view(image, maps, view, result, self.cmap), figures)
+                recording.add(draw_view(image, maps, self.view, result, self.cmap), figures)
                 self._count(maps)
                 self.frames += 1
 
@@ -184,20 +182,20 @@ class _Job:
         """Note the skipped shares, and whether they mean something."""
         for layer in maps:
             self.skipped[layer.name].append(skipped_share(layer))
-            self.untrained |= layer.windows is not None and not layer.windows.trained
+            self.untrained |= not layer.trained
 
     def counted(self) -> str:
         """Return what the shares are the mean of."""
         counts = (self.images, "image"), (self.frames, "frame")
         return " and ".join(_plural(count, unit) for count, unit in counts if count)
 
-    def _free_name(self, stem: str, view: str, suffix: str) -> Path:
-        """Name a picture after its source; a name that is taken is numbered."""
-        kind, stem = "heatmap" if view == "page" else view, short_stem(stem)
-        name = self.folder / f"{stem}-{kind}{suffix}"
+    def _free_name(self, stem: str, suffix: str) -> Path:
+        """Name a picture after its source and the view; a name that is taken is numbered."""
+        stem = short_stem(stem)
+        name = self.folder / f"{stem}-{self.view}{suffix}"
         number = 2
         while name in self.written or name.is_file():
-            name = self.folder / f"{stem}-{number}-{kind}{suffix}"
+            name = self.folder / f"{stem}-{number}-{self.view}{suffix}"
             number += 1
         return name
 

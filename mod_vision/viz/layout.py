@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,38 +38,38 @@ def caption(lines: Sequence[str], px: int) -> np.ndarray:
     return block
 
 
-def swatches(title: str, palette: np.ndarray, px: int) -> np.ndarray:
-    """Draw a legend of whole numbers from 0: a swatch for each, with as many numbers as there is room for.
+def swatches(title: str, palette: Mapping[Any, np.ndarray], px: int) -> np.ndarray:
+    """Draw a legend of what has a colour each: a swatch for each, with as many names as there is room for.
 
     Args:
         title: The line above.
-        palette: (n, 3) colours.
+        palette: Name or number and colour (3,) of each.
         px: Size of the text.
     """
-    swatch = round(1.6 * px) if len(palette) <= 12 else px // 2
-    step = -(-text_width(str(len(palette) - 1), px) // swatch)  # numbers closer than that would touch
-    bar = np.repeat(palette[None], swatch, axis=1).repeat(line_height(px), axis=0)
-    ends = len(palette) - 1
-    marks = {number: (number + 0.5) * swatch for number in range(0, ends, step) if ends - number >= step} | {
-        ends: (ends + 0.5) * swatch
-    }
-    return _legend(title, bar, {str(number): at for number, at in marks.items()}, px)
+    names = [str(name) for name in palette]
+    widest = max(text_width(name, px) for name in names)
+    swatch = max(round(1.6 * px), widest + px // 2) if len(names) <= 12 else px // 2
+    step = -(-widest // swatch)  # names closer than that would touch
+    bar = np.repeat(np.array([list(palette.values())], np.uint8), swatch, axis=1).repeat(line_height(px), axis=0)
+    last = len(names) - 1
+    places = [*(place for place in range(0, last, step) if last - place >= step), last]
+    return _legend(title, bar, [(names[place], (place + 0.5) * swatch) for place in places], px)
 
 
 def gradient(title: str, palette: np.ndarray, px: int) -> np.ndarray:
     """Draw a legend of a continuous scale from 0 to 1 with `palette` (n, 3)."""
     width = 12 * px
     bar = palette[np.linspace(0, len(palette) - 1, width).round().astype(int)][None].repeat(line_height(px), axis=0)
-    return _legend(title, bar, {"0": px, "0.5": width / 2, "1": width - px}, px)
+    return _legend(title, bar, [("0", px), ("0.5", width / 2), ("1", width - px)], px)
 
 
-def _legend(title: str, bar: np.ndarray, marks: dict[str, float], px: int) -> np.ndarray:
+def _legend(title: str, bar: np.ndarray, marks: Sequence[tuple[str, float]], px: int) -> np.ndarray:
     """Draw a title, the bar below it, and texts on the bar, each centred at a column."""
     line = line_height(px)
     block = blank(2 * line, max(text_width(title, px), bar.shape[1]))
     put_text(block, title, 0, 0, px)
     paste(block, bar, line)
-    for text, centre in marks.items():
+    for text, centre in marks:
         ink = ink_on(bar[0, min(int(centre), bar.shape[1] - 1)])
         left = round(centre - text_width(text, px) / 2)
         put_text(block, text, min(max(left, 0), block.shape[1] - text_width(text, px)), line, px, ink)

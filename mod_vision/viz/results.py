@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,27 @@ from mod_vision.viz.lettering import line_height, put_text, text_size_for, text_
 from mod_vision.yolo.run.predict import class_colour
 
 LETTERS = 40  # of the name of a class
+LABELLED = 0.2  # share of a picture that labels hide at most, beside the numbers of windows
+
+
+class Place(NamedTuple):
+    """Where a label is, in rows and columns of a picture."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """Its pixels."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def meets(self, other: Place) -> bool:
+        """Return whether it hides a part of another."""
+        return (
+            self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        )
 
 
 def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
@@ -38,8 +59,13 @@ def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     corners = (result.boxes.xyxy.cpu().numpy().reshape(-1, 2, 2) * scale).round().astype(int)
     for box, c in zip(corners.tolist(), classes, strict=True):
         cv2.rectangle(scene, box[0], box[1], class_colour(c), line)
-    for box, c, conf in reversed(list(zip(corners, classes, confs, strict=True))):  # the best ones on top
-        _label(scene, f"{printable(result.names[c], LETTERS)} {conf:.2f}", box[0], class_colour(c), px)
+    taken: list[Place] = []
+    for box, c, conf in zip(corners.tolist(), classes, confs, strict=True):  # the best ones first
+        text = f"{printable(result.names[c], LETTERS)} {conf:.2f}"
+        place = _place(scene, box, (line_height(px), text_width(text, px) + px // 2), taken)
+        if place is not None:
+            taken.append(place)
+            _label(scene, text, place, class_colour(c), px)
     return scene
 
 
@@ -57,10 +83,29 @@ def _edge(scene: np.ndarray, outline: np.ndarray, colour: Sequence[int], line: i
     cv2.drawContours(scene, edges, -1, tuple(colour), line, cv2.LINE_AA)
 
 
-def _label(scene: np.ndarray, text: str, corner: np.ndarray, colour: Sequence[int], px: int) -> None:
-    """Write a text on a box of its own, above a corner (x, y) where there is room, and always within the scene."""
-    width, height = text_width(text, px) + px // 2, line_height(px)
-    left = int(np.clip(corner[0], 0, max(scene.shape[1] - width, 0)))
-    top = int(corner[1]) - height if corner[1] >= height else max(int(corner[1]), 0)
-    scene[top : top + height, left : left + width] = colour
-    put_text(scene, text, left + px // 4, top, px, ink_on(colour))
+def _place(
+    scene: np.ndarray, box: Sequence[Sequence[int]], size: tuple[int, int], taken: Sequence[Place]
+) -> Place | None:
+    """Return where a label hides no other and not too much: above its box or below it, within the scene; else None.
+
+    Args:
+        scene: (H, W, 3).
+        box: Upper left and lower right corner (x, y) of what it belongs to.
+        size: Height and width of the label.
+        taken: Where other labels are.
+    """
+    (x, y), (_, bottom) = box
+    rows, cols = scene.shape[:2]
+    room = LABELLED * rows * cols - sum(place.area for place in taken)
+    left = min(max(x, 0), max(cols - size[1], 0))
+    for top in (y - size[0] if y >= size[0] else max(y, 0), bottom):
+        place = Place(top, left, top + size[0], min(left + size[1], cols))
+        if place.bottom <= rows and place.area <= room and not any(map(place.meets, taken)):
+            return place
+    return None
+
+
+def _label(scene: np.ndarray, text: str, place: Place, colour: Sequence[int], px: int) -> None:
+    """Write a text on a rectangle of a colour."""
+    scene[place.top : place.bottom, place.left : place.right] = colour
+    put_text(scene, text, place.left + px // 4, place.top, px, ink_on(colour))

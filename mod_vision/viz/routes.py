@@ -22,15 +22,15 @@ class Windows(NamedTuple):
         boxes: (k, 4) float, top, left, height and width of each in shares of the image, maybe beyond it.
         size: Height and width of a window in px of the model's input.
         counts: (H_s, W_s) int, by how many windows each cell was computed.
-        trained: False if the router that placed them was never trained.
         coarse: Share of its side at which the whole image was run besides; 0 if it was not.
+        zone: (GRID, GRID) bool, squares of the image that the windows were to cover; None for all.
     """
 
     boxes: np.ndarray
     size: tuple[int, int]
     counts: np.ndarray
-    trained: bool = True
     coarse: float = 0.0
+    zone: np.ndarray | None = None
 
     @property
     def besides(self) -> str | None:
@@ -67,6 +67,9 @@ class RouteMap(NamedTuple):
         extent: (top, left, height, width) of the grid in shares of the image. Patches at the border can reach into the
             padding or stop short of it, so this is only about (0, 0, 1, 1).
         windows: The windows, where the layer routes those: its patches are cells then. None of any other.
+        levels: The depths that can occur; empty for all up to `blocks`.
+        stride: Side of a patch in px of the model's input, 0 if that is not known.
+        trained: False if the router was never trained.
     """
 
     name: str
@@ -76,6 +79,9 @@ class RouteMap(NamedTuple):
     blocks: int
     extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     windows: Windows | None = None
+    levels: tuple[int, ...] = ()
+    stride: int = 0
+    trained: bool = True
 
 
 def route_maps(model: Any, image: Any, imgsz: int = 640) -> list[RouteMap]:
@@ -105,12 +111,28 @@ def windows_of(maps: Sequence[RouteMap]) -> Windows | None:
     return maps[0].windows if maps else None
 
 
+def stage_titles(maps: Sequence[RouteMap]) -> list[str]:
+    """Return what a picture calls each layer: 'P4 stage' at 1/16 of the input, numbered if there are several."""
+    titles = [f"P{layer.stride.bit_length() - 1} stage" if layer.stride else layer.name for layer in maps]
+    numbers = [titles[:place].count(title) + 1 for place, title in enumerate(titles)]
+    return [f"{t} {number}" if titles.count(t) > 1 else t for t, number in zip(titles, numbers, strict=True)]
+
+
+def total_levels(maps: Sequence[RouteMap]) -> list[int]:
+    """Return the depths that can occur in all layers together, in ascending order."""
+    sums = {0}
+    for layer in maps:
+        sums = {before + own for before in sums for own in layer.levels or range(layer.blocks + 1)}
+    return sorted(sums)
+
+
 def by_windows(layer: RouteMap) -> RouteMap:
     """Return the map of a layer that routes windows with the number of windows of each cell as its depth."""
     windows = layer.windows
     if windows is None:
         raise ValueError(f"{layer.name} routes tokens, there are no windows to draw.")
-    return layer._replace(depth=windows.counts, blocks=max(windows.most, SHADES))
+    levels = tuple(range(windows.most + 1))
+    return layer._replace(depth=windows.counts, blocks=max(windows.most, SHADES), levels=levels)
 
 
 def skipped_share(layer: RouteMap) -> float:
@@ -155,7 +177,8 @@ def _crop(layer: TracedLayer, boxed: Letterboxed) -> RouteMap:
     grids = (plan.kept(), plan.to_map(plan.logits.float()), layer.passed)
     kept, score, passed = (grid[0, rows, cols].cpu().numpy() for grid in grids)
     windows = _windows(layer, plan, boxed, rows, cols) if isinstance(plan, WindowPlan) else None
-    return RouteMap(layer.name, kept, score, passed, layer.blocks, (y, x, share_y, share_x), windows)
+    extent, stride = (y, x, share_y, share_x), boxed.size[0] // plan.size[0]
+    return RouteMap(layer.name, kept, score, passed, layer.blocks, extent, windows, layer.levels, stride, layer.trained)
 
 
 def _windows(layer: TracedLayer, plan: WindowPlan, boxed: Letterboxed, rows: slice, cols: slice) -> Windows:
@@ -172,7 +195,8 @@ def _windows(layer: TracedLayer, plan: WindowPlan, boxed: Letterboxed, rows: sli
     size = plan.window[0] * plan.cell, plan.window[1] * plan.cell
     boxes = plan.rectangles(0).cpu().numpy() * plan.cell - (top, left, 0, 0)
     boxes = boxes / (height, width, height, width)
-    return Windows(boxes, size, plan.covered()[0, rows, cols].cpu().numpy(), layer.trained, layer.coarse)
+    zone = None if layer.zone is None else layer.zone.cpu().numpy()
+    return Windows(boxes, size, plan.covered()[0, rows, cols].cpu().numpy(), layer.coarse, zone)
 
 
 def _inside(cells: int, pixels: int, start: int, length: int) -> tuple[slice, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from mod_vision.routing import RoutedLayer, RoutingPlan, routed_layers
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.routing.windows import WindowPlan
+from mod_vision.routing.zone import mask_of
 from mod_vision.yolo.export.graphs import onnx_session
 from mod_vision.yolo.export.notes import LayerNote, read_notes
 from mod_vision.yolo.model.capacity import set_capacity
@@ -33,18 +35,37 @@ class TracedLayer(NamedTuple):
     Attributes:
         name: Name of the layer, such as 'model.6'.
         plan: Its plan, for a batch of one image.
-        passed: (1, H_s, W_s) int, how many of its blocks each pixel of its feature map passed.
+        capacities: One for the whole layer, or one for each block.
         blocks: Number of its blocks.
-        trained: False if its router is one of windows that was never trained; True where that is not known.
+        trained: False if its router was never trained; True where that is not known.
         coarse: Share of its side at which the whole image is run besides its windows; 0 if it is not, or not known.
+        zone: (GRID, GRID) True in the zone that it looks at; None of a layer without, or where that is not known.
     """
 
     name: str
     plan: RoutingPlan | WindowPlan
-    passed: torch.Tensor
+    capacities: Sequence[float]
     blocks: int
     trained: bool = True
     coarse: float = 0.0
+    zone: torch.Tensor | None = None
+
+    @property
+    def windowed(self) -> bool:
+        """Whether it routes windows."""
+        return isinstance(self.plan, WindowPlan)
+
+    @property
+    def passed(self) -> torch.Tensor:
+        """How many of its blocks each pixel of its feature map passed, (1, H_s, W_s) int."""
+        return self.plan.passed(self.capacities, self.blocks)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The numbers of blocks that a pixel can pass: later blocks take a part of those that earlier ones take."""
+        if len(set(self.capacities)) == 1:
+            return 0, self.blocks
+        return 0, *sorted({sum(c >= least for c in self.capacities) for least in self.capacities})
 
 
 class Trace(NamedTuple):
@@ -127,7 +148,11 @@ class _TracedTorch:
 
     def trace(self, image: np.ndarray) -> Trace:
         """Run an image."""
-        return trace_net(self.yolo.model, image, self.imgsz)
+        trace = trace_net(self.yolo.model, image, self.imgsz)
+        if getattr(self.yolo, "ckpt", None):  # else it was built from a YAML; routers of windows know better
+            return trace
+        layers = [layer if layer.windowed else layer._replace(trained=False) for layer in trace.layers]
+        return trace._replace(layers=layers)
 
     def gflops(self, trace: Trace) -> tuple[float, float]:
         """Count them once for each input size, capacities and number of routed tokens: nothing else changes them."""
@@ -156,9 +181,11 @@ def _traced(name: str, layer: RoutedLayer, coarse: float) -> TracedLayer:
     """
     if layer.plan is None:
         raise ValueError(f"{name} did not run in the forward of the model, so it has no route.")
-    passed = layer.plan.passed(layer.capacities, layer.depth)
-    trained = not isinstance(layer, WindowedLayer) or layer.router.trained
-    return TracedLayer(name, layer.plan, passed, layer.depth, trained, coarse)
+    if not isinstance(layer, WindowedLayer):
+        return TracedLayer(name, layer.plan, layer.capacities, layer.depth)
+    sums = layer.zone_sums
+    zone = None if sums is None else mask_of(sums[0])
+    return TracedLayer(name, layer.plan, layer.capacities, layer.depth, layer.router.trained, coarse, zone)
 
 
 class _TracedOnnx:
@@ -210,10 +237,10 @@ def _layer(note: LayerNote, indices: torch.Tensor, scores: torch.Tensor, size: t
         places = grid[1] - cols + 1
         corners = torch.stack((indices // places, indices % places), 2)
         windows = WindowPlan(scores[:, 0].flatten(1).float(), corners, grid, (rows, cols), note.stride)
-        return TracedLayer(note.name, windows, windows.passed(note.capacities, note.blocks), note.blocks)
+        return TracedLayer(note.name, windows, note.capacities, note.blocks)
     if indices.ndim == 3:
         slots = window_slots(grid, note.window, indices.device)[None]
         chosen = slots.gather(2, indices).flatten(1)
         indices = chosen[chosen < grid[0] * grid[1]][None]  # places beyond the map hold no token
     plan = RoutingPlan(scores, indices, None, grid)
-    return TracedLayer(note.name, plan, plan.passed(note.capacities, note.blocks), note.blocks)
+    return TracedLayer(note.name, plan, note.capacities, note.blocks)

@@ -19,7 +19,7 @@ from mod_vision.files import naming_folder, renamed_at_end
 from mod_vision.text import in_csv
 from mod_vision.viz.curves import curve
 from mod_vision.viz.encode import video_file
-from mod_vision.viz.layout import WHITE, with_blocks
+from mod_vision.viz.layout import WHITE
 from mod_vision.viz.routes import RouteMap, skipped_depth, skipped_share, windows_of
 from mod_vision.viz.views import View
 from mod_vision.yolo.run.sources import Clip
@@ -96,7 +96,7 @@ class Recording:
             OSError: If the files cannot be written.
         """
         self._recent.append(figures)
-        picture = with_blocks(view.picture, [*view.legends, *self._curves(view.px)], view.px)
+        picture = view.compose(self._curves(view.px))
         odd = picture.shape[0] % 2, picture.shape[1] % 2  # sides, to which a row or column is added for the codec
         picture = cv2.copyMakeBorder(picture, 0, odd[0], 0, odd[1], cv2.BORDER_CONSTANT, value=WHITE)
         if not self.frames:

@@ -1,26 +1,28 @@
-"""The views of an image: a page of panels, or the photo with the depth on it or beside it, or with skips dark.
+"""The views of an image: what was computed in its colours, the depth on the photo or beside it, or a page of panels.
 
-Of a model that runs on windows they show those: what they saw in its colours, the rest shaded.
+Of a model that runs on windows they show those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mod_vision.viz.annotators import ConfidenceAnnotator, DepthAnnotator, SkipAnnotator
+from mod_vision.viz.annotators import MIDDLE, ConfidenceAnnotator, DepthAnnotator, SkipAnnotator, shaded
 from mod_vision.viz.layout import blank, caption, gradient, swatches, with_blocks
 from mod_vision.viz.lettering import text_size_for
 from mod_vision.viz.results import draw_results
-from mod_vision.viz.routes import RouteMap, by_windows, skipped_depth, skipped_share, windows_of
+from mod_vision.viz.routes import RouteMap, Windows, by_windows, skipped_depth, skipped_share, stage_titles, windows_of
 from mod_vision.viz.sheet import TEXT, fit_panel, panel_grid
-from mod_vision.viz.window_annotator import WindowAnnotator
+from mod_vision.viz.window_annotator import ZONE, WindowAnnotator
 from mod_vision.yolo.run.images import read_image
 
 COUNTS = "windows that compute a cell"
 SCORES = "scores of cells"
+UNTRAINED = "router without training"
+DEFAULT_VIEW = "mask"  # of pictures, videos and the app
 SMALLEST_SIDE = 160  # smaller photos are enlarged, or nothing could be read off them
 
 
@@ -31,27 +33,31 @@ class View(NamedTuple):
         picture: (H, W, 3) uint8 in BGR.
         legends: What belongs below it.
         summary: Lines that tell the skipped shares, unless the picture does.
+        notes: Lines that tell what else there is to know, in videos too.
         px: Size of the text below it.
     """
 
     picture: np.ndarray
     legends: list[np.ndarray]
     summary: list[str]
+    notes: list[str]
     px: int
 
-    def compose(self) -> np.ndarray:
-        """Return the picture with legends and summary below it."""
-        blocks = [*self.legends, caption(self.summary, self.px)] if self.summary else self.legends
-        return with_blocks(self.picture, blocks, self.px)
+    def compose(self, figures: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """Return the picture with legends, notes and summary below it, or `figures` in the place of the summary."""
+        summary = self.summary if figures is None else []
+        lines = [*summary, *self.notes]
+        words = [caption(lines, self.px)] if lines else []
+        return with_blocks(self.picture, [*self.legends, *words, *(figures or [])], self.px)
 
 
-def draw_heatmap(image: Any, maps: Sequence[RouteMap], view: str = "page", result: Any = None) -> np.ndarray:
+def draw_heatmap(image: Any, maps: Sequence[RouteMap], view: str = DEFAULT_VIEW, result: Any = None) -> np.ndarray:
     """Draw the routes of an image.
 
     Args:
         image: A file, a PIL image or an array, as `read_image` takes it.
         maps: Its route maps.
-        view: page, overlay, side or mask.
+        view: mask, overlay, side or page.
         result: Ultralytics' `Results` of the image, to be drawn on top.
 
     Returns:
@@ -98,11 +104,11 @@ def _page(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -
             (f"depth: skipped {skipped_depth(maps):.0%}", depth.annotate(photo.copy(), maps)),
         ]
     ]
-    for layer in maps:
-        kept = f"{layer.name}: skipped {skipped_share(layer):.0%}", skip.annotate(photo.copy(), [layer])
+    for layer, title in zip(maps, stage_titles(maps), strict=True):
+        kept = f"{title}: skipped {skipped_share(layer):.0%}", skip.annotate(photo.copy(), [layer])
         stacks.append([kept, ("router's confidence", confidence.annotate(photo.copy(), layer))])
     legends = [_depth_legend(depth, maps, TEXT), gradient("router's confidence", confidence.legend(), TEXT)]
-    return View(panel_grid(stacks), legends, [], TEXT)
+    return View(panel_grid(stacks), legends, [], _notes(maps), TEXT)
 
 
 def _overlay(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
@@ -120,21 +126,21 @@ def _side(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -
 def _depth_view(picture: np.ndarray, depth: DepthAnnotator, maps: Sequence[RouteMap]) -> View:
     """Add the legend of the depth to a picture."""
     px = text_size_for(picture)
-    return View(picture, [_depth_legend(depth, maps, px)], _summary(maps), px)
+    return View(picture, [_depth_legend(depth, maps, px)], _summary(maps), _notes(maps), px)
 
 
 def _mask(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
-    """Show the photo with the patches darkened that no layer computed."""
+    """Show the photo with the patches shaded that no layer computed."""
     scene = _with_results(SkipAnnotator().annotate(_enlarge(image), maps), result)
     px = text_size_for(scene)
-    return View(scene, [caption(["dark: skipped in all layers"], px)], _summary(maps), px)
+    return View(scene, [swatches("patches, all stages", _mask_colours(), px)], _summary(maps), _notes(maps), px)
 
 
 VIEWS: dict[str, Callable[[np.ndarray, Sequence[RouteMap], Any, str], View]] = {
-    "page": _page,
+    "mask": _mask,
     "overlay": _overlay,
     "side": _side,
-    "mask": _mask,
+    "page": _page,
 }
 
 
@@ -146,12 +152,12 @@ def _windows_page(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap
     depth, confidence = DepthAnnotator(cmap), ConfidenceAnnotator(cmap)
     seen = WindowAnnotator(cmap, tint=False).annotate(photo.copy(), layer)
     stacks = [
-        [("photo", _with_results(photo.copy(), result)), (", ".join(_told(maps)[:2]), _with_results(seen, result))],
+        [("photo", _with_results(photo.copy(), result)), (", ".join(_told(maps)), _with_results(seen, result))],
         [(COUNTS, depth.annotate(photo.copy(), counted)), (SCORES, confidence.annotate(photo.copy(), layer))],
     ]
-    shades = depth.legend(counted)[: windows.most + 1]
-    legends = [swatches(COUNTS, shades, TEXT), gradient(SCORES, confidence.legend(), TEXT)]
-    return View(panel_grid(stacks), legends, _told(maps)[2:], TEXT)
+    colours = _with_zone(depth.legend(counted), windows)
+    legends = [swatches(COUNTS, colours, TEXT), gradient(SCORES, confidence.legend(), TEXT)]
+    return View(panel_grid(stacks), legends, [], _notes(maps), TEXT)
 
 
 def _windows_overlay(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
@@ -170,27 +176,44 @@ def _windows_view(picture: np.ndarray, seen: WindowAnnotator, maps: Sequence[Rou
     """Add the legend of the windows to a picture."""
     px, windows = text_size_for(picture), windows_of(maps)
     assert windows is not None
-    return View(picture, [swatches(COUNTS, seen.legend(windows.most), px)], _told(maps), px)
+    colours = _with_zone(seen.legend(windows.most), windows)
+    return View(picture, [swatches(COUNTS, colours, px)], _told(maps), _notes(maps), px)
 
 
 def _windows_mask(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap: str) -> View:
-    """Show the photo with the cells darkened that no window computed."""
+    """Show the photo with the cells shaded that no window computed."""
     scene = _with_results(WindowAnnotator(tint=False).annotate(_enlarge(image), maps[0]), result)
-    px = text_size_for(scene)
-    return View(scene, [caption(["dark: in no window"], px)], _told(maps), px)
+    windows = windows_of(maps)
+    assert windows is not None
+    px, colours = text_size_for(scene), _with_zone(_mask_colours(), windows)
+    return View(scene, [swatches("window 1 has most score", colours, px)], _told(maps), _notes(maps), px)
 
 
-WINDOW_VIEWS = {"page": _windows_page, "overlay": _windows_overlay, "side": _windows_side, "mask": _windows_mask}
+WINDOW_VIEWS = {"mask": _windows_mask, "overlay": _windows_overlay, "side": _windows_side, "page": _windows_page}
 
 
 def _told(maps: Sequence[RouteMap]) -> list[str]:
-    """Return in lines what an image's windows are, what they skipped, and what else there is to know of them."""
+    """Return in lines what an image's windows are, and what they skipped."""
     windows = windows_of(maps)
     assert windows is not None
-    lines = [windows.told(), f"skipped {skipped_share(maps[0]):.0%}, overlap {windows.overlap:.0%}"]
-    if windows.besides:
-        lines.append(f"besides: {windows.besides}")
-    return lines if windows.trained else [*lines, "placed by a router without training"]
+    return [windows.told(), f"skipped {skipped_share(maps[0]):.0%}, overlap {windows.overlap:.0%}"]
+
+
+def _notes(maps: Sequence[RouteMap]) -> list[str]:
+    """Return in lines what the network ran on besides its windows, and whether it says something where they lie."""
+    windows = windows_of(maps)
+    besides = [f"besides: {windows.besides}"] if windows is not None and windows.besides else []
+    return besides if all(layer.trained for layer in maps) else [*besides, UNTRAINED]
+
+
+def _mask_colours() -> dict[str, np.ndarray]:
+    """Return the names and colours (3,) of a photo of middle gray of which parts are shaded."""
+    return {"skipped": shaded()[MIDDLE], "computed": np.full(3, MIDDLE)}
+
+
+def _with_zone(colours: Mapping[Any, np.ndarray], windows: Windows) -> dict[Any, np.ndarray]:
+    """Return names and colours of a legend, with that of the edge of the zone if there is one."""
+    return {**colours} if windows.zone is None else {**colours, "zone": np.array(ZONE)}
 
 
 def _with_results(scene: np.ndarray, result: Any) -> np.ndarray:
@@ -218,6 +241,6 @@ def _depth_legend(depth: DepthAnnotator, maps: Sequence[RouteMap], px: int) -> n
 
 def _summary(maps: Sequence[RouteMap]) -> list[str]:
     """Return the skipped share of all blocks, and that of the patches of each layer, in lines."""
-    layers = [f"{layer.name} {skipped_share(layer):.0%}" for layer in maps]
+    layers = [f"{title} {skipped_share(layer):.0%}" for title, layer in zip(stage_titles(maps), maps, strict=True)]
     lines = [", ".join(layers[i : i + 3]) for i in range(0, len(layers), 3)]
     return [f"skipped {skipped_depth(maps):.0%}", *lines]
