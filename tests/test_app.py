@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 
@@ -13,8 +14,12 @@ from browser import fits, unnamed_controls
 from PIL import Image
 
 from mod_vision.cli.main import main
+from mod_vision.viz.dropped import read_picture, read_zones
 from mod_vision.viz.explore import Explorer, ViewSettings
+from mod_vision.viz.window_annotator import ZONE
+from mod_vision.yolo.data.zones import masks_of
 from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.zone import set_zone
 
 httpx = pytest.importorskip("httpx")
 gradio_client = pytest.importorskip("gradio_client")
@@ -116,7 +121,8 @@ def test_what_is_refused(page, visit, tmp_path, name, message):
     if name == "wide.png":
         Image.new("1", (20_000, 4_000)).save(tmp_path / name)
     upload(page, tmp_path / name)
-    page.get_by_test_id("toast-body").filter(has_text=message).wait_for()
+    told = page.get_by_test_id("toast-body") if name == "big.png" else page.get_by_test_id("markdown")
+    told.filter(has_text=message).wait_for()
     page.get_by_label("Thumbnail 2").click()
     page.get_by_text("Skipped").wait_for()
     visit.wrong.clear()  # the browser notes that the server refused
@@ -142,6 +148,21 @@ def test_on_a_phone_and_for_a_screen_reader(visit, page_server):
     page.get_by_text("Skipped").wait_for(timeout=WAIT)
     assert fits(page)
     assert not unnamed_controls(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    cut = """(nodes) => nodes.filter((node) => {
+        const box = node.getBoundingClientRect();
+        return box.width && box.right > node.closest('.prose, #tries').getBoundingClientRect().right + 1;
+    }).length"""
+    cells = page.locator(".prose td, .prose th, #tries img")
+    assert cells.count() > 12
+    assert cells.evaluate_all(cut) == 0
+
+
+def test_an_empty_page_says_what_to_do(page):
+    page.locator("#picture").get_by_label("Remove Image").click()
+    page.get_by_text("Drop a picture, or choose one of the photos below").wait_for()
+    page.get_by_role("tab", name="video").click()
+    assert page.get_by_text("Drop a video and press the button").is_visible()
 
 
 def test_only_this_computer_reaches_it(page_server):
@@ -217,12 +238,10 @@ def test_the_files_of_an_upload_count_together(page_server):
 
 def test_pages_count(tmp_path):
     """A small file can hold many pages, all of which are decoded."""
-    from mod_vision.viz.app import _read
-
     page = Image.new("1", (6000, 6000))
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page] * 3, compression="group4")
     with pytest.raises(ValueError, match="6000 x 6000 pixels on 4 pages are too many"):
-        _read(str(tmp_path / "pages.tif"))
+        read_picture(str(tmp_path / "pages.tif"))
 
 
 def test_a_port_that_is_taken(page_server):
@@ -267,3 +286,113 @@ def test_the_routed_model_is_left_alone():
     before = {name for name, _ in yolo.model.named_modules()}
     Explorer(yolo, IMGSZ)
     assert {name for name, _ in yolo.model.named_modules()} == before
+
+
+HALF = [[0, 0.5], [1, 0.5], [1, 1], [0, 1]]
+
+
+@pytest.fixture(scope="module")
+def windowed():
+    return Explorer("yolo26n-mod-hituav.pt", 320)
+
+
+def test_a_zone_is_of_one_picture(windowed, photos):
+    """The next one is looked at as a whole; nothing is computed where the windows have no cell in the zone."""
+    image = cv2.imread(str(photos[0]))
+    settings = ViewSettings(0.3, boxes=False)
+    whole = windowed.look(image, settings)
+    zoned = windowed.look(image, settings._replace(zone=read_zones(None, json.dumps(HALF), None)))
+    assert (zoned.picture == ZONE).all(-1).any()
+    assert not (whole.picture == ZONE).all(-1).any()
+    again = windowed.look(image, settings)
+    np.testing.assert_array_equal(again.picture, whole.picture)
+
+
+def test_the_zone_of_a_checkpoint_comes_back(tmp_path, photos):
+    yolo = load_model("yolo26n-mod-hituav.pt")
+    set_zone(yolo, HALF)
+    explorer, image = Explorer(yolo, 320), cv2.imread(str(photos[0]))
+    settings = ViewSettings(0.3, boxes=False)
+    own = explorer.look(image, settings).picture
+    assert (own == ZONE).all(-1).any()
+    other = explorer.look(image, settings._replace(zone=[[[[0, 0], [0.5, 0], [0.5, 0.5]]]])).picture
+    assert (own != other).any()
+    np.testing.assert_array_equal(explorer.look(image, settings).picture, own)
+
+
+def test_zones_in_every_form_are_one(tmp_path):
+    mask = np.zeros((100, 200), np.uint8)
+    mask[50:] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    (tmp_path / "zone.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [[*HALF, HALF[0]]]}))
+    shape = {"shape_type": "rectangle", "points": [[0, 50], [200, 100]]}
+    (tmp_path / "labelme.json").write_text(json.dumps({"imageWidth": 200, "imageHeight": 100, "shapes": [shape]}))
+    pixels = json.dumps([[0, 50], [200, 50], [200, 100], [0, 100]])
+    zones = [read_zones(str(tmp_path / name), "", None) for name in ("mask.png", "zone.geojson", "labelme.json")]
+    zones += [read_zones(None, json.dumps(HALF), None), read_zones(None, pixels, (200, 100))]
+    masks = [masks_of(zone)[0] for zone in zones]
+    assert all((mask == masks[0]).all() for mask in masks)
+    assert masks[0].float().mean() == 0.5
+    assert read_zones(None, " ", (200, 100)) is read_zones(None, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("zone.json", b"__import__('os').system('touch ran')", "zone=zone.json is no JSON"),
+        ("zone.json", b'["/etc/passwd"]', "zone=zone.json holds text where points should be"),
+        ("zone.json", b"[" * 100_000, "zone=zone.json is no JSON"),
+        ("zone.json", b" " * 10_000_001, "has 10 MB at most"),
+        ("zone.png", b"no picture", "zone: this file is not a picture"),
+        ("zone.py", b"raise SystemExit", "zone: this file is not a picture"),
+        ("wide.png", None, "zone: 20000 x 4000 pixels are too many"),
+    ],
+)
+def test_zones_that_are_refused(tmp_path, name, content, said):
+    """In one line, which names no folder."""
+    Image.new("1", (20_000, 4_000)).save(tmp_path / "wide.png")
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        read_zones(str(tmp_path / name), "", (64, 64))
+    assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "points", ["/etc/passwd", '"/etc/passwd"', '["/etc/passwd"]', "open('x')", "[[1, 2", "3", "null"]
+)
+def test_points_are_numbers(points):
+    """A text never names a file of this computer."""
+    with pytest.raises(ValueError, match="zone: points are a list such as"):
+        read_zones(None, points, (64, 64))
+
+
+def test_a_zone_on_the_page(visit, tmp_path):
+    """A bad one is told in one line, as text; and the page goes on."""
+    from mod_vision.viz.app import start
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = start("yolo26n-mod-hituav.pt", 320, "cpu", "127.0.0.1", port, MAX_MB)
+    try:
+        page = visit(server.local_url)
+        page.set_default_timeout(WAIT)
+        page.get_by_text("Skipped").wait_for()
+        before = drawing(page)
+        page.get_by_role("button", name="zone:").click()
+        (tmp_path / "zone.json").write_text(json.dumps(HALF))
+        page.locator("#zone input[type=file]").set_input_files(tmp_path / "zone.json")
+        page.wait_for_function("(src) => document.querySelector('#routes img').src !== src", arg=before)
+        page.locator("#zone").get_by_label("Clear").click()
+        page.wait_for_function("() => !document.querySelector('#zone .file-preview')")
+        evil = "![x](http://127.0.0.2/x.png) <img src=http://127.0.0.2/y.png>"
+        (tmp_path / "bad.json").write_text(json.dumps([[[evil, 1], [0, 1], [1, 1]]]))
+        page.locator("#zone input[type=file]").set_input_files(tmp_path / "bad.json")
+        page.get_by_text("each point is [x, y], two numbers").wait_for()
+        assert page.locator("#routes img").count() == 0
+        page.locator("#zone").get_by_label("Clear").click()
+        page.get_by_text("Skipped").wait_for()
+        assert page.locator("#routes img").count() == 1
+    finally:
+        server.close()

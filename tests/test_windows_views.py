@@ -265,7 +265,7 @@ def test_the_app_follows_the_capacity(model, square, tmp_path):
     assert looks[0].figures.gflops[0] < looks[1].figures.gflops[0] < looks[1].figures.gflops[1]
     texts = json.dumps(build(explorer).get_config_file(), default=str)
     assert "share of the image to compute" in texts
-    assert "The network ran on the windows; what is dark lies in none." in texts
+    assert "The network ran on the windows; what is shaded lies in none." in texts
 
 
 def test_the_mosaic_of_a_training(model, photos, tmp_path):

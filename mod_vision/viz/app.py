@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import ipaddress
+import re
 import socket
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from mod_vision.errors import one_line
 from mod_vision.resources import PHOTOS
-from mod_vision.viz.explore import Explored, Explorer, ViewSettings
+from mod_vision.viz.dropped import ZONE_FILES, read_picture, read_zones
+from mod_vision.viz.explore import Explored, Explorer, ViewSettings, frame_size
 from mod_vision.viz.video import Figures
-from mod_vision.viz.views import VIEWS
-from mod_vision.yolo.run.images import read_image, some_images
+from mod_vision.viz.views import DEFAULT_VIEW, VIEWS
+from mod_vision.yolo.run.images import some_images
 
 try:
     import gradio as gr
@@ -25,7 +28,6 @@ try:
 except ImportError as error:
     raise ImportError('the app needs Gradio: pip install "mod-vision[app]".') from error
 
-MAX_PIXELS = 64_000_000  # of a picture: a small file can hold a huge one
 MAX_FRAMES = 600
 MAX_PORT = 65535
 FORM_BYTES = 100_000  # of a request besides its file
@@ -33,9 +35,14 @@ KEEP_SECONDS = 3600  # uploads and videos are deleted after that
 CAPACITIES = (0.05, 0.95)
 MODEL = "model"  # what all questions share, so that one waits for the other
 VIDEO_SUFFIX = ".mp4"
+DROP = "Drop a picture, or choose one of the photos below, and see here what the network skips."
+DROP_VIDEO = "Drop a video and press the button. What the network skips is drawn on its frames, which takes a while."
 CSS = """
 footer { display: none !important }
 .prose table * { overflow-wrap: normal; word-break: normal }
+#tries .grid-wrap { height: auto; min-height: 0 }
+#tries .grid-container { grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)) }
+@media (max-width: 640px) { .prose td, .prose th { padding: 4px 6px !important; font-size: 13px } }
 """
 
 
@@ -107,27 +114,38 @@ class _Answers:
         self.explorer = explorer
         self.folder = tempfile.TemporaryDirectory(prefix="mod-vision-")
 
-    def see(self, file: str | None, *values: Any) -> tuple[np.ndarray | None, str]:
+    def see(
+        self, file: str | None, zone: str | None, points: str | None, *values: Any
+    ) -> tuple[np.ndarray | None, str]:
         """Draw a picture, and tell its figures."""
         if file is None:
-            return None, ""
+            return None, DROP
         try:
-            look = self.explorer.look(_read(file), ViewSettings(*values))
+            image = read_picture(file)
+            zones = read_zones(zone, points, image.shape[1::-1])
+            look = self.explorer.look(image, ViewSettings(*values)._replace(zone=zones))
         except ValueError as error:
-            raise gr.Error(f"{error}") from error
+            return None, _line(error)
         return look.picture[..., ::-1], _describe(look)
 
-    def film(self, file: str | None, frames: int, *values: Any, progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008
+    def film(
+        self,
+        file: str | None,
+        frames: int,
+        zone: str | None,
+        points: str | None,
+        *values: Any,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str]:
         """Draw a video, and tell its figures."""
         if file is None:
             raise gr.Error("drop a video first.")
         out = Path(self.folder.name) / f"routes{VIDEO_SUFFIX}"  # replaces the last one: Gradio serves a copy
         try:
-            figures = self.explorer.film(
-                Path(file), out, ViewSettings(*values), int(frames), lambda done, of: progress((done, of))
-            )
+            settings = ViewSettings(*values)._replace(zone=read_zones(zone, points, frame_size(Path(file))))
+            figures = self.explorer.film(Path(file), out, settings, int(frames), lambda done, of: progress((done, of)))
         except (ValueError, OSError) as error:
-            raise gr.Error(f"{error}") from error
+            raise gr.Error(html.escape(f"{error}"), print_exception=False) from error
         return str(out), _table(_costs(figures)) + _skipped(figures)
 
 
@@ -141,27 +159,46 @@ def build(explorer: Explorer) -> gr.Blocks:
         with gr.Row():
             settings = [
                 gr.Slider(*CAPACITIES, capacity, step=0.05, label="capacity", info=f"share of {unit} to compute"),
-                gr.Radio([view for view in VIEWS if view != "page"], value="overlay", label="view"),
+                gr.Radio([view for view in VIEWS if view != "page"], value=DEFAULT_VIEW, label="view"),
                 gr.Checkbox(True, label="show what is found"),
                 gr.Slider(0.05, 0.95, 0.25, step=0.05, label="lowest confidence"),
             ]
+        zone = _zone_inputs(explorer.windowed)
         with gr.Tab("picture"):
-            _picture_tab(answers, settings, page)
+            _picture_tab(answers, zone, settings, page)
         with gr.Tab("video"):
-            _video_tab(answers, settings)
+            _video_tab(answers, [*zone, *settings])
     return page
+
+
+def _zone_inputs(windowed: bool) -> list[Any]:
+    """Lay out where a zone is dropped or written, which models that run on windows look at alone."""
+    with gr.Accordion("zone: look at a part of the picture alone", open=False, visible=windowed), gr.Row():
+        file = gr.File(label="GeoJSON, LabelMe or a mask picture", file_types=ZONE_FILES, height=140, elem_id="zone")
+        points = gr.Textbox(
+            label="or its points",
+            info="shares of width and height, or pixels; press Enter",
+            placeholder="[[0, 0.3], [1, 0.3], [1, 1], [0, 1]]",
+        )
+    return [file, points]
+
+
+def _line(error: Exception) -> str:
+    """Return why nothing is drawn as Markdown in which what a file holds is text: no link, and no picture to fetch."""
+    text = re.sub(r"([^\w\s])", r"\\\1", one_line(error))
+    return f"**Not drawn:** {text}"
 
 
 def _lede(explorer: Explorer) -> str:
     """Return what the pictures show, in a line."""
+    trained = "" if explorer.trained else " **The router has no training yet, so what it skips says nothing.**"
     if not explorer.windowed:
-        return "Dark patches passed no heavy block."
+        return f"Shaded patches passed no heavy block.{trained}"
     besides = ", for large objects on the whole image in small too" if explorer.coarse else ""
-    trained = "" if explorer.trained else " **Their router has no training yet, so they lie anywhere.**"
-    return f"The network ran on the windows{besides}; what is dark lies in none.{trained}"
+    return f"The network ran on the windows{besides}; what is shaded lies in none.{trained}"
 
 
-def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> None:
+def _picture_tab(answers: _Answers, zone: list[Any], settings: list[Any], page: gr.Blocks) -> None:
     """Lay out the tab for pictures, which are drawn anew when anything changes."""
     photos = [str(photo) for photo in some_images(PHOTOS, 6, "val")]
 
@@ -179,15 +216,15 @@ def _picture_tab(answers: _Answers, settings: list[Any], page: gr.Blocks) -> Non
             buttons=["fullscreen", "download"],
             elem_id="routes",
         )
-    message = gr.Markdown()
+    message = gr.Markdown(DROP)
     tries = gr.Gallery(
-        photos, label="photos to try", columns=len(photos), allow_preview=False, interactive=False, buttons=[]
+        photos, label="photos to try", allow_preview=False, interactive=False, buttons=[], elem_id="tries"
     )
     tries.select(pick, None, image)
     gr.on(
-        [page.load, image.change, *(setting.change for setting in settings)],
+        [page.load, image.change, zone[0].change, zone[1].submit, zone[1].blur, *(s.change for s in settings)],
         answers.see,
-        [image, *settings],
+        [image, *zone, *settings],
         [drawn, message],
         concurrency_id=MODEL,
         trigger_mode="always_last",
@@ -202,31 +239,13 @@ def _video_tab(answers: _Answers, settings: list[Any]) -> None:
         film = gr.Video(label="routes of the video", interactive=False, buttons=["download"], elem_id="film")
     frames = gr.Slider(10, MAX_FRAMES, 100, step=10, label="most frames")
     start = gr.Button("draw the video", variant="primary")
-    message = gr.Markdown()
+    message = gr.Markdown(DROP_VIDEO)
     start.click(answers.film, [video, frames, *settings], [film, message], concurrency_id=MODEL)
 
 
 def _uploaded(payload: Any) -> str | None:
     """Return the file of an upload."""
     return None if payload is None else payload.path
-
-
-def _read(file: str) -> np.ndarray:
-    """Read an uploaded picture (H, W, 3), in BGR.
-
-    Raises:
-        ValueError: If it is none, or too large.
-    """
-    try:
-        with Image.open(file) as picture:
-            width, height = picture.size  # of the header: nothing is decoded yet
-            pages = getattr(picture, "n_frames", 1)  # all of which are decoded
-    except (OSError, ImportError, Image.DecompressionBombError):  # Ultralytics makes `open` look for a HEIF plugin
-        raise ValueError("this file is not a picture that can be read.") from None
-    if width * height * pages > MAX_PIXELS:
-        size = f"{width} x {height} pixels" + (f" on {pages} pages" if pages > 1 else "")
-        raise ValueError(f"{size} are too many, a picture may have {MAX_PIXELS // 10**6} million.")
-    return read_image(file)
 
 
 def _describe(look: Explored) -> str:

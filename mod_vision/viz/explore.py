@@ -19,10 +19,12 @@ from mod_vision.viz.routes import crop_maps
 from mod_vision.viz.traced import Trace, open_traced
 from mod_vision.viz.video import Figures, Recording, figures_of
 from mod_vision.viz.views import DEFAULT_VIEW, View, draw_view
+from mod_vision.yolo.data.zones import Zone
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.model.zone import set_zone
 from mod_vision.yolo.run.device import torch_device
 from mod_vision.yolo.run.predict import Postprocess
 from mod_vision.yolo.run.sources import Source, open_clip
@@ -40,12 +42,14 @@ class ViewSettings(NamedTuple):
         view: mask, overlay, side or page.
         boxes: Whether to draw what is found.
         conf: Lowest confidence of that.
+        zone: What is looked at alone, as `zones_of` gives it; None for what the model looks at as it was saved.
     """
 
     capacity: float
     view: str = DEFAULT_VIEW
     boxes: bool = True
     conf: float = 0.25
+    zone: list[Zone] | None = None
 
 
 class Explored(NamedTuple):
@@ -92,6 +96,7 @@ class Explorer:
         self.windowed, self.coarse = head is not None, bool(head and head.coarse)
         self.trained = head.entry.router.trained if head else bool(yolo.ckpt)
         self.capacity = mean(layer.capacities[0] for _, layer in routed_layers(self.yolo.model))  # as it was saved
+        self._own_zone = self.yolo.model.yaml["mod"]["windows"].get("zone") if head else None
         self._finders: dict[float, Postprocess] = {}
 
     def look(self, image: np.ndarray, settings: ViewSettings) -> Explored:
@@ -131,7 +136,7 @@ class Explorer:
             clip = open_clip(Source(video, "video"))
         except FileNotFoundError:  # what Ultralytics raises for one that does not open, with its path
             raise ValueError(NO_FRAME) from None
-        _check_size(video)
+        frame_size(video)
         total = min(clip.total or max_frames, max_frames)
         seen = []
         with Recording(out, clip, max_frames) as recording:
@@ -146,7 +151,11 @@ class Explorer:
         return _mean(seen)
 
     def _view(self, image: np.ndarray, settings: ViewSettings) -> tuple[View, Trace, Figures]:
-        """Run an image and draw it."""
+        """Run an image and draw it; the zone is set each time, so that of the last image does not stay."""
+        if self.windowed:
+            set_zone(self.yolo.model, self._own_zone if settings.zone is None else settings.zone)
+        elif settings.zone is not None:
+            raise ValueError("zone: this model does not run on windows, so it looks at the whole picture.")
         set_capacity(self.yolo.model, settings.capacity)
         trace = self.traced.trace(image)
         maps = crop_maps(trace)
@@ -161,11 +170,17 @@ class Explorer:
         return self._finders[conf]
 
 
-def _check_size(video: Path) -> None:
-    """Refuse a video whose frames are too large, before one is decoded."""
+def frame_size(video: Path) -> tuple[int, int] | None:
+    """Return width and height of the frames of a video before one is decoded, None if they are not known.
+
+    Raises:
+        ValueError: If they are too large.
+    """
     opened = cv2.VideoCapture(str(video))
-    _check_frame(int(opened.get(cv2.CAP_PROP_FRAME_WIDTH)), int(opened.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+    width, height = (int(opened.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     opened.release()
+    _check_frame(width, height)
+    return (width, height) if width > 0 and height > 0 else None
 
 
 def _check_frame(width: int, height: int) -> None:
