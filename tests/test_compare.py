@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from coco_splits import CATEGORIES, GAPPY, random_split, score
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_coco import CATEGORIES, GAPPY, random_split, score
 
 from mod_vision.cli.main import main
 from mod_vision.eval.accuracy.bootstrap import difference, draw_resamples, resampled_ap
