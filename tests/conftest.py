@@ -69,6 +69,18 @@ def tiny_data(tmp_path_factory) -> Path:
     return root / "tiny.yaml"
 
 
+@pytest.fixture
+def scenes(tmp_path, photos) -> Path:
+    """A data set of 24 + 4 photos."""
+    names = {i: f"class{i}" for i in range(80)}
+    train = sorted(photos[0].parents[1].joinpath("train").glob("*.jpg"))[:24]
+    for split, files in (("train", train), ("val", photos[:4])):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{file}\n" for file in files))
+    data = {"path": str(tmp_path), "train": "train.txt", "val": "val.txt", "names": names}
+    (tmp_path / "scenes.yaml").write_text(yaml.safe_dump(data))
+    return tmp_path / "scenes.yaml"
+
+
 @pytest.fixture(scope="session")
 def run_cli(tmp_path_factory):
     """Run a console script of this environment in a fresh process and return what it did."""
