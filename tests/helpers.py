@@ -114,6 +114,13 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+class PlusOne(nn.Module):
+    """f(x) = x + 1, the residual block whose effect is easiest to see."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
 class HostWaits(TorchDispatchMode):
     """Counts operations whose result the host waits for on a GPU: values, and shapes that depend on values."""
 
