@@ -114,6 +114,13 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def random_parameters(module: nn.Module) -> nn.Module:
+    """Give every parameter, also those that start at zero, a value that matters."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
 class PlusOne(nn.Module):
     """f(x) = x + 1, the residual block whose effect is easiest to see."""
 
