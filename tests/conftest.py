@@ -11,6 +11,10 @@ import torch
 import yaml
 from browser import chromium as chromium  # fixtures, for all tests
 from browser import visit as visit
+from detectors import detector as detector
+from detectors import frames as frames
+from detectors import segmenter as segmenter
+from detectors import with_nms as with_nms
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn

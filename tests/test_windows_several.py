@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from test_windows_export import GRAY, SIZE, calibrated, looked_at
 from ultralytics import YOLO
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import scale_boxes
+from windowed import GRAY, SIZE, calibrated, looked_at
 
 from mod_vision.cli.export import export
 from mod_vision.cli.keys import describe

@@ -12,9 +12,9 @@ from conftest import FEW, SEEDS, randomise
 from helpers import build_yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from test_windows_export import SIZE, calibrated, looked_at
 from test_windows_models import described, made, pair, tensors
 from ultralytics import YOLO
+from windowed import SIZE, calibrated, looked_at
 
 from mod_vision import set_capacity, set_zone
 from mod_vision.routing.padding import GRAY, Frame
