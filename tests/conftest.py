@@ -17,6 +17,7 @@ from detectors import segmenter as segmenter
 from detectors import with_nms as with_nms
 from hypothesis import settings
 from hypothesis import strategies as st
+from reports import evil_data as evil_data
 from torch import nn
 
 from mod_vision.resources import resource_dir
@@ -35,6 +36,12 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Run the test in an empty folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def normal(seed: int, *shape: int, **kwargs) -> torch.Tensor:

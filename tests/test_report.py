@@ -1,4 +1,4 @@
-"""The report page in a real browser, against route maps and scores of a model of its own; and what it refuses."""
+"""The report page in a real browser, against route maps and scores of a model of its own."""
 
 from __future__ import annotations
 
@@ -7,58 +7,23 @@ import json
 import re
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 import yaml
 from browser import fits, unnamed_controls
-from conftest import OPEN
+from reports import EVIL_CLASS, EVIL_FILE, EVIL_STUFF, IMGSZ, MODEL, RUN, STOPS
 
 from mod_vision.cli.main import main
-from mod_vision.routing import routed_layers
-from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.heatmap import skipped_share
 from mod_vision.viz.report import write_report
-from mod_vision.viz.report.charts import ChartRow, dot_chart
-from mod_vision.viz.report.data import ReportSettings, collect
-from mod_vision.viz.routes import RouteMap, route_maps, skipped_depth, total_depth
+from mod_vision.viz.routes import route_maps, skipped_depth, total_depth
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.predict import predict_images
 from mod_vision.yolo.run.validate import validate
 
-MODEL, IMGSZ, STOPS = "yolo26n-mod-hybrid-seg.pt", 160, [1.0, 0.5, 0.25]
-RUN = ScoreSettings(IMGSZ, "cpu", 1)
-EVIL_CLASS = "</script><script>document.title = 'broken'</script>"
-EVIL_FILE = "<img src=x onerror=alert(1)> & \"co\" 'so'.jpg"
-EVIL_STUFF = "<b>sky</b>"
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # Ultralytics makes a folder for its runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Four photos, one with a bad name, a class with a worse one, and a dense annotation: sky above, road below."""
-    root = tmp_path_factory.mktemp("evil")
-    for kind in ("images", "labels", "stuff"):
-        (root / kind / "val").mkdir(parents=True)
-    for i, source in enumerate(sorted((OPEN / "images" / "val").glob("*.jpg"))[:4]):
-        name = EVIL_FILE if i == 0 else source.name
-        stem = name.removesuffix(".jpg")
-        shutil.copy(source, root / "images" / "val" / name)
-        shutil.copy(OPEN / "labels" / "val" / f"{source.stem}.txt", root / "labels" / "val" / f"{stem}.txt")
-        stuff = np.zeros(cv2.imread(str(source)).shape[:2], np.uint8)
-        stuff[len(stuff) // 2 :] = 1
-        (root / "stuff" / "val" / f"{stem}.png").write_bytes(cv2.imencode(".png", stuff)[1].tobytes())
-    names = {**yaml.safe_load((OPEN / "mod-open.yaml").read_text())["names"], 0: EVIL_CLASS}
-    described = {"path": str(root), "train": "images/val", "val": "images/val", "names": names}
-    described |= {"stuff": {"val": "stuff/val"}, "stuff_names": {0: EVIL_STUFF, 1: "road"}}
-    (root / "evil.yaml").write_text(yaml.safe_dump(described))
-    return root / "evil.yaml"
+pytestmark = pytest.mark.usefixtures("own_folder")  # Ultralytics makes a folder for its runs
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +37,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(model, data, tmp_path_factory):
+def report(model, evil_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "page.html"
-    assert write_report(model, str(data), STOPS, 2, conf=0.05, run=RUN, out=out) == out
+    assert write_report(model, str(evil_data), STOPS, 2, conf=0.05, run=RUN, out=out) == out
     assert list(out.parent.iterdir()) == [out]  # nothing else is left
     return out
 
@@ -100,8 +65,8 @@ def unpack(grid: dict, kind: str = "<u1", text: str | None = None) -> np.ndarray
     return np.frombuffer(base64.b64decode(text or grid["depth"]), kind).reshape(grid["rows"], grid["cols"])
 
 
-def photo_of(data, name: str) -> np.ndarray:
-    return read_image(data.parent / "images" / "val" / name)
+def photo_of(evil_data, name: str) -> np.ndarray:
+    return read_image(evil_data.parent / "images" / "val" / name)
 
 
 def table(page, title: str) -> list[list[str]]:
@@ -109,7 +74,7 @@ def table(page, title: str) -> list[list[str]]:
     return [row.locator("th, td").all_text_contents() for row in rows.all()]
 
 
-def test_maps_and_boxes_are_those_of_the_model(page, model, data):
+def test_maps_and_boxes_are_those_of_the_model(page, model, evil_data):
     shown = gallery(page)
     assert [stage["name"] for stage in shown["stages"]] == ["model.6", "model.8"]
     assert [stage["title"] for stage in shown["stages"]] == ["P4 stage", "P5 stage"]
@@ -117,7 +82,7 @@ def test_maps_and_boxes_are_those_of_the_model(page, model, data):
     for number, capacity in enumerate(STOPS):
         fresh = load_model(model)
         set_capacity(fresh, capacity)
-        photos = [photo_of(data, image["name"]) for image in shown["images"]]
+        photos = [photo_of(evil_data, image["name"]) for image in shown["images"]]
         looks = [image["looks"][number] for image in shown["images"]]
         for photo, look in zip(photos, looks, strict=True):
             if capacity == 1:
@@ -142,17 +107,6 @@ def test_maps_and_boxes_are_those_of_the_model(page, model, data):
             boxes = np.array([box["box"] for box in look["boxes"]]).reshape(-1, 4)
             np.testing.assert_allclose(boxes * scale, np.reshape(found.box, (-1, 4)), atol=0.1)
     assert any(look["boxes"] for image in shown["images"] for look in image["looks"])
-
-
-def test_total_depth_against_a_look_at_each_patch():
-    fine = RouteMap("a", np.eye(6, 8, dtype=bool), np.zeros((6, 8)), 3 * np.eye(6, 8, dtype=int), 3)
-    depth = np.arange(12).reshape(3, 4)
-    coarse = RouteMap("b", depth > 0, np.zeros((3, 4)), depth, 11, (-0.1, 0.0, 1.2, 1.0))
-    total, extent = total_depth([coarse, fine])
-    assert extent == fine.extent
-    for row, col in np.ndindex(6, 8):
-        below = int(((row + 0.5) / 6 + 0.1) / 1.2 * 3), col // 2
-        assert total[row, col] == fine.depth[row, col] + depth[below]
 
 
 def test_slider_and_stage_change_picture_and_shares(page):
@@ -222,10 +176,10 @@ def test_a_patch_shows_its_route(page):
         assert float(score) == pytest.approx(low + step * steps[row, col], abs=0.006)
 
 
-def test_figures_are_those_of_the_split(page, model, data):
+def test_figures_are_those_of_the_split(page, model, evil_data):
     fresh = load_model(model)
     set_capacity(fresh, 0.5)
-    found = validate(fresh, data=str(data), imgsz=IMGSZ, batch=8, device="cpu", save_json=False)
+    found = validate(fresh, data=str(evil_data), imgsz=IMGSZ, batch=8, device="cpu", save_json=False)
     shares, chance, _, best = found.recall.result()
     for layer in shares:
         title = {"model.6": "P4 stage", "model.8": "P5 stage"}[layer]
@@ -317,12 +271,12 @@ def test_phone_and_schemes(report, visit, scheme):
     assert (min(map(int, re.findall(r"\d+", paper))) > 128) == (scheme == "light")
 
 
-def test_without_scores_and_a_corrupt_image(data, tmp_path, capsys, visit):
+def test_without_scores_and_a_corrupt_image(evil_data, tmp_path, capsys, visit):
     root = tmp_path / "data"
-    shutil.copytree(data.parent, root)
+    shutil.copytree(evil_data.parent, root)
     photos = sorted((root / "images" / "val").glob("*.jpg"))
     photos[1].write_bytes(b"no image")
-    described = yaml.safe_load(data.read_text())
+    described = yaml.safe_load(evil_data.read_text())
     (root / "evil.yaml").write_text(yaml.safe_dump({**described, "path": str(root)}))
     out = tmp_path / "new" / "quick.html"
     words = [
@@ -342,65 +296,3 @@ def test_without_scores_and_a_corrupt_image(data, tmp_path, capsys, visit):
     assert page.locator("figure h3").all_inner_texts() == ["Depth of the patches"]
     assert "evaluate=False" in page.inner_text("main")
     assert "capacity=0.5" in page.inner_text("pre")
-
-
-def test_thresholds_come_first_and_rank_by_cost(data):
-    yolo = load_model(MODEL)
-    for _, layer in routed_layers(yolo.model):
-        layer.set_threshold(0.0)
-    yolo.save(data.parent / "threshold.pt")
-    settings = ReportSettings(str(data.parent / "threshold.pt"), str(data), 1, 0.25, RUN)
-    content = collect(settings, [0.5], evaluate=True)
-    assert [stop.label for stop in content.stops] == ["thresholds", "0.5"]
-    own, fixed = content.pictures[0].looks
-    assert [layer.kept.mean() for layer in own.maps] != [layer.kept.mean() for layer in fixed.maps]
-    shares = np.mean(list(content.evaluations[0].shares.values()), axis=0)
-    assert len(set(shares)) > 1
-    assert content.ranking.by_cost
-    wanted = sorted(1 - shares, reverse=True)
-    assert [image.skipped for image in content.ranking.most_skipped] == pytest.approx(wanted[:3])
-    assert [image.skipped for image in content.ranking.least_skipped] == pytest.approx(wanted[3:])
-
-
-def test_ranking_counts_object_tokens(data):
-    yolo = load_model(MODEL)
-    found = validate(yolo, data=str(data), imgsz=IMGSZ, batch=2, device="cpu")
-    for layer, counts in found.objects.items():
-        assert len(counts) == len(found.files) == 4
-        routed, objects = np.sum(counts, axis=0)
-        assert routed / objects == pytest.approx(found.recall.result().routed[layer]["objects"])
-        assert objects == found.recall.total[layer]["objects"]
-
-
-def test_dot_chart_places_shares_on_its_axis():
-    chart = dot_chart([ChartRow("<a> & b", [0.0, 1.0], 0.5), ChartRow("c", [None, 0.25])], "axis", "label")
-    assert "&lt;a&gt; &amp; b" in chart
-    zero = float(re.search(r'<circle class="mark s0" cx="([\d.]+)"', chart)[1])
-    ticks = [float(x) for x in re.findall(r'<line class="grid" x1="([\d.]+)"', chart)]
-    assert zero == ticks[0]
-    squares = [float(x) + 4.5 for x in re.findall(r'<polygon class="mark s1" points="([\d.]+),', chart)]
-    assert squares == pytest.approx([ticks[4], ticks[1]], abs=0.11)
-    assert float(re.search(r'<line class="chance" x1="([\d.]+)"', chart)[1]) == pytest.approx(ticks[2], abs=0.11)
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["out=report.txt"], "out=report.txt: the report is an .html file"),
-        (["capacity=half"], "capacity must be a number in (0, 1], got 'half'"),
-        (["capacity=0.5,1.5"], "got 1.5"),
-        (["capacity=1"], "at capacity 1 nothing is skipped"),
-        (["capacity="], "give at least one below it"),
-        (["conf=2"], "conf must be in [0, 1], got 2"),
-        (["model=yolo26n.yaml"], "no routed layer"),
-        (["model=none.pt"], "none.pt does not exist"),
-        (["data=none.yaml"], "none.yaml"),
-        (["out=file/report.html"], "cannot write to the output folder"),
-    ],
-)
-def test_what_it_refuses(words, reason, data, tmp_path, capsys):
-    (tmp_path / "file").write_text("a file where the folder should go")
-    given = {"model": MODEL, "data": str(data), "out": "report.html"} | dict(word.split("=") for word in words)
-    assert main(["report", *(f"{key}={value}" for key, value in given.items())]) == 1
-    assert reason in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
