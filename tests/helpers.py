@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel, yaml_model_load
 
+from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
 
@@ -107,6 +108,26 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
         return action(), None
     except ValueError as error:
         return None, str(error)
+
+
+def error_text(capsys: Any, *words: str) -> str:
+    """What a command says that fails, in no more than three lines."""
+    assert main(list(words)) == 1
+    text = capsys.readouterr().err
+    assert text.count("\n") <= 3
+    assert "Traceback" not in text
+    return text
+
+
+def error_line(capsys: Any, *words: str) -> str:
+    """The error of a command that fails, its last line whatever it said before."""
+    capsys.readouterr()
+    assert main(list(words)) == 1
+    text = capsys.readouterr().err
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "Traceback" not in text
+    return last
 
 
 def files_in(folder: Path) -> set[str]:
