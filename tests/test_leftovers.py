@@ -18,6 +18,8 @@ from mod_vision.cli.main import main
 from mod_vision.leftovers import OLD
 from mod_vision.resources import find_shipped
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 MODEL = "yolo26n-mod-hybrid.yaml"
 SHIPPED = "yolo26n-mod-hybrid-seg.pt"
 KILLED = """
@@ -53,11 +55,6 @@ def once(*args):
 export.os.replace = once
 main(sys.argv[2:])
 """
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from mod_vision.resources import find_shipped
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.train.run_folder import forget_from, rows_before
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
@@ -76,11 +78,6 @@ for project in projects:
         break
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
