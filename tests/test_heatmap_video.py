@@ -1,22 +1,12 @@
-"""Heat maps of videos and streams: each frame as route_maps sees it, its figures, and nothing lost on Ctrl-C."""
+"""Heat maps of videos: each frame as route_maps sees it, its figures, and what cannot be read."""
 
 from __future__ import annotations
-
-import contextlib
-import csv
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
 import pytest
-from conftest import OPEN
+from clips import FPS, FRAMES, IMGSZ, PHOTOS, read_video, write_clip
+from helpers import read_csv
 from ultralytics.data.loaders import LoadImagesAndVideos
 
 from mod_vision.cli.main import main
@@ -31,25 +21,10 @@ from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.letterbox import letterbox
 from mod_vision.yolo.run.sources import Clip, find_sources
 
-IMGSZ, FRAMES, FPS = 96, 8, 12.5
-PHOTOS = sorted((OPEN / "images" / "val").glob("*.jpg"))
-
 
 @pytest.fixture(scope="module")
 def model():
     return load_model("yolo26n-mod-hybrid-seg.pt")
-
-
-def write_clip(path, frames=FRAMES, size=(200, 120), codec="mp4v"):
-    """A camera that pans over a photo."""
-    photo = cv2.resize(read_image(PHOTOS[7]), (size[0] * 2, size[1] * 2))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), FPS, size)
-    assert writer.isOpened()
-    for i in range(frames):
-        x, y = size[0] * i // frames, size[1] * i // frames
-        writer.write(photo[y : y + size[1], x : x + size[0]].copy())
-    writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +32,11 @@ def clip(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clip") / "pan.mp4")
 
 
-def read_video(path):
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    return frames, capture.get(cv2.CAP_PROP_FPS)
-
-
-def read_rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_each_frame_shows_what_its_own_forward_did(model, clip, tmp_path):
     (video,) = heatmap(model, clip, IMGSZ, tmp_path, view="overlay")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pan-overlay.csv", "pan-overlay.mp4"]
     drawn, fps = read_video(video)
-    rows = read_rows(video.with_suffix(".csv"))
+    rows = read_csv(video.with_suffix(".csv"))
     assert (len(drawn), len(rows), fps) == (FRAMES, FRAMES, pytest.approx(FPS))
     images = [images[0] for _, images, _ in LoadImagesAndVideos(str(clip))]
     for number, (image, frame, row) in enumerate(zip(images, drawn, rows, strict=True)):
@@ -143,120 +105,6 @@ def test_lists_and_text_files_of_sources(clip, tmp_path):
     assert [find_sources(s)[0].kind for s in ("0", "rtsp://camera/1", "screen 0")] == ["stream", "stream", "screen"]
 
 
-class Camera(BaseHTTPRequestHandler):
-    """A camera that never ends: MJPEG over HTTP."""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        photo = read_image(PHOTOS[0])
-        jpeg = cv2.imencode(".jpg", photo)[1].tobytes()
-        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
-        try:
-            while True:
-                self.wfile.write(head + jpeg + b"\r\n")
-                time.sleep(0.04)
-        except OSError:  # nobody looks any more
-            return
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def camera():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/live"
-    server.shutdown()
-
-
-def test_a_stream_without_end_stops_after_the_frames_asked_for(model, camera, tmp_path):
-    (video,) = heatmap(model, camera, IMGSZ, tmp_path, frames=4)
-    rows = read_rows(video.with_suffix(".csv"))
-    assert [row["frame"] for row in rows] == ["1", "2", "3", "4"]
-    seconds = [float(row["seconds"]) for row in rows]
-    assert seconds == sorted(seconds)
-    frames, fps = read_video(video)
-    # the film lasts as long as it took: views that come faster than the camera's pace have no frame of their own
-    assert len(frames) / fps == pytest.approx(seconds[-1], abs=1.5 / fps + 0.001)
-    assert (frames[0].shape[1], video.suffix) == (read_image(PHOTOS[0]).shape[1], ".mp4")
-
-
-def test_streams_side_by_side_get_a_video_each(model, camera, tmp_path):
-    (tmp_path / "two.streams").write_text(f"{camera}\n{camera}\n")
-    first, second = heatmap(model, tmp_path / "two.streams", IMGSZ, tmp_path / "out", frames=2)
-    assert first.name.startswith("http-127-0-0-1-")
-    assert first.name.endswith("-live-overlay.mp4")
-    assert second.name.endswith("-live-2-overlay.mp4")
-    for video in (first, second):
-        assert len(read_rows(video.with_suffix(".csv"))) == 2
-        assert read_video(video)[0]
-
-
-COMMAND = """
-import signal, sys
-from mod_vision.cli.main import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def start(source, out, stdout=subprocess.PIPE):
-    """Run the command in a process of its own until it has drawn a few frames."""
-    model = "model=yolo26n-mod-hybrid-seg.pt"
-    words = [sys.executable, "-c", COMMAND, "heatmap", model, f"source={source}", f"imgsz={IMGSZ}", f"out={out}"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    env.pop("GITHUB_ACTIONS", None)  # where Ultralytics takes no terminal for one
-    process = subprocess.Popen(words, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
-    deadline = time.monotonic() + 90
-    while not any(file.read_text().count("\n") > 4 for file in out.glob(".*.part.csv")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    return process
-
-
-def test_ctrl_c_keeps_what_was_drawn_of_a_stream(camera, tmp_path):
-    process = start(camera, tmp_path / "out")
-    process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.endswith("stopped\n")
-    (video,) = (tmp_path / "out").glob("*.mp4")
-    rows = read_rows(video.with_suffix(".csv"))
-    assert len(list((tmp_path / "out").iterdir())) == 2  # nothing temporary is left
-    frames, fps = read_video(video)
-    assert abs(len(frames) - fps * float(rows[-1]["seconds"])) <= 2  # as long as the recording was
-    assert len(rows) > 3
-    assert f": {len(rows)} frames, see {video.name}" in said
-    assert f"mean of {len(rows)} frames" in said
-    assert "frame/s" not in said  # a log has no progress bar
-    assert "\r" not in said
-
-
-def test_ctrl_c_of_a_video_on_a_terminal(tmp_path):
-    ours, terminal = os.openpty()
-    process = start(write_clip(tmp_path / "long.mp4", 2000), tmp_path / "out", terminal)
-    os.close(terminal)
-    process.send_signal(signal.SIGINT)
-    said = b""
-    with contextlib.suppress(OSError):  # how a terminal ends
-        while part := os.read(ours, 4096):
-            said += part
-    os.close(ours)
-    assert process.wait(60) == 130
-    rows = read_rows(tmp_path / "out" / "long-overlay.csv")
-    assert len(read_video(tmp_path / "out" / "long-overlay.mp4")[0]) == len(rows) > 3
-    states = re.findall(rb"\r\x1b\[K\S+ \S+long\.mp4: \d+% \S+ (\d+)/2000 [^\n]*?frame/s", said)
-    assert states
-    assert 1 <= int(states[-1]) <= len(rows)
-    assert re.search(rb"\r\x1b\[K\S+ \S+long\.mp4: %d frames, see long-overlay\.mp4" % len(rows), said)
-
-
 def small_clip(total=None):
     return Clip(["a"], FPS, total, False, iter(()))
 
@@ -277,7 +125,7 @@ def test_an_error_keeps_what_was_drawn(model, tmp_path):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert len(read_video(tmp_path / "a.mp4")[0]) == 1
-    assert [row["gflops"] for row in read_rows(tmp_path / "a.csv")] == ["1.0"]
+    assert [row["gflops"] for row in read_csv(tmp_path / "a.csv")] == ["1.0"]
 
 
 def test_a_stream_that_changes_its_size_goes_on(model, tmp_path):
