@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,6 +22,7 @@ from reports import evil_data as evil_data
 from torch import nn
 
 from mod_vision.resources import resource_dir
+from mod_vision.yolo.run.images import read_image
 
 OPEN = resource_dir("assets") / "open"
 FEW = settings(max_examples=30, deadline=None)
@@ -62,6 +64,12 @@ def randomise(module: nn.Module) -> nn.Module:
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:
     return sorted((OPEN / "images" / "val").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def photo(photos) -> np.ndarray:
+    """The pixels of the first."""
+    return read_image(photos[0])
 
 
 @pytest.fixture(scope="session")

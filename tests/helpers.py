@@ -1,4 +1,4 @@
-"""Models from our YAMLs, as they are or changed, and what a training leaves behind."""
+"""Models from our YAMLs, as they are or changed, what a training leaves behind, and what a command says."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import torch
 import yaml
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel, yaml_model_load
 
 from mod_vision.cli.main import main
 from mod_vision.resources import find_shipped
 from mod_vision.routing import routed_layers
+from mod_vision.yolo.model.loading import load_model
 
 
 @functools.cache
@@ -195,3 +197,20 @@ def write_windows_yaml(folder: Path, nc: int = 80, **windows: Any) -> Path:
     file = folder / "yolo26n-win.yaml"
     file.write_text(yaml.safe_dump(d | {"nc": nc, "mod": {"windows": windows}}))
     return file
+
+
+def write_vit_yaml(folder: Path, window: int | None) -> Path:
+    """Write a YAML of a ViT backbone whose last four blocks are routed, in windows of so many patches."""
+    d = shipped("yolo26-mod-vit-t.yaml")
+    d["backbone"][0][3] = [128, "vit_tiny_patch16_224", {"blocks": [[8, 11]], "window": window}]
+    (folder / "vit.yaml").write_text(yaml.safe_dump(d))
+    return folder / "vit.yaml"
+
+
+def with_random_routers(name: str | Path) -> YOLO:
+    """Load a model, its routers with random weights."""
+    torch.manual_seed(0)
+    yolo = load_model(name)
+    for layer in layers(yolo.model):
+        nn.init.normal_(layer.router.proj.weight)
+    return yolo

@@ -31,11 +31,6 @@ def model():
     return untrained()
 
 
-@pytest.fixture(scope="module")
-def photo():
-    return read_image(PHOTOS[0])
-
-
 @pytest.fixture
 def square(photo):
     return cv2.resize(photo, (IMGSZ, IMGSZ))
