@@ -12,8 +12,8 @@ from conftest import FEW, SEEDS, randomise
 from helpers import build_yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from test_windows_models import described, made, pair, tensors
 from ultralytics import YOLO
+from window_pairs import described, made, pair, tensors
 from windowed import SIZE, calibrated, looked_at
 
 from mod_vision import set_capacity, set_zone
