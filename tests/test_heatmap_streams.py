@@ -69,8 +69,8 @@ def test_streams_side_by_side_get_a_video_each(camera, tmp_path):
     (tmp_path / "two.streams").write_text(f"{camera}\n{camera}\n")
     first, second = heatmap(MODEL, tmp_path / "two.streams", IMGSZ, tmp_path / "out", frames=2)
     assert first.name.startswith("http-127-0-0-1-")
-    assert first.name.endswith("-live-overlay.mp4")
-    assert second.name.endswith("-live-2-overlay.mp4")
+    assert first.name.endswith("-live-mask.mp4")
+    assert second.name.endswith("-live-2-mask.mp4")
     for video in (first, second):
         assert len(read_csv(video.with_suffix(".csv"))) == 2
         assert read_video(video)[0]
@@ -129,9 +129,9 @@ def test_ctrl_c_of_a_video_on_a_terminal(tmp_path):
             said += part
     os.close(ours)
     assert process.wait(60) == 130
-    rows = read_csv(tmp_path / "out" / "long-overlay.csv")
-    assert len(read_video(tmp_path / "out" / "long-overlay.mp4")[0]) == len(rows) > 3
+    rows = read_csv(tmp_path / "out" / "long-mask.csv")
+    assert len(read_video(tmp_path / "out" / "long-mask.mp4")[0]) == len(rows) > 3
     states = re.findall(rb"\r\x1b\[K\S+ \S+long\.mp4: \d+% \S+ (\d+)/2000 [^\n]*?frame/s", said)
     assert states
     assert 1 <= int(states[-1]) <= len(rows)
-    assert re.search(rb"\r\x1b\[K\S+ \S+long\.mp4: %d frames, see long-overlay\.mp4" % len(rows), said)
+    assert re.search(rb"\r\x1b\[K\S+ \S+long\.mp4: %d frames, see long-mask\.mp4" % len(rows), said)

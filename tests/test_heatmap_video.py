@@ -80,7 +80,7 @@ def test_photos_and_videos_and_what_cannot_be_read(model, clip, tmp_path, capsys
     assert "[1/4]" in said
     assert "c.png: left out" in said
     assert "a.mp4: left out" in said
-    assert "b.mp4: 2 frames, see b-overlay.mp4 and b-overlay.csv" in said
+    assert "b.mp4: 2 frames, see b-mask.mp4 and b-mask.csv" in said
     assert said.splitlines()[-1].startswith("mean of 1 image and 2 frames: skipped model.6 ")
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
@@ -178,7 +178,7 @@ def test_files_are_named_at_the_end_whatever_ends_them(tmp_path):
     [
         (["frames=0"], "frames must be a whole number of at least 1, got 0."),
         (["frames=all"], "frames must be a whole number of at least 1, got all."),
-        (["view=both"], "view must be one of page, overlay, side, mask, got 'both'."),
+        (["view=both"], "view must be one of mask, overlay, side, page, got 'both'."),
         (["boxes=True", "conf=40"], "conf must be in [0, 1], got 40."),
         (["source=nowhere.mp4"], "nowhere.mp4 is no image or video, no folder with some"),
         (["source=rtsp://127.0.0.1:9/none", "frames=1"], "Failed to open rtsp"),

@@ -119,7 +119,7 @@ def test_a_video_that_was_cut_off_is_drawn_up_to_there(model, tmp_path, capsys):
     with video.with_suffix(".csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(frames)
     assert 5 < len(frames) < 60
-    assert f"{len(frames)} frames, see cut-overlay.mp4" in capsys.readouterr().out
+    assert f"{len(frames)} frames, see cut-mask.mp4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
@@ -166,11 +166,11 @@ def test_a_full_disk_keeps_the_video_up_to_there(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"error: cannot write to the folder {out}: File too large."
-    assert {path.name for path in out.iterdir()} == {"long-overlay.mp4", "long-overlay.csv"}
-    capture, frames = cv2.VideoCapture(str(out / "long-overlay.mp4")), 0
+    assert {path.name for path in out.iterdir()} == {"long-mask.mp4", "long-mask.csv"}
+    capture, frames = cv2.VideoCapture(str(out / "long-mask.mp4")), 0
     while capture.read()[0]:
         frames += 1
-    with (out / "long-overlay.csv").open(newline="") as file:
+    with (out / "long-mask.csv").open(newline="") as file:
         rows = len(list(csv.DictReader(file)))
     assert 50 <= frames < rows  # a fragment at least
-    assert f": {rows} frames, see long-overlay.mp4" in done.stdout
+    assert f": {rows} frames, see long-mask.mp4" in done.stdout
