@@ -16,16 +16,19 @@ from mod_vision.errors import one_line
 from mod_vision.files import writable_dir, write_bytes
 from mod_vision.text import printable, short_stem
 from mod_vision.viz.annotators import DepthAnnotator
+from mod_vision.viz.camera import Camera, has_streams
 from mod_vision.viz.encode import import_av
 from mod_vision.viz.routes import RouteMap, crop_maps, skipped_share, windows_of
-from mod_vision.viz.traced import Trace, open_traced
-from mod_vision.viz.video import Recording, figures_of
+from mod_vision.viz.traced import open_traced
+from mod_vision.viz.video import Figures, Recording, figures_of
 from mod_vision.viz.views import DEFAULT_VIEW, check_view, draw_view
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.log import progress_bar
 from mod_vision.yolo.run.sources import Source, find_sources, open_clip
 
 UNTRAINED = "this router has no training yet, so what it skips says nothing; train the model, or `mod-vision fit` it"
+
+FOUND = 0.25  # lowest score of what a stream keeps, where nothing is drawn of it
 
 
 def heatmap(
@@ -92,13 +95,30 @@ class _Model:
     """A model that tells what it routes, and what it finds where `conf` is not None."""
 
     def __init__(self, model: Any, imgsz: int, conf: float | None) -> None:
-        self.traced = open_traced(model, imgsz)
+        self.traced, self.conf = open_traced(model, imgsz), conf
         self.postprocess = None if conf is None else self.traced.postprocess(conf)
 
-    def look(self, image: np.ndarray) -> tuple[Trace, list[RouteMap], Any]:
-        """Run an image (H, W, 3), and return trace, maps, and results or None."""
+    def look(self, image: np.ndarray) -> tuple[list[RouteMap], Any]:
+        """Run an image (H, W, 3), and return maps, and results or None."""
         trace = self.traced.trace(image)
-        return trace, crop_maps(trace), self.postprocess and self.postprocess(trace.forward, image)
+        return crop_maps(trace), self.postprocess and self.postprocess(trace.forward, image)
+
+    def camera(self) -> Camera | None:
+        """Return what frames of a new camera go through, None where the model computes each anew."""
+        if not has_streams(self.traced):
+            return None
+        return Camera(self.traced, self.postprocess or self.traced.postprocess(FOUND))
+
+    def look_at(self, frame: np.ndarray, camera: Camera | None) -> tuple[list[RouteMap], Any, Figures]:
+        """Run a frame (H, W, 3) of a video, and return maps, results or None, and figures."""
+        if camera is None:
+            trace = self.traced.trace(frame)
+            result = self.postprocess and self.postprocess(trace.forward, frame)
+            maps = crop_maps(trace)
+            return maps, result, figures_of(maps, self.traced.gflops(trace))
+        trace, result = camera.look(frame)
+        maps, oldest = crop_maps(trace), int(result.ages.max(initial=0))
+        return maps, self.postprocess and result, figures_of(maps, camera.gflops(trace), oldest)
 
 
 class _Job:
@@ -126,7 +146,7 @@ class _Job:
         except (OSError, ValueError) as error:
             print(f"{label}: left out, {one_line(error)}")
             return
-        _, maps, result = self.model.look(image)
+        maps, result = self.model.look(image)
         path = self._free_name(Path(getattr(source.place, "filename", None) or source.place).stem, ".png")
         picture = draw_view(image, maps, self.view, result, self.cmap).compose()
         write_bytes(path, cv2.imencode(path.suffix, picture)[1].tobytes())
@@ -161,10 +181,10 @@ class _Job:
 
     def _record(self, frames: Iterable[Sequence[np.ndarray]], recordings: Sequence[Recording]) -> None:
         """Draw all frames, of which there is one for each recording at a time."""
+        cameras = [self.model.camera() for _ in recordings]
         for images in frames:
-            for image, recording in zip(images, recordings, strict=True):
-                trace, maps, result = self.model.look(image)
-                figures = figures_of(maps, self.model.traced.gflops(trace))
+            for image, recording, camera in zip(images, recordings, cameras, strict=True):
+                maps, result, figures = self.model.look_at(image, camera)
                 recording.add(draw_view(image, maps, self.view, result, self.cmap), figures)
                 self._count(maps)
                 self.frames += 1

@@ -40,6 +40,8 @@ class Place(NamedTuple):
 def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     """Draw the edges of masks, boxes, class names and confidences on a picture; a tint would change the map below.
 
+    What was found some frames before, and stands, is told by their number.
+
     Args:
         scene: (H, W, 3) uint8 in BGR, the image of the result at any scale; it is drawn on.
         result: Ultralytics' `Results` of a detector or segmenter.
@@ -60,8 +62,9 @@ def draw_results(scene: np.ndarray, result: Any) -> np.ndarray:
     for box, c in zip(corners.tolist(), classes, strict=True):
         cv2.rectangle(scene, box[0], box[1], class_colour(c), line)
     taken: list[Place] = []
-    for box, c, conf in zip(corners.tolist(), classes, confs, strict=True):  # the best ones first
-        text = f"{printable(result.names[c], LETTERS)} {conf:.2f}"
+    ages = getattr(result, "ages", [0] * len(classes))  # of what stands before a still camera
+    for box, c, conf, age in zip(corners.tolist(), classes, confs, ages, strict=True):  # the best ones first
+        text = f"{printable(result.names[c], LETTERS)} {conf:.2f}{f', {age} ago' if age else ''}"
         place = _place(scene, box, (line_height(px), text_width(text, px) + px // 2), taken)
         if place is not None:
             taken.append(place)

@@ -158,7 +158,7 @@ class _TracedTorch:
         """Count them once for each input size, capacities and number of routed tokens: nothing else changes them."""
         size, batch = trace.forward.boxed.size, trace.forward.batch
         capacities = [layer.capacities for _, layer in routed_layers(self.yolo.model)]
-        routed = (size, *capacities, *(layer.plan.width for layer in trace.layers))
+        routed = (size, *capacities, *((layer.plan.width, layer.plan.share) for layer in trace.layers))
         if size not in self._dense:
             dense = copy.deepcopy(self.yolo.model)
             set_capacity(dense, 1.0)

@@ -36,12 +36,14 @@ class Figures(NamedTuple):
         by_layer: Share of the patches that each layer did not compute.
         gflops: Executed GFLOPs, and those of the dense baseline; None where they cannot be counted.
         windows: Number of windows, a mean over frames; None of a model that does not run on windows.
+        oldest: Frames ago at which the oldest of the detections was found; None where each frame is computed anew.
     """
 
     skipped: float
     by_layer: dict[str, float]
     gflops: tuple[float, float] | None
     windows: float | None = None
+    oldest: int | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the figures as columns of a table."""
@@ -49,16 +51,17 @@ class Figures(NamedTuple):
         saved = None if executed is None or dense is None else dense - executed
         costs = {"gflops": executed, "dense_gflops": dense, "saved_gflops": saved}
         counted = {} if self.windows is None else {"windows": self.windows}
+        counted |= {} if self.oldest is None else {"oldest": self.oldest}
         shares = {f"{name} skipped": share for name, share in self.by_layer.items()}
         named = {"skipped": self.skipped} | shares | counted | costs
         return {name: "" if value is None else round(value, 4) for name, value in named.items()}
 
 
-def figures_of(maps: Sequence[RouteMap], gflops: tuple[float, float] | None) -> Figures:
-    """Return the figures of a frame from its route maps, and what it cost."""
+def figures_of(maps: Sequence[RouteMap], gflops: tuple[float, float] | None, oldest: int | None = None) -> Figures:
+    """Return the figures of a frame from its route maps, what it cost, and the age of the oldest detection in it."""
     windows = windows_of(maps)
     by_layer = {layer.name: skipped_share(layer) for layer in maps}
-    return Figures(skipped_depth(maps), by_layer, gflops, None if windows is None else len(windows.boxes))
+    return Figures(skipped_depth(maps), by_layer, gflops, None if windows is None else len(windows.boxes), oldest)
 
 
 class Recording:

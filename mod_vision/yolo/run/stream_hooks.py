@@ -44,11 +44,11 @@ def look_at_frames(predictor: Any) -> None:
         predictor.mod_most = None if most is None else max(most // len(streams), 1)
         device = next(predictor.model.model.parameters()).device
         head: Any = head_of(predictor.model.model)
-        predictor.mod_only = head.entry.only_where(_together(looks, predictor.mod_most, device))
+        predictor.mod_only = head.entry.only_where(moved_in(looks, predictor.mod_most, device))
         predictor.mod_only.__enter__()
 
 
-def _together(looks: Sequence[Look | None], most: int | None, device: torch.device) -> Moved:
+def moved_in(looks: Sequence[Look | None], most: int | None, device: torch.device) -> Moved:
     """Return what is to be computed of a batch; all of the images of new scenes."""
     worth, sure = np.ones((GRID, GRID), np.float32), np.zeros((GRID, GRID), bool)
     every = [Look(worth, sure) if look is None else look for look in looks]

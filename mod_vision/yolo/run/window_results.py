@@ -24,11 +24,15 @@ def tell_windows(predictor: Any) -> None:
     """
     head = head_of(getattr(predictor.model, "model", None))
     if head is not None:
-        plan = head.entry.plan
-        windows = windows_on(plan, [result.orig_shape for result in predictor.results])
-        shares = [1.0] * len(windows) if plan is None else plan.shares().tolist()
-        for result, own, share in zip(predictor.results, windows, shares, strict=True):
-            result.windows, result.share = own, share
+        tell(predictor.results, head.entry.plan)
+
+
+def tell(results: Sequence[Any], plan: WindowPlan | None) -> None:
+    """Give results their windows and shares, None where whole images were run; see `tell_windows`."""
+    windows = windows_on(plan, [result.orig_shape for result in results])
+    shares = [1.0] * len(windows) if plan is None else plan.shares().tolist()
+    for result, own, share in zip(results, windows, shares, strict=True):
+        result.windows, result.share = own, share
 
 
 def windows_on(plan: WindowPlan | None, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
