@@ -20,6 +20,7 @@ from mod_vision.yolo.model.graph import save
 from mod_vision.yolo.model.loading import load_model, trained_with
 from mod_vision.yolo.run.device import start
 from mod_vision.yolo.run.images import evenly_spaced
+from mod_vision.yolo.run.log import warnings_only
 
 MODEL = "yolo26n-mod-hituav.pt"
 SPEEDUP = 1.5
@@ -66,14 +67,13 @@ def demo(
 
     _step(2, "drawing the windows")
     images = evenly_spaced(sorted((resource_dir("assets") / "hituav" / "images" / "val").glob("*.jpg")), DRAWN)
-    drawn = load_model(routed)
-    for image in images:
-        heatmap(drawn, image, run.imgsz, folder / "windows")
+    heatmap(load_model(routed), images, run.imgsz, folder / "windows")
 
     _step(3, "exporting to ONNX with a fixed number of windows, and checking it against eager")
     set_capacity(done.model, done.setting.share)
     save(done.model, folder / "fixed.pt", MODEL)
-    onnx = export_model(folder / "fixed.pt", "onnx", run.imgsz)
+    with warnings_only():
+        onnx = export_model(folder / "fixed.pt", "onnx", run.imgsz)
     check = check_export(*onnx, input_tensors(images[:CHECKED], run.imgsz))
 
     minutes = (time.perf_counter() - began) / 60

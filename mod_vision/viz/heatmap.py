@@ -24,7 +24,7 @@ from mod_vision.viz.video import Figures, Recording, figures_of
 from mod_vision.viz.views import DEFAULT_VIEW, check_view, draw_view
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.log import progress_bar
-from mod_vision.yolo.run.sources import Source, find_sources, open_clip
+from mod_vision.yolo.run.sources import Source, find_sources, open_clip, short_names
 
 UNTRAINED = "this router has no training yet, so what it skips says nothing; train the model, or `mod-vision fit` it"
 
@@ -75,8 +75,8 @@ def heatmap(
         import_av()  # likewise
     job = _Job(_Model(model, imgsz, conf if boxes else None), check_view(view), cmap, writable_dir(out))
     try:
-        for number, one in enumerate(sources, 1):
-            label = f"[{number}/{len(sources)}] {printable(one.place)}"
+        for number, (one, name) in enumerate(zip(sources, short_names(sources), strict=True), 1):
+            label = f"[{number}/{len(sources)}] {printable(name)}"
             if one.kind == "image":
                 job.draw_image(one, label)
             else:

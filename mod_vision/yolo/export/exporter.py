@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ def export_yolo(yolo: Any, **args: Any) -> Path:
         raise ValueError(f"exports with {fixed[0]} have a fixed size; leave out dynamic=True.")
     threads = torch.get_num_threads()
     try:
-        with untrusted_data():
+        with untrusted_data(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # torch's own remarks on its exporter
             written = yolo.export(**args)
     except AssertionError as error:  # how Ultralytics refuses arguments
         raise ValueError(f"{error}") from error

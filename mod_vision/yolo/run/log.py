@@ -46,6 +46,32 @@ def warnings_only() -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
+class Steps:
+    """Tells of the steps of a training: in place on a terminal, ten lines in a log.
+
+    Args:
+        label: What is trained.
+        total: Number of steps.
+        done: Those that were done before.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0) -> None:
+        self.label, self.total, self.done = label, total, done
+        self.every = max(1, total // 10)
+        self.bar = progress_bar(label, total, "step")
+        self.bar.update(done)
+
+    def tell(self, loss: float) -> None:
+        """Tell of one more step; `loss` is the mean of the last ones."""
+        self.done += 1
+        self.bar.update(1)
+        self.bar.set_description(f"{self.label}, loss {loss:.4f}")
+        if self.done == self.total:
+            self.bar.close()
+        if not sys.stdout.isatty() and self.done % self.every == 0:
+            LOGGER.info(f"{self.label}: step {self.done} of {self.total}, loss {loss:.4f}")
+
+
 def progress_bar(label: str, total: int | None, unit: str, things: Iterable[Any] | None = None) -> TQDM:
     """Return Ultralytics' progress bar: in place on a terminal, from which it is cleared in the end; none in a log.
 

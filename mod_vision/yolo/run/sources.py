@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,18 @@ def find_sources(source: Any) -> list[Source]:
     return [
         Source(Path(file), "video" if video else "image")
         for file, video in zip(found.files, found.video_flag, strict=True)
+    ]
+
+
+def short_names(sources: Sequence[Source]) -> list[str]:
+    """Return what to call sources: files by their path below the folder that holds them all."""
+    folders = [one.place.parent.absolute() for one in sources if isinstance(one.place, Path)]
+    if not folders or len({folder.anchor for folder in folders}) > 1:
+        return [str(one.place) for one in sources]
+    base = os.path.commonpath(folders)
+    return [
+        os.path.relpath(one.place, base) if isinstance(one.place, Path) else str(one.place)  # a stream keeps its URL
+        for one in sources
     ]
 
 

@@ -25,6 +25,7 @@ from mod_vision.yolo.model.settings import ModSettings
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import round_imgsz, stride_of
+from mod_vision.yolo.run.log import warnings_only
 from mod_vision.yolo.run.objects import object_tokens
 from mod_vision.yolo.train.fit_windows import WINDOWS_BATCH, batches_by_shape, fit_windows
 from mod_vision.yolo.train.loss import guided_layers
@@ -153,7 +154,7 @@ def _labelled(yolo: YOLO, data: str, imgsz: int, split: str, batch: int, rect: b
     described = check_data(data, split)
     args = get_cfg(overrides={"task": yolo.task, "imgsz": imgsz, "rect": rect})
     stride = stride_of(yolo.model)
-    with restricted(), naming_split(data, split):
+    with restricted(), naming_split(data, split), warnings_only():
         return build_yolo_dataset(args, described[split], batch, described, mode="val", rect=rect, stride=stride)
 
 

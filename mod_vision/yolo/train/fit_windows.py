@@ -19,6 +19,7 @@ from mod_vision.files import write_bytes
 from mod_vision.routing.window_layer import shrunk
 from mod_vision.routing.window_routers import LookRouter, told_apart
 from mod_vision.yolo.model.windows import head_of, run_rows
+from mod_vision.yolo.run.log import Steps
 from mod_vision.yolo.run.objects import upright_boxes
 from mod_vision.yolo.train.windows_loss import windows_loss
 
@@ -85,6 +86,7 @@ def _steps(
     """
     router, optimiser, schedule = parts.values()
     every, losses = max(1, steps // 10), _resumed(parts, resume)
+    progress = Steps("router of windows", steps, len(losses))
     for step in range(len(losses), steps):
         batch = next(batches)
         batch = scaled({**batch, "bboxes": upright_boxes(batch)}, head.entry.cell)
@@ -99,10 +101,9 @@ def _steps(
         schedule.step()
         router.steps += 1
         losses.append(float(loss.detach()))
-        if (step + 1) % every == 0:
-            LOGGER.info(f"router of windows: step {step + 1} of {steps}, loss {np.mean(losses[-every:]):.4f}")
-            if resume is not None:
-                _keep(parts, losses, resume)
+        progress.tell(float(np.mean(losses[-every:])))
+        if (step + 1) % every == 0 and resume is not None:
+            _keep(parts, losses, resume)
     return losses
 
 
