@@ -21,6 +21,7 @@ from mod_vision.routing.zone import Extent
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.deadline import Deadline
+from mod_vision.yolo.run.stream import LONG, MOVED
 from mod_vision.yolo.run.turns import TOGETHER, Turns
 
 IMGSZ = 640
@@ -167,3 +168,17 @@ def test_a_budget_is_kept_in_the_checkpoint(tmp_path, camera):
             set_refresh(camera, frames, budget)
     with pytest.raises(ValueError, match="budget must be"):
         Stream(camera, budget=-1.0)
+
+
+def test_what_moved_comes_before_what_is_due_and_what_waited_long_before_all(scene):
+    stream = Stream(None, refresh=1)
+    stream.look(scene)
+    stream.turns = Turns([(slice(0, 256), slice(0, 256))], 1)
+    moved = scene.copy()
+    moved[100:140, 200:240] = 255 - moved[100:140, 200:240]
+    look = stream.look(moved)
+    assert look.sure.all()
+    assert look.worth[60, 88] == MOVED > look.worth[200, 10] == LEAST
+    stream.waits[200, 10] = LONG
+    look = stream.look(moved)
+    assert look.worth[200, 10] == 1 > look.worth[60, 88] == MOVED

@@ -32,6 +32,7 @@ FIELDS = ("boxes", "masks", "keypoints", "obb")  # of results, what there is for
 REFRESH = 30  # frames
 MORE = 9  # squares around what has changed, four to each side
 SAME = 0.5  # IoU from which on a box is that of an object which was found anew
+MOVED = 0.75  # worth of what moved, between what is due and what has waited
 LONG = 8  # frames of waiting for a deadline, after which nothing comes before
 
 _given = threading.local()
@@ -41,7 +42,7 @@ class Look(NamedTuple):
     """What of a frame is to be computed.
 
     Attributes:
-        worth: (GRID, GRID) float32, 0 where nothing is, else from LEAST to 1 by how long it has waited.
+        worth: (GRID, GRID) float32, 0 where nothing is, else from LEAST to 1: more where it moved, and has waited long.
         sure: (GRID, GRID) bool, squares that no router is asked about.
     """
 
@@ -126,12 +127,14 @@ class Stream:
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
         objects = self._moving_objects(changed)
-        mask = cv2.dilate(changed.astype(np.uint8), np.ones((MORE, MORE), np.uint8)) > 0
-        mask |= objects | (self.waits > 0)
-        due = self.turns.take(bool(mask.any()))
-        self.asked = mask | due
-        worth = LEAST + (1 - LEAST) * np.minimum(self.waits, LONG).astype(np.float32) / LONG
-        return Look(np.where(self.asked, worth, np.float32(0)), objects | due)
+        moved = cv2.dilate(changed.astype(np.uint8), np.ones((MORE, MORE), np.uint8)) > 0
+        moved |= objects
+        late = self.waits > 0
+        due = self.turns.take(bool(moved.any() or late.any()))
+        self.asked = moved | late | due
+        waited = np.minimum(self.waits, LONG).astype(np.float32) / LONG
+        least = np.where(moved, np.float32(MOVED), np.float32(LEAST))
+        return Look(np.where(self.asked, least + (1 - least) * waited, np.float32(0)), objects | due)
 
     def _moving_objects(self, changed: np.ndarray) -> np.ndarray:
         """Return the squares of all of the objects in which some have changed, (GRID, GRID) bool."""
