@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from mod_vision.routing.layer import routed_layers
+from mod_vision.routing.layer import RoutedLayer, routed_layers
 
 
-def first_not_finite(model: nn.Module) -> str | None:
-    """Return the first layer whose scores in the last forward are NaN or infinite, None if all are numbers.
+def first_not_finite(layers: Iterable[tuple[str, RoutedLayer]]) -> str | None:
+    """Return the first of some layers whose scores in the last forward are NaN or infinite, None if all are numbers.
 
     One host synchronisation for the whole model, so for the end of a batch, not for a forward.
     """
-    plans = {name: layer.plan for name, layer in routed_layers(model) if layer.plan is not None}
+    plans = {name: layer.plan for name, layer in layers if layer.plan is not None}
     if not plans:
         return None
     finite = torch.stack([_finite(plan) for plan in plans.values()]).tolist()
@@ -34,7 +35,7 @@ def check_finite(model: nn.Module) -> None:
     Raises:
         ValueError: If the scores of a routed layer are NaN or infinite; the message names the first.
     """
-    if name := first_not_finite(model):
+    if name := first_not_finite(routed_layers(model)):
         raise ValueError(f"{not_finite(name)}; the weights are broken, or float16 is too small (use float32).")
 
 
