@@ -74,7 +74,7 @@ def footage(
 
 def _run(file: str, frames: int, dense: Any, stream: Stream, imgsz: int, threads: int) -> list[dict[str, Any]]:
     """Return what is to be told of each frame that counts."""
-    source, blobs, rows = cv2.VideoCapture(file), cv2.createBackgroundSubtractorMOG2(), []
+    source, blobs, rows, i = cv2.VideoCapture(file), cv2.createBackgroundSubtractorMOG2(), [], 0
     if not source.isOpened():
         raise FileNotFoundError(f"{file} is no video that can be read.")
     for i in range(frames):
@@ -93,7 +93,7 @@ def _run(file: str, frames: int, dense: Any, stream: Stream, imgsz: int, threads
             row = {"dense_ms": 1e3 * (between - began), "ms": 1e3 * (ended - between), "share": result.share}
             rows.append(row | {"shown": shown, "found": _found(found, result), "true": _found(result, found)})
     if not rows:
-        raise ValueError(f"{file} has {i} frames; the first {WARMUP} do not count, so it needs more.")
+        raise ValueError(f"of {file} at most {WARMUP} frames are read, which do not count; it needs more, or frames=.")
     return rows
 
 

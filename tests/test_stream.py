@@ -185,7 +185,7 @@ def test_masks_and_zones_go_with_it(scene):
     assert len(stream.turns.parts) == 9
 
 
-def testframes_of_another_size_begin_anew(model, scene):
+def test_frames_of_another_size_begin_anew(model, scene):
     stream = Stream(model, imgsz=IMGSZ)
     stream(scene)
     stream(scene)
@@ -260,7 +260,7 @@ def test_a_new_scene_of_one_stream_does_not_stop_the_others(model, scene):
         assert results[0].ages.max(initial=0) <= 4
 
 
-def test_enlarged_frames_keep_whatframes_of_the_input_keep(model, scene):
+def test_enlarged_frames_keep_what_frames_of_the_input_keep(model, scene):
     """What is not taken from a window is a margin in pixels of the input."""
     large = cv2.resize(scene, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     streams = [Stream(model, 12, imgsz=IMGSZ) for _ in range(2)]

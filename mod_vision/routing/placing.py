@@ -88,6 +88,27 @@ def boxed(plan: WindowPlan) -> WindowPlan:
     return plan._replace(corners=torch.stack(firsts, 1)[:, None], window=(sides[0], sides[1]), real=None)
 
 
+def either(which: torch.Tensor, first: WindowPlan, second: WindowPlan) -> WindowPlan:
+    """Return the plan of a batch whose images have windows, scores and classes of one plan or of another.
+
+    Args:
+        which: (B,) True for images of the first.
+        first: A plan with scores by class, or without.
+        second: One of windows of the same size; it has no scores by class, those of any object stand for them.
+    """
+    width = max(first.width, second.width)
+    ours, others = (F.pad(plan.corners, (0, 0, 0, width - plan.width)) for plan in (first, second))
+    counts = torch.where(which, first.counts(), second.counts())
+    most = int(counts.max())
+    logits = torch.where(which[:, None], first.logits, second.logits)
+    classes = first.classes
+    if classes is not None:
+        classes = torch.where(which[:, None, None], classes, second.logits[:, None])
+    placed = torch.where(which[:, None, None], ours, others)[:, :most]
+    real = arange(most, counts) < counts[:, None] if len(counts) > 1 else None
+    return first._replace(corners=placed, logits=logits, classes=classes, real=real)
+
+
 def windows_in_order(
     logits: torch.Tensor,
     size: tuple[int, int],

@@ -14,7 +14,7 @@ from mod_vision.routing.labels import label_cells
 from mod_vision.routing.layer import refuse_in_exports
 from mod_vision.routing.moving import LEAST, MovedSums
 from mod_vision.routing.padding import Frame, running_images
-from mod_vision.routing.placing import boxed, gains_of, next_bucket, plan_windows, window_cells, window_count
+from mod_vision.routing.placing import boxed, either, gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.threshold import lowest_threshold
 from mod_vision.routing.window_routers import SURE, WindowRouter, told_apart
 from mod_vision.routing.windows import WindowPlan, is_channels_last
@@ -168,17 +168,16 @@ class WindowedLayer(ZonedLayer):
         most = most if moved.most is None else min(most, moved.most)
         counts, first = tuple(range(most + 1)), worth.sqrt().logit(eps=1e-4)  # cells count by their square
         plan = plan_windows(first, size, window, most, self.cell, WAITING, here, counts, True)
-        if plan.width <= FEW or not self._can_doubt:
-            return plan._replace(logits=torch.full_like(first, SURE))
+        plan = plan._replace(logits=torch.full_like(first, SURE))
+        many = plan.counts() > FEW
+        if self.threshold is None or not (self.router.learned and self.router.trained and bool(many.any())):
+            return plan
         logits, classes = told_apart(self.score(x, size, coarse, reduction)[0])
-        marked = logits.masked_fill(sure & here, SURE)
-        plan = plan_windows(marked, size, window, most, self.cell, self.threshold, here, counts)
-        return plan._replace(logits=logits, classes=classes)
-
-    @property
-    def _can_doubt(self) -> bool:
-        """Whether the router can tell which of the cells of an image are worth a window."""
-        return self.input_adaptive and self.router.learned and self.router.compares
+        marked, least = logits.masked_fill(sure & here, SURE), self.threshold
+        if moved.most is not None:  # what has waited comes first
+            marked, least = (marked.sigmoid() * worth.sqrt()).logit(eps=1e-4), least * LEAST
+        asked = plan_windows(marked, size, window, most, self.cell, least, here, counts)
+        return either(many, asked._replace(logits=logits, classes=classes), plan)
 
     def score(
         self, x: torch.Tensor, size: tuple[int, int], coarse: torch.Tensor | None = None, reduction: int = 1

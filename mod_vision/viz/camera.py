@@ -12,7 +12,7 @@ from mod_vision.viz.traced import Trace, TracedModel
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.predict import Postprocess
 from mod_vision.yolo.run.stream import Look, Stream
-from mod_vision.yolo.run.stream_hooks import moved_in
+from mod_vision.yolo.run.stream_hooks import moved_in, nothing_in, tell_zones
 from mod_vision.yolo.run.window_results import tell
 
 
@@ -31,9 +31,15 @@ class Camera:
 
     def look(self, frame: np.ndarray) -> tuple[Trace, Any]:
         """Run a frame (H, W, 3); return its trace, and its results with what was found before and stands."""
+        tell_zones([self.stream], self.entry)
         self._look = self.stream.look(frame)
         with self._moved():
             trace = self.traced.trace(frame)
+        if self._idle:  # a prediction runs nothing; the trace is for the picture
+            result: Any = nothing_in(frame, "", self.postprocess.predictor)
+            result.windows, result.share = np.zeros((0, 4), np.float32), 0.0
+            self.stream.stay(result)
+            return trace, result
         result, plan = self.postprocess(trace.forward, frame), self.entry.plan
         tell([result], plan)
         self.stream.finish(result, plan, 0, self.entry.window)
@@ -42,7 +48,13 @@ class Camera:
     def gflops(self, trace: Trace) -> tuple[float, float] | None:
         """Return what the last frame cost, as `TracedModel.gflops`."""
         with self._moved():
-            return self.traced.gflops(trace)
+            found = self.traced.gflops(trace)
+        return (0.0, found[1]) if self._idle and found is not None else found
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing of the last frame had to be computed."""
+        return self._look is not None and not self._look.worth.any()
 
     @contextmanager
     def _moved(self) -> Iterator[None]:

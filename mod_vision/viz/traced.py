@@ -158,7 +158,7 @@ class _TracedTorch:
         """Count them once for each input size, capacities and number of routed tokens: nothing else changes them."""
         size, batch = trace.forward.boxed.size, trace.forward.batch
         capacities = [layer.capacities for _, layer in routed_layers(self.yolo.model)]
-        routed = (size, *capacities, *((layer.plan.width, layer.plan.share) for layer in trace.layers))
+        routed = (size, *capacities, *(_shape(layer.plan) for layer in trace.layers))
         if size not in self._dense:
             dense = copy.deepcopy(self.yolo.model)
             set_capacity(dense, 1.0)
@@ -171,6 +171,11 @@ class _TracedTorch:
         """Return what turns outputs into results."""
         inner = self.yolo.model
         return Postprocess(self.yolo, inner.names, bool(getattr(inner, "end2end", False)), conf)
+
+
+def _shape(plan: RoutingPlan | WindowPlan) -> tuple[Any, ...]:
+    """Return what the cost of a plan depends on; where what moved is taken, no router was asked for classes."""
+    return plan.width, plan.share, getattr(plan, "classes", None) is None
 
 
 def _traced(name: str, layer: RoutedLayer, coarse: float) -> TracedLayer:

@@ -141,6 +141,18 @@ def check_options(options: Any, where: str, extra: tuple[str, ...] = ()) -> dict
     return dict(options)
 
 
+def check_refresh(frames: Any, budget: Any) -> None:
+    """Check the frames and milliseconds that `set_refresh` and `Stream` take.
+
+    Raises:
+        ValueError: If it is no number of frames, or no time.
+    """
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0:
+        raise ValueError(f"refresh must be a number of frames of at least 1, or 0, got {frames!r}.")
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 <= budget < float("inf"):
+        raise ValueError(f"budget must be milliseconds, or 0 for no bound, got {budget!r}.")
+
+
 def _has_text(value: Any) -> bool:
     """Return whether nested lists hold text."""
     return isinstance(value, str) or (isinstance(value, (list, tuple)) and any(map(_has_text, value)))

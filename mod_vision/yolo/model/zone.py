@@ -9,6 +9,7 @@ from ultralytics.engine.model import Model
 
 from mod_vision.yolo.data.zones import zones_of
 from mod_vision.yolo.model.outside import set_entry
+from mod_vision.yolo.model.settings import check_refresh
 from mod_vision.yolo.model.windows import head_of
 
 
@@ -48,10 +49,7 @@ def set_refresh(model: Any, frames: int, budget: float = 0.0) -> None:
     Raises:
         ValueError: If the model does not run on windows, or `frames` or `budget` is below 0.
     """
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0:
-        raise ValueError(f"refresh must be a number of frames, or 0 to compute each anew, got {frames!r}.")
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 <= budget < float("inf"):
-        raise ValueError(f"budget must be milliseconds, or 0 for no bound, got {budget!r}.")
+    check_refresh(frames, budget)
     if budget and not frames:
         raise ValueError("a budget is for frames of which only what moved is computed; give refresh= too, such as 30.")
     net, head = _on_windows(model, "stream")

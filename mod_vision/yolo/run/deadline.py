@@ -21,9 +21,9 @@ class Deadline:
 
     def __init__(self, ms: float) -> None:
         self.ms = ms
-        self._seen: deque[tuple[int, float]] = deque(maxlen=KNOWN)
+        self._seen: deque[tuple[float, float]] = deque(maxlen=KNOWN)
 
-    def add(self, windows: int, ms: float) -> None:
+    def add(self, windows: float, ms: float) -> None:
         """Learn from a frame that had some windows and took some milliseconds."""
         self._seen.append((windows, ms))
 

@@ -57,9 +57,11 @@ class Steps:
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
-        self.every = max(1, total // 10)
+        self.every = -(-total // 10)
         self.bar = progress_bar(label, total, "step")
         self.bar.update(done)
+        if done >= total:
+            self.bar.close()
 
     def tell(self, loss: float) -> None:
         """Tell of one more step; `loss` is the mean of the last ones."""
@@ -68,7 +70,7 @@ class Steps:
         self.bar.set_description(f"{self.label}, loss {loss:.4f}")
         if self.done == self.total:
             self.bar.close()
-        if not sys.stdout.isatty() and self.done % self.every == 0:
+        if not sys.stdout.isatty() and (self.done % self.every == 0 or self.done == self.total):
             LOGGER.info(f"{self.label}: step {self.done} of {self.total}, loss {loss:.4f}")
 
 

@@ -19,6 +19,7 @@ from ultralytics.utils.metrics import box_iou
 from mod_vision.routing.moving import LEAST
 from mod_vision.routing.windows import MARGIN, WindowPlan
 from mod_vision.routing.zone import GRID
+from mod_vision.yolo.model.settings import check_refresh
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.background import Background
 from mod_vision.yolo.run.deadline import Deadline
@@ -59,26 +60,23 @@ class Stream:
         model: A model on windows, with `refresh` or without. None if the frames are given to it otherwise.
         refresh: Frames after which each part of the picture is computed again at the latest; 0 is the model's own, or
             30.
-        budget: Milliseconds that a frame may take; what does not fit waits for the next frames. 0 is the model's own,
-            or no bound.
+        budget: Milliseconds that a frame may take; what does not fit waits for the next frames. 0 is no bound, None the
+            model's own.
         predict: Arguments of `model.predict`, such as `imgsz` and `conf`.
 
     Raises:
-        ValueError: If the model does not run on windows, or `refresh` or `budget` is below 0.
+        ValueError: If the model does not run on windows, or an argument is not valid.
     """
 
-    def __init__(self, model: YOLO | None, refresh: int = 0, budget: float = 0.0, **predict: Any) -> None:
-        if refresh < 0:
-            raise ValueError(
-                f"refresh must be a number of frames of at least 1, or 0 for the model's own, got {refresh}."
-            )
-        if budget < 0:
-            raise ValueError(f"budget must be milliseconds, or 0 for the model's own, got {budget}.")
+    def __init__(self, model: YOLO | None, refresh: int = 0, budget: float | None = None, **predict: Any) -> None:
+        check_refresh(refresh, budget or 0.0)
+        if predict.get("stream") or predict.get("source") is not None:
+            raise ValueError("a Stream is given its frames one by one; leave out stream= and source=.")
         if model is not None:
             head = head_of(model.model)
             if head is None:
                 raise ValueError("streams need a model that runs on windows; `mod-vision stream model=...` makes one.")
-            refresh, budget = refresh or head.entry.refresh, budget or head.entry.budget
+            refresh, budget = refresh or head.entry.refresh, head.entry.budget if budget is None else budget
         self.model, self.refresh, self.predict = model, refresh or REFRESH, predict
         self.deadline = Deadline(budget) if budget else None
         self.reset()
@@ -103,6 +101,7 @@ class Stream:
         self.shape: tuple[int, ...] = ()
         self._forget()
         self.turns: Turns | None = None
+        self.zone: np.ndarray | None = None  # (GRID, GRID) bool, None for all of the picture
 
     def _forget(self) -> None:
         """Forget what was found."""
@@ -110,7 +109,8 @@ class Stream:
         self.features: list[torch.Tensor] = []  # of objects, for trackers that know them by what the head reads
         self.ages = np.zeros(0, int)
         self.boxes = np.zeros((0, 4))
-        self.before = self.asked = np.zeros((GRID, GRID), bool)
+        self.before = self.certain = np.zeros((GRID, GRID), bool)
+        self.asked = np.ones((GRID, GRID), bool)
         self.waits = np.zeros((GRID, GRID), np.uint8)  # frames, of what did not fit into the time of those
 
     def look(self, frame: np.ndarray) -> Look | None:
@@ -129,12 +129,14 @@ class Stream:
         objects = self._moving_objects(changed)
         moved = cv2.dilate(changed.astype(np.uint8), np.ones((MORE, MORE), np.uint8)) > 0
         moved |= objects
+        moved &= True if self.zone is None else self.zone
         late = self.waits > 0
         due = self.turns.take(bool(moved.any() or late.any()))
         self.asked = moved | late | due
+        self.certain = objects | due | (self.certain & late)
         waited = np.minimum(self.waits, LONG).astype(np.float32) / LONG
         least = np.where(moved, np.float32(MOVED), np.float32(LEAST))
-        return Look(np.where(self.asked, least + (1 - least) * waited, np.float32(0)), objects | due)
+        return Look(np.where(self.asked, least + (1 - least) * waited, np.float32(0)), self.certain)
 
     def _moving_objects(self, changed: np.ndarray) -> np.ndarray:
         """Return the squares of all of the objects in which some have changed, (GRID, GRID) bool."""
@@ -168,7 +170,8 @@ class Stream:
         waits = self.asked & ~_squares(result.windows, result.orig_shape) if cut else False
         self.waits = np.where(waits, np.minimum(self.waits, LONG) + 1, 0).astype(np.uint8)
         if self.turns is None and plan is not None:
-            self.turns = Turns(parts_of(plan, window), self.refresh)
+            parts = parts_of(plan, window)
+            self.turns = Turns([p for p in parts if self.zone is None or self.zone[p].any()], self.refresh)
 
     def stay(self, result: Results) -> None:
         """Give an empty result, of a frame in which nothing was to be computed, what was found before; see `finish`."""
@@ -230,15 +233,16 @@ def _squares(windows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 @contextmanager
 def frames_of(streams: Sequence[Stream]) -> Iterator[None]:
-    """Tell the predictions of this thread which streams their images belong to."""
-    _given.streams = streams
+    """Tell the next prediction of this thread which streams its images belong to; none within it, such as of crops."""
+    before, _given.streams = getattr(_given, "streams", None), streams
     try:
         yield
     finally:
-        _given.streams = None
+        _given.streams = before
 
 
-def given_streams() -> Sequence[Stream] | None:
-    """Return the streams that the images of this thread's predictions belong to, None if that was not told."""
+def take_given() -> Sequence[Stream] | None:
+    """Take the streams that the images of the prediction which begins belong to, None if that was not told."""
     streams: Sequence[Stream] | None = getattr(_given, "streams", None)
+    _given.streams = None
     return streams

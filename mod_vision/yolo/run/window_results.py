@@ -23,7 +23,7 @@ def tell_windows(predictor: Any) -> None:
     Results are on the host by now, so this waits for nothing new.
     """
     head = head_of(getattr(predictor.model, "model", None))
-    if head is not None:
+    if head is not None and not predictor.mod_idle:  # else the plan is that of a frame before
         tell(predictor.results, head.entry.plan)
 
 
@@ -61,7 +61,7 @@ def keeping_windows(new: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def new_with_windows(self: Any) -> Any:
         made = new(self)
         if "windows" in vars(self):
-            made.windows, made.share = self.windows, self.share
+            made.windows, made.share = self.windows, getattr(self, "share", None)
         return made
 
     return new_with_windows
