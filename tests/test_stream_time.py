@@ -182,3 +182,22 @@ def test_what_moved_comes_before_what_is_due_and_what_waited_long_before_all(sce
     stream.waits[200, 10] = LONG
     look = stream.look(moved)
     assert look.worth[200, 10] == 1 > look.worth[60, 88] == MOVED
+
+
+def test_with_a_router_too_nothing_waits_for_ever(scene, monkeypatch):
+    yolo = YOLO("yolo26n-mod-hituav.pt")
+    entry: Any = head_of(yolo.model).entry
+    entry.window = 128
+    entry.set_threshold(0.0)
+    stream = Stream(yolo, refresh=1000, budget=5.0, imgsz=IMGSZ)
+    stream(scene)
+    monkeypatch.setattr(stream.deadline, "most", lambda: 5)
+    last, numbers = np.zeros((512, 640), int), np.random.default_rng(0)
+    for i in range(1, 31):
+        frame = scene.copy()
+        frame[:, :320] = numbers.integers(0, 255, (8, 5, 3)).repeat(64, 0).repeat(64, 1)
+        result = stream(frame)
+        assert len(result.windows) <= 5
+        for x1, y1, x2, y2 in result.windows.round().astype(int).clip(0):
+            last[y1:y2, x1:x2] = i
+    assert last[:, :320].min() > 18
