@@ -6,12 +6,14 @@ import http.client
 import json
 import re
 import socket
+import subprocess
 
 import cv2
 import numpy as np
 import pytest
 from browser import fits, unnamed_controls
 from PIL import Image
+from ultralytics.utils import checks
 
 from mod_vision.cli.main import main
 from mod_vision.viz.dropped import read_picture, read_zones
@@ -244,6 +246,19 @@ def test_pages_count(tmp_path):
         read_picture(str(tmp_path / "pages.tif"))
 
 
+def test_what_is_no_picture_starts_no_process(tmp_path, monkeypatch):
+    """Ultralytics would install a decoder of HEIF for it."""
+    for name in ("run", "check_output", "Popen"):
+        monkeypatch.setattr(subprocess, name, lambda *args, **kwargs: pytest.fail("a process"))
+    monkeypatch.setattr(checks, "AUTOINSTALL", True)
+    monkeypatch.setattr(checks, "ONLINE", True)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"^broken\.png is not a picture that can be read\.$"):
+        read_picture(str(tmp_path / "broken.png"))
+    with pytest.raises(ValueError, match=r"^zone: broken\.png is not a picture that can be read\.$"):
+        read_zones(str(tmp_path / "broken.png"), "", None)
+
+
 def test_a_port_that_is_taken(page_server):
     from mod_vision.viz.app import start
 
@@ -343,8 +358,8 @@ def test_zones_in_every_form_are_one(tmp_path):
         ("zone.json", b'["/etc/passwd"]', "zone=zone.json holds text where points should be"),
         ("zone.json", b"[" * 100_000, "zone=zone.json is no JSON"),
         ("zone.json", b" " * 10_000_001, "has 10 MB at most"),
-        ("zone.png", b"no picture", "zone: this file is not a picture"),
-        ("zone.py", b"raise SystemExit", "zone: this file is not a picture"),
+        ("zone.png", b"no picture", "zone: zone.png is not a picture"),
+        ("zone.py", b"raise SystemExit", "zone: zone.py is not a picture"),
         ("wide.png", None, "zone: 20000 x 4000 pixels are too many"),
     ],
 )

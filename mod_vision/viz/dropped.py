@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mod_vision.yolo.data.zones import Zone, zones_of
+from mod_vision.yolo.model.trust import restricted
 from mod_vision.yolo.run.images import read_image
 
 MAX_PIXELS = 64_000_000  # of a picture: a small file can hold a huge one
@@ -22,8 +23,12 @@ def read_picture(file: str) -> np.ndarray:
     Raises:
         ValueError: If it is none, or too large.
     """
-    _check_picture(file)
-    return read_image(file)
+    with restricted():
+        _check_picture(file)
+        try:
+            return read_image(file)
+        except Exception:
+            raise _no_picture(file) from None
 
 
 def read_zones(file: str | None, points: str | None, size: tuple[int, int] | None) -> list[Zone] | None:
@@ -41,10 +46,11 @@ def read_zones(file: str | None, points: str | None, size: tuple[int, int] | Non
     if not file and not text:
         return None
     try:
-        return zones_of(_checked(file) if file else _points(text), size=size)
+        with restricted():
+            return zones_of(_checked(file) if file else _points(text), size=size)
     except (ValueError, OSError, RecursionError) as error:
         told = f"{error}".replace(f"{file}", Path(file).name) if file else f"{error}"
-        raise ValueError(told if told.startswith("zone") else f"zone: {told}") from None
+        raise ValueError(told if told.startswith(("zone=", "zone:", "zone ")) else f"zone: {told}") from None
 
 
 def _checked(file: str) -> str:
@@ -73,8 +79,13 @@ def _check_picture(file: str) -> None:
         with Image.open(file) as picture:
             width, height = picture.size  # of the header: nothing is decoded yet
             pages = getattr(picture, "n_frames", 1)  # all of which are decoded
-    except (OSError, ImportError, Image.DecompressionBombError):  # Ultralytics makes `open` look for a HEIF plugin
-        raise ValueError("this file is not a picture that can be read.") from None
+    except Exception:  # Pillow raises anything for what is broken
+        raise _no_picture(file) from None
     if width * height * pages > MAX_PIXELS:
         size = f"{width} x {height} pixels" + (f" on {pages} pages" if pages > 1 else "")
         raise ValueError(f"{size} are too many, a picture may have {MAX_PIXELS // 10**6} million.")
+
+
+def _no_picture(file: str) -> ValueError:
+    """Return the error for what is no picture, which names no folder."""
+    return ValueError(f"{Path(file).name} is not a picture that can be read.")
