@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import socket
@@ -257,6 +258,24 @@ def test_what_is_no_picture_starts_no_process(tmp_path, monkeypatch):
         read_picture(str(tmp_path / "broken.png"))
     with pytest.raises(ValueError, match=r"^zone: broken\.png is not a picture that can be read\.$"):
         read_zones(str(tmp_path / "broken.png"), "", None)
+
+
+def test_whatever_a_decoder_raises_is_one_line(tmp_path):
+    """Pillow raises NotImplementedError for the first, TypeError for the second; OpenCV reads no pixel of the third."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "whole.dds")
+    unknown = bytearray((tmp_path / "whole.dds").read_bytes())
+    unknown[80:88] = b"\4\0\0\0ABCD"  # a compression that nobody knows
+    tag = (256).to_bytes(2, "little") + b"\2\0" + (4).to_bytes(4, "little") + b"abc\0"  # a width that is a text
+    cut = io.BytesIO()
+    Image.new("RGB", (99, 99)).save(cut, "PNG")
+    files = {"a.png": bytes(unknown), "b.tif": b"II*\0\x08\0\0\0\1\0" + tag + bytes(4), "c.png": cut.getvalue()[:40]}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"^{re.escape(name)} is not a picture that can be read\.$"):
+            read_picture(str(tmp_path / name))
+        with pytest.raises(ValueError, match=rf"^zone[:=] ?{re.escape(name)} is n") as refused:
+            read_zones(str(tmp_path / name), "", None)
+        assert str(tmp_path) not in str(refused.value)
 
 
 def test_a_port_that_is_taken(page_server):
