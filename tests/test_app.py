@@ -187,6 +187,18 @@ def test_a_list_of_files_is_no_video(page_server, explorer, tmp_path, photos):
         client.predict(video, 10, 0.5, "overlay", False, 0.25, api_name="/film")
 
 
+@pytest.mark.parametrize("name", ["clip.m3u8", "clip.txt", "clip"])
+def test_a_playlist_is_refused_before_it_is_opened(explorer, tmp_path, monkeypatch, name):
+    """It can name a video of the server, whose size would be told."""
+    from mod_vision.viz.app import _Answers, gr
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: pytest.fail("opened"))
+    (tmp_path / name).write_text("#EXTM3U\n#EXTINF:1,\n/srv/secret.mp4\n")
+    for zone in ("", json.dumps(HALF)):
+        with pytest.raises(gr.Error, match=rf"^'?{re.escape(name)} is not a video; known are "):
+            _Answers(explorer).film(str(tmp_path / name), 10, None, zone, 0.5)
+
+
 def test_huge_frames_are_refused_before_one_is_decoded(explorer, tmp_path):
     """A small file can hold them."""
     writer = cv2.VideoWriter(str(tmp_path / "huge.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (6000, 4000))

@@ -27,7 +27,7 @@ from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.model.zone import set_zone
 from mod_vision.yolo.run.device import torch_device
 from mod_vision.yolo.run.predict import Postprocess
-from mod_vision.yolo.run.sources import Source, open_clip
+from mod_vision.yolo.run.sources import Source, check_video, open_clip
 
 NO_FRAME = "this video has no frame that can be read."
 MAX_FRAME = 4096 * 2160  # pixels of a video: a small file can hold huge frames, each of which is drawn
@@ -174,8 +174,9 @@ def frame_size(video: Path) -> tuple[int, int] | None:
     """Return width and height of the frames of a video before one is decoded, None if they are not known.
 
     Raises:
-        ValueError: If they are too large.
+        ValueError: If they are too large, or the file has no suffix of a video.
     """
+    check_video(video)
     opened = cv2.VideoCapture(str(video))
     width, height = (int(opened.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     opened.release()

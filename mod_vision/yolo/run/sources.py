@@ -111,11 +111,20 @@ def open_clip(source: Source) -> Clip:
         stream: Any = LoadStreams(source.place)
         names = [_file_name(name) for name in stream.sources]
         return Clip(names, min(stream.fps), None, True, _frames(stream))
-    if Path(source.place).suffix[1:].lower() not in VID_FORMATS:
-        raise ValueError(f"{Path(source.place).name} is not a video; known are {', '.join(sorted(VID_FORMATS))}.")
+    check_video(Path(source.place))
     video: Any = LoadImagesAndVideos([literal(source.place)])
     fps = video.fps if 0 < video.fps < 1000 else FPS
     return Clip([Path(source.place).stem], fps, video.frames if video.frames > 0 else None, False, _frames(video))
+
+
+def check_video(file: Path) -> None:
+    """Refuse what has no suffix of a video before anything opens it: a list or a playlist would name other files.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if file.suffix[1:].lower() not in VID_FORMATS:
+        raise ValueError(f"{file.name} is not a video; known are {', '.join(sorted(VID_FORMATS))}.")
 
 
 def literal(source: Any) -> Any:
