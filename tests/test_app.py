@@ -273,7 +273,7 @@ def test_what_is_no_picture_starts_no_process(tmp_path, monkeypatch):
 
 
 def test_whatever_a_decoder_raises_is_one_line(tmp_path):
-    """Pillow raises NotImplementedError for the first, TypeError for the second; OpenCV reads no pixel of the third."""
+    """Pillow raises NotImplementedError for the first, cannot tell the second; OpenCV reads no pixel of the third."""
     Image.new("RGB", (8, 8)).save(tmp_path / "whole.dds")
     unknown = bytearray((tmp_path / "whole.dds").read_bytes())
     unknown[80:88] = b"\4\0\0\0ABCD"  # a compression that nobody knows
