@@ -413,6 +413,17 @@ def test_points_are_numbers(points):
         read_zones(None, points, (64, 64))
 
 
+def test_a_picture_has_one_zone(tmp_path, monkeypatch):
+    """More are refused before any is drawn, which takes 4 MB each."""
+    many = json.dumps([[[[0, 0], [1, 0], [1, 1]]]] * 5000)
+    (tmp_path / "many.json").write_text(many)
+    monkeypatch.setattr(cv2, "fillPoly", lambda *args, **kwargs: pytest.fail("drawn"))
+    with pytest.raises(ValueError, match=r"^zone: a picture has one zone, a list of polygons; got 5,000 zones\.$"):
+        read_zones(None, many, (64, 64))
+    with pytest.raises(ValueError, match=r"^zone=many\.json must hold one zone, got 5,000"):
+        read_zones(str(tmp_path / "many.json"), "", (64, 64))
+
+
 def test_a_zone_on_the_page(visit, tmp_path):
     """A bad one is told in one line, as text; and the page goes on."""
     from mod_vision.viz.app import start

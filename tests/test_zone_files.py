@@ -15,7 +15,7 @@ from ultralytics import YOLO
 from mod_vision import set_capacity, set_zone
 from mod_vision.cli.main import main
 from mod_vision.conversion.zoned import zoned
-from mod_vision.yolo.data.zones import WHOLE, areas_of, masks_of, read_zone, zones_of
+from mod_vision.yolo.data.zones import MAX_ZONES, WHOLE, areas_of, masks_of, read_zone, zones_of
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 
@@ -160,6 +160,18 @@ def test_files_and_zones_and_none_can_be_mixed(tmp_path):
     file = files(tmp_path)["labelme.json"]
     assert zones_of([str(file), None, [LEFT]])[1:] == [WHOLE, [LEFT]]
     assert zones_of(np.array(BOX)) == [[BOX]]
+
+
+def test_many_zones_are_refused_before_they_are_drawn(tmp_path, monkeypatch):
+    """A small text can hold thousands, and a picture that each is drawn on takes 4 MB."""
+    tiny = [[[0, 0], [1, 0], [1, 1]]]
+    assert masks_of([tiny] * MAX_ZONES).shape == (MAX_ZONES, 256, 256)
+    monkeypatch.setattr(cv2, "fillPoly", lambda *args, **kwargs: pytest.fail("drawn"))
+    with pytest.raises(ValueError, match=r"^a model has 256 zones at most, one for each stream; got 5,000\.$"):
+        zones_of([tiny] * 5000)
+    (tmp_path / "many.json").write_text(json.dumps([tiny] * 5000))
+    with pytest.raises(ValueError, match=r"many\.json must hold one zone, got 5,000; write a file for each stream"):
+        zones_of(tmp_path / "many.json")
 
 
 @pytest.mark.parametrize("size", [1920, (1920,), (0, 0), "1920x1080", (float("nan"), 2)])

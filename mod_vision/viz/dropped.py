@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mod_vision.yolo.data.zones import Zone, zones_of
+from mod_vision.yolo.data.zones import Zone, count_zones, zones_of
 from mod_vision.yolo.model.trust import restricted
 from mod_vision.yolo.run.images import read_image
 
@@ -47,7 +47,10 @@ def read_zones(file: str | None, points: str | None, size: tuple[int, int] | Non
         return None
     try:
         with restricted():
-            return zones_of(_checked(file) if file else _points(text), size=size)
+            given = _checked(file) if file else _points(text)
+            if (count := count_zones(given)) > 1:
+                raise ValueError(f"a picture has one zone, a list of polygons; got {count:,} zones.")
+            return zones_of(given, size=size)
     except (ValueError, OSError, RecursionError) as error:
         told = f"{error}".replace(f"{file}", Path(file).name) if file else f"{error}"
         raise ValueError(told if told.startswith(("zone=", "zone:", "zone ")) else f"zone: {told}") from None

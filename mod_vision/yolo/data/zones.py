@@ -21,6 +21,7 @@ Polygon = list[list[float]]
 Zone = list[Polygon]
 WHOLE: Zone = [[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]]
 MAX_POINTS = 20_000  # of all zones of a model
+MAX_ZONES = 256  # of a model
 DIGITS = 5
 SPECK = 1e-5  # share of the picture: less in a mask is noise
 FINER, COVERED = 4, 0.5  # lines in a square that a polygon is drawn by; share of it that must be inside
@@ -99,21 +100,34 @@ def read_zone(path: str | Path, size: Sequence[float] | None = None) -> Zone:
         raise ValueError(f"zone={path} holds text where points should be.")
     if not polygons:
         raise ValueError(f"zone={path} holds no polygon.")
+    if (count := count_zones(polygons)) != 1:
+        raise ValueError(f"zone={path} must hold one zone, got {count:,}; write a file for each stream.")
     zones = zones_of(polygons, f"zone={path}", size)
-    if zones is None or len(zones) != 1:
-        raise ValueError(f"zone={path} must hold one zone, got {len(zones or ())}; write a file for each stream.")
+    assert zones is not None
     return zones[0]
 
 
 def masks_of(zones: Sequence[Zone]) -> torch.Tensor:
-    """Return the squares of the picture of which zones cover half or more, (S, GRID, GRID) True inside."""
-    masks = np.zeros((len(zones), GRID * FINER, GRID * FINER), np.float32)
+    """Return the squares of the picture of which zones cover half or more, (S, GRID, GRID) True inside.
+
+    Raises:
+        ValueError: If there are more than `MAX_ZONES`.
+    """
+    if len(zones) > MAX_ZONES:
+        raise ValueError(f"a model has {MAX_ZONES} zones at most, one for each stream; got {len(zones):,}.")
+    masks = np.zeros((len(zones), GRID, GRID), bool)
     for mask, zone in zip(masks, zones, strict=True):
+        drawn = np.zeros((GRID * FINER, GRID * FINER), np.float32)
         for polygon in zone:
             points = (np.array(polygon) * GRID * FINER - 0.5) * (1 << SHIFT)
-            cv2.fillPoly(mask, [points.round().astype(np.int32)], (1.0,), shift=SHIFT)
-    shares = [cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA) for mask in masks]
-    return torch.from_numpy(np.stack(shares) >= COVERED)
+            cv2.fillPoly(drawn, [points.round().astype(np.int32)], (1.0,), shift=SHIFT)
+        mask[:] = cv2.resize(drawn, (GRID, GRID), interpolation=cv2.INTER_AREA) >= COVERED
+    return torch.from_numpy(masks)
+
+
+def count_zones(value: Any) -> int:
+    """Return how many zones lists hold, before they are looked at; `zones_of` tells whether they are zones."""
+    return len(value) if _levels(value) > 3 else 1
 
 
 def _levels(value: Any) -> int:
