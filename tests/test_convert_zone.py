@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ from ultralytics.utils.ops import scale_boxes
 
 import mod_vision
 from mod_vision.cli.main import main
-from mod_vision.conversion.convert import ALL
+from mod_vision.conversion.convert import ALL, _rows
 from mod_vision.conversion.empty import Timed, time_val
 from mod_vision.conversion.in_zone import inside_of
 from mod_vision.conversion.job import with_router
-from mod_vision.conversion.rows import score
+from mod_vision.conversion.rows import Accuracy, score
 from mod_vision.conversion.seen import look_at
 from mod_vision.conversion.timing import Time, WindowTime
 from mod_vision.conversion.wanted import Wanted
@@ -273,6 +274,28 @@ def test_the_whole_picture_as_a_zone_gives_the_same_table(dense, drones, tmp_pat
     assert scored_in == [{None}, {json.dumps(WHOLE)}, {json.dumps([BOX])}]
     assert head_of(done.model.model).entry.zone_sums is not None
     assert max(done.timed.windows) > 0
+
+
+def test_all_of_the_zone_is_timed_where_the_conversion_runs(dense, drones, monkeypatch):
+    """The model of that row is built anew."""
+    timed = {}
+
+    def times(models: Any, photos: Any) -> Any:
+        timed.update({name: next(yolo.model.parameters()).device.type for name, (yolo, _) in models.items()})
+        return {name: Time(1.0, 1.0, 1.0) for name in models}
+
+    monkeypatch.setattr("mod_vision.conversion.convert.time_predictions", times)
+    monkeypatch.setattr("mod_vision.conversion.convert.score", lambda *_: Accuracy(1.0, 1.0))
+    kept = sorted((drones.parent / "images" / "val").glob("*.jpg"))
+    job = SimpleNamespace(
+        dense=dense,
+        parts=SimpleNamespace(kept=kept, data=str(drones)),
+        run=RunSettings(imgsz=192, device="meta", threads=torch.get_num_threads()),
+        progress=SimpleNamespace(once=lambda name, find: find()),
+        inside=SimpleNamespace(zone=[BOX]),
+    )
+    _rows(job, {})
+    assert timed[ALL] == "meta", "where no parameter is by itself"
 
 
 def test_a_converted_model_keeps_its_zone_and_a_stopped_one_goes_on_in_it(dense, drones, tmp_path, monkeypatch, capsys):

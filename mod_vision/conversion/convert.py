@@ -177,7 +177,8 @@ def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
     photos = read_images(evenly_spaced(job.parts.kept, TIMED))
     if job.inside is not None:
         height, width = photos[0].shape[:2]
-        models = {ALL: zoned(job.dense, [job.inside.zone], job.run.imgsz, (width, height))[0], **models}
+        whole, _ = zoned(job.dense, [job.inside.zone], job.run.imgsz, (width, height))
+        models = {ALL: whole.to(job.run.device), **models}
     all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
     rows = []
     for name, (yolo, size) in all_models.items():
