@@ -343,6 +343,7 @@ def test_a_converted_model_keeps_its_zone_and_a_stopped_one_goes_on_in_it(dense,
         (["zone=[[0, 0], [900, 0], [900, 500]]"], "Give its size=WIDTHxHEIGHT"),
         (["zone=[[0, 0], [900, 0], [900, 500]]", "size=wide"], "size=wide is no size"),
         (["zone=[[0, 0], [900, 0], [900, 500]]", "size=640x512"], "a point lies outside of the picture"),
+        (["size=640x512"], "size=640x512 is that of the pictures of a zone; add zone=, or did you mean imgsz=?"),
         (["zone=[[0, 0], [1, 0"], "brackets or quotes are not closed"),
     ],
 )

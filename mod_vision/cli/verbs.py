@@ -117,6 +117,8 @@ def convert(
 
     if Path(model).suffix.lower() != ".pt":
         raise ValueError(f"model={model}: convert takes a trained checkpoint (.pt); train a new model from a YAML.")
+    if size and not zone:
+        raise ValueError(f"size={size} is that of the pictures of a zone; add zone=, or did you mean imgsz=?")
     path = Path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
     wanted = Wanted(milliseconds(budget), speedup, max_loss)
