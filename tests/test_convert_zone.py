@@ -319,7 +319,7 @@ def test_a_converted_model_keeps_its_zone_and_a_stopped_one_goes_on_in_it(dense,
     assert "going on with what is in dense-mod-convert" in told
     objects = np.concatenate(list(objects_of(drones).values()))[:, 1:3].tolist()
     assert f"{sum(in_box(x, y) for x, y in objects)} of {len(objects)} labelled objects of val" in told
-    assert re.search(r"\nempty: .* of val's 6 images .*; the mean over the 6 is [\d.]+ ms\n", told)
+    assert re.search(r"\nempty: .* of val's 6 images .*; the mean of all 6 is [\d.]+ ms\n", told)
     assert YOLO("dense-mod.pt").model.yaml["mod"]["windows"]["zone"] == [[BOX]]
     for image in sorted((drones.parent / "images" / "val").glob("*.jpg")):
         (result,) = YOLO("dense-mod.pt").predict(image, imgsz=192, conf=0.01, verbose=False)
@@ -379,10 +379,19 @@ def test_a_zone_without_labelled_objects_is_refused_before_anything_is_trained(
     [
         (
             Timed([10.0, 40.0, 12.0, 50.0], [0, 3, 0, 4], 4),
-            "empty: 2 of val's 4 images (50 %) get no window by * and take 11.0 ms (median); the mean over the 4 is "
+            "empty: 2 of val's 4 images (50 %) get no window by * and take 11.0 ms (median); the mean of all 4 is "
             "28.0 ms",
         ),
-        (Timed([40.0, 50.0], [3, 4], 9), "empty: none of 2 of val's 9 images is without a window by *; the mean over "),
+        (
+            Timed([40.0, 50.0], [3, 4], 9),
+            "empty: each of 2 images of val gets a window by *; the mean of all 2 is 45.0 ms; val has 9 images, of "
+            "which these were timed",
+        ),
+        (
+            Timed([10.0, 40.0], [0, 3], 9),
+            "empty: 1 of 2 images of val (50 %) get no window by * and take 10.0 ms (median); the mean of all 2 is "
+            "25.0 ms; val has 9 images, of which these were timed",
+        ),
     ],
 )
 def test_what_is_said_of_empty_images(timed, told):

@@ -35,11 +35,13 @@ class Timed(NamedTuple):
     def sentence(self) -> str:
         """Return what share is empty, what an empty image takes, and the mean of all, as a line below the table."""
         count = len(self.ms)
-        among = f"val's {count} images" if count == self.images else f"{count} of val's {self.images} images"
+        among = f"val's {count} images" if count == self.images else f"{count} images of val"
         empty = [ms for ms, windows in zip(self.ms, self.windows, strict=True) if not windows]
-        mean = f"the mean over the {count} is {np.mean(self.ms):.1f} ms"
+        mean = f"the mean of all {count} is {np.mean(self.ms):.1f} ms"
+        if count != self.images:
+            mean += f"; val has {self.images} images, of which these were timed"
         if not empty:
-            return f"empty: none of {among} is without a window by *; {mean}"
+            return f"empty: each of {among} gets a window by *; {mean}"
         share = f"{len(empty)} of {among} ({100 * len(empty) / count:.0f} %)"
         return f"empty: {share} get no window by * and take {np.median(empty):.1f} ms (median); {mean}"
 
