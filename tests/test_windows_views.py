@@ -13,6 +13,7 @@ from browser import fits, unnamed_controls
 from conftest import randomise
 from helpers import write_windows_yaml
 
+from mod_vision.routing.moving import Moved
 from mod_vision.run_settings import ScoreSettings
 from mod_vision.viz.explore import Explorer, ViewSettings
 from mod_vision.viz.heatmap import heatmap
@@ -157,6 +158,19 @@ def test_the_zone_is_outlined_and_named():
     for view in VIEWS:
         legends = [draw_view(photo, [layer], view).legends[0] for layer in (zoned, drawn(COUNTS, BOXES))]
         assert [(legend == ZONE).all(-1).any() for legend in legends] == [True, False]
+
+
+def test_the_legend_tells_of_scores_only_where_they_placed_the_windows(tmp_path, model, square, monkeypatch):
+    """A zone, what moved and chance place windows too."""
+    told = []
+    monkeypatch.setattr("mod_vision.viz.views.swatches", lambda title, *_: told.append(title) or np.zeros((1, 1, 3)))
+    still = Moved(torch.ones(1, 256, 256), torch.ones(1, 256, 256, dtype=torch.bool))
+    draw_view(square, route_maps(model, square, IMGSZ), "mask")
+    for router in ("zone", "random"):
+        draw_view(square, route_maps(built(tmp_path, sure=False, router=router), square, IMGSZ), "mask")
+    with head_of(model.model).entry.only_where(still):
+        draw_view(square, route_maps(model, square, IMGSZ), "mask")
+    assert told == ["window 1 has most score", *["window 1 was placed first"] * 3]
 
 
 def test_a_colour_means_the_same_in_every_image():

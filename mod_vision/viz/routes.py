@@ -16,7 +16,7 @@ SHADES = 3  # windows of a cell that have colours of their own in all images: mo
 
 
 class Windows(NamedTuple):
-    """The windows of an image that a network ran on, in the order in which they were placed: the best ones first.
+    """The windows of an image that a network ran on, in the order in which they were placed.
 
     Attributes:
         boxes: (k, 4) float, top, left, height and width of each in shares of the image, maybe beyond it.
@@ -24,6 +24,7 @@ class Windows(NamedTuple):
         counts: (H_s, W_s) int, by how many windows each cell was computed.
         coarse: Share of its side at which the whole image was run besides; 0 if it was not.
         zone: (GRID, GRID) bool, squares of the image that the windows were to cover; None for all.
+        by_score: Whether scores of a learned router placed them, so that the best ones come first.
     """
 
     boxes: np.ndarray
@@ -31,6 +32,7 @@ class Windows(NamedTuple):
     counts: np.ndarray
     coarse: float = 0.0
     zone: np.ndarray | None = None
+    by_score: bool = False
 
     @property
     def besides(self) -> str | None:
@@ -196,7 +198,8 @@ def _windows(layer: TracedLayer, plan: WindowPlan, boxed: Letterboxed, rows: sli
     boxes = plan.rectangles(0).cpu().numpy() * plan.cell - (top, left, 0, 0)
     boxes = boxes / (height, width, height, width)
     zone = None if layer.zone is None else layer.zone.cpu().numpy()
-    return Windows(boxes, size, plan.covered()[0, rows, cols].cpu().numpy(), layer.coarse, zone)
+    counts = plan.covered()[0, rows, cols].cpu().numpy()
+    return Windows(boxes, size, counts, layer.coarse, zone, layer.by_score)
 
 
 def _inside(cells: int, pixels: int, start: int, length: int) -> tuple[slice, float, float]:

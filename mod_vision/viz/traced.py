@@ -23,7 +23,7 @@ from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.loading import load_export, load_model
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import input_size
-from mod_vision.yolo.run.letterbox import Forward, forward_letterboxed, letterbox
+from mod_vision.yolo.run.letterbox import Forward, evaluating, forward_letterboxed, letterbox
 from mod_vision.yolo.run.predict import Postprocess
 
 CHECKPOINTS = (".pt", ".yaml", ".yml")
@@ -40,6 +40,7 @@ class TracedLayer(NamedTuple):
         trained: False if its router was never trained; True where that is not known.
         coarse: Share of its side at which the whole image is run besides its windows; 0 if it is not, or not known.
         zone: (GRID, GRID) True in the zone that it looks at; None of a layer without, or where that is not known.
+        by_score: Whether scores of a learned router placed its windows; False where that is not known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TracedLayer(NamedTuple):
     trained: bool = True
     coarse: float = 0.0
     zone: torch.Tensor | None = None
+    by_score: bool = False
 
     @property
     def windowed(self) -> bool:
@@ -123,7 +125,8 @@ def trace_net(net: Any, image: np.ndarray, imgsz: int) -> Trace:
     forward = forward_letterboxed(net, image, imgsz)
     head = head_of(net)
     coarse = head.coarse if head else 0.0
-    layers = [_traced(name, layer, coarse) for name, layer in routed_layers(net) if not layer.dense]
+    with evaluating(net):  # a layer in training tells of nothing that moved
+        layers = [_traced(name, layer, coarse) for name, layer in routed_layers(net) if not layer.dense]
     if not layers:
         raise ValueError(f"nothing is routed: {_why_dense(net)}.")
     return Trace(forward, layers)
@@ -189,8 +192,8 @@ def _traced(name: str, layer: RoutedLayer, coarse: float) -> TracedLayer:
     if not isinstance(layer, WindowedLayer):
         return TracedLayer(name, layer.plan, layer.capacities, layer.depth)
     sums = layer.zone_sums
-    zone = None if sums is None else mask_of(sums[0])
-    return TracedLayer(name, layer.plan, layer.capacities, layer.depth, layer.router.trained, coarse, zone)
+    zone, by_score = None if sums is None else mask_of(sums[0]), layer.router.learned and layer.moved is None
+    return TracedLayer(name, layer.plan, layer.capacities, layer.depth, layer.router.trained, coarse, zone, by_score)
 
 
 class _TracedOnnx:

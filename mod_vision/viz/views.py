@@ -21,6 +21,7 @@ from mod_vision.yolo.run.images import read_image
 
 COUNTS = "windows that compute a cell"
 SCORES = "scores of cells"
+BEST, PLACED = "window 1 has most score", "window 1 was placed first"  # no score places those on zones and on motion
 UNTRAINED = "router without training"
 DEFAULT_VIEW = "mask"  # of pictures, videos and the app
 SMALLEST_SIDE = 160  # smaller photos are enlarged, or nothing could be read off them
@@ -186,7 +187,7 @@ def _windows_mask(image: np.ndarray, maps: Sequence[RouteMap], result: Any, cmap
     windows = windows_of(maps)
     assert windows is not None
     px, colours = text_size_for(scene), _with_zone(_mask_colours(), windows)
-    return View(scene, [swatches("window 1 has most score", colours, px)], _told(maps), _notes(maps), px)
+    return View(scene, [swatches(BEST if windows.by_score else PLACED, colours, px)], _told(maps), _notes(maps), px)
 
 
 WINDOW_VIEWS = {"mask": _windows_mask, "overlay": _windows_overlay, "side": _windows_side, "page": _windows_page}

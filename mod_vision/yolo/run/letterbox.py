@@ -98,14 +98,14 @@ def forward_letterboxed(net: Any, image_bgr: np.ndarray, imgsz: int) -> Forward:
     batch, boxed = letterbox(image, input_size(imgsz, stride), stride, auto=True, stretch=stretch)
     like = next(net.parameters())
     batch = batch.to(like.device, like.dtype)
-    with _evaluating(net), torch.inference_mode():
+    with evaluating(net), torch.inference_mode():
         forward = Forward(boxed, batch, net(batch))
         check_finite(net)
         return forward
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode for a while, which is one thread's at a time.
 
     Ultralytics' heads keep the anchors of the last image, which another thread would replace.
@@ -132,6 +132,6 @@ def check_routes(net: Any, imgsz: int) -> None:
     like = next(net.parameters())
     size = input_size(imgsz, stride_of(net))
     image = torch.rand(1, int(net.yaml.get("channels", 3)), *size)
-    with _evaluating(net), torch.no_grad():
+    with evaluating(net), torch.no_grad():
         net(image.to(like.device, like.dtype))
         check_finite(net)
