@@ -208,3 +208,14 @@ def test_the_cost_is_of_the_windows_that_are_run():
     assert alone.share == 0.16
     assert each.share > alone.share
     assert looked.share > alone.share
+
+
+def test_points_in_pixels_need_the_size_of_the_pictures(tmp_path, capsys):
+    YOLO("yolo26n.yaml").save(tmp_path / "dense.pt")
+    words = ["zone", f"model={tmp_path / 'dense.pt'}", "zone=[[0, 256], [640, 256], [640, 512], [0, 512]]", "imgsz=640"]
+    words.append(f"out={tmp_path / 'gate.pt'}")
+    assert main(words) == 1
+    assert "size" in capsys.readouterr().err
+    assert not (tmp_path / "gate.pt").exists()
+    assert main([*words, "size=640x512"]) == 0
+    assert "the zone is 50 % of the picture" in capsys.readouterr().out

@@ -9,11 +9,13 @@ from mod_vision.cli.arguments import THREADS, milliseconds, opened, picture_of, 
 from mod_vision.files import fresh_path
 from mod_vision.run_settings import RunSettings
 
+PICTURE = "1920x1080"  # px, of which the cost is told if no other size is given
+
 
 def zone(
     model: str,
     zone: str,
-    size: str = "1920x1080",
+    size: str = "",
     imgsz: int = 0,
     out: str | None = None,
 ) -> None:
@@ -24,12 +26,15 @@ def zone(
     Example: mod-vision zone model=yolo26n.pt zone=gate.json imgsz=1280
     """
     from mod_vision.conversion.zoned import zoned
+    from mod_vision.yolo.data.zones import zones_of
     from mod_vision.yolo.model.graph import check_out, save
 
     path = Path(out or f"{Path(model).stem}-zone.pt")
     check_out(path, model)
+    zones = zones_of(zone_of(zone), size=picture_of(size) if size else None)
+    size = size or PICTURE
     yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
-    new, cost = zoned(yolo, zone_of(zone), run.imgsz, picture_of(size))
+    new, cost = zoned(yolo, zones, run.imgsz, picture_of(size))
     path = fresh_path(path)
     save(new, path, model)
     print(

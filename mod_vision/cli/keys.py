@@ -63,7 +63,7 @@ KEYS = {  # what each key is, the same for all verbs but for VERB.KEY
     "force": "True writes the routed model though another is the better buy",
     "router": "name of the router: conv, linear, norm, contrast, random, grid",
     "zone": "GeoJSON, LabelMe file or mask picture, or points [[x, y], ...]; several files, joined by commas",
-    "size": "width and height of the pictures in pixels, for zones in pixels and for the cost",
+    "size": "width and height of the pictures, such as 1280x720: needed for points in pixels; the cost is told for it",
     "convert.zone": "GeoJSON, LabelMe file or mask picture, or points [[x, y], ...]; by default the whole picture",
     "convert.size": "width and height of the pictures in pixels, for a zone in pixels",
     "refresh": "frames after which each part of the picture is computed again at the latest",

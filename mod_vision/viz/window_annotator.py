@@ -44,9 +44,9 @@ class WindowAnnotator:
         counted = by_windows(layer)
         self._paint(Grid(scene, counted.depth, layer.extent), counted.blocks)
         assert layer.windows is not None
-        if layer.windows.zone is not None:
-            draw_zone(scene, layer.windows.zone)
         draw_windows(scene, layer.windows)
+        if layer.windows.zone is not None:  # on top, where it is the edge of a window too
+            draw_zone(scene, layer.windows.zone)
         return scene
 
     def legend(self, most: int) -> dict[int, np.ndarray]:
