@@ -43,7 +43,7 @@ def command(verb: str, data: Path, photo: Path, out: Path) -> tuple[str, ...]:
     """A command that writes, in a second or two; `fit` saves as `threshold` does."""
     model = f"model={SHIPPED}"
     words = {
-        "heatmap": (f"source={photo}", f"out={out}"),
+        "heatmap": (f"source={photo}", f"out={out}", "view=page"),  # which takes its time
         "report": (f"data={data}", "capacity=0.5", "images=1", "evaluate=False", f"out={out}/r.html", "threads=1"),
         "val": (f"data={data}", f"out={out}", "threads=1"),
         "threshold": (f"data={data}", f"out={out}/new.pt"),
@@ -76,7 +76,7 @@ def test_the_output_folder_vanishes(tiny_data, photos, tmp_path, capsys, verb):
     def vanish() -> None:
         while not over.is_set() and not out.is_dir():
             time.sleep(0.001)
-        time.sleep(0.05)  # the check that it can be written is over, the work is not
+        time.sleep(0.02)  # the check that it can be written is over, the work is not
         shutil.rmtree(out, ignore_errors=True)
         out.touch()
 
