@@ -79,6 +79,7 @@ class Stream:
             refresh, budget = refresh or head.entry.refresh, head.entry.budget if budget is None else budget
         self.model, self.refresh, self.predict = model, refresh or REFRESH, predict
         self.deadline = Deadline(budget) if budget else None
+        self.zone: np.ndarray | None = None  # (GRID, GRID) bool, None for all of the picture
         self.reset()
 
     def __call__(self, frame: np.ndarray) -> Results:
@@ -101,7 +102,6 @@ class Stream:
         self.shape: tuple[int, ...] = ()
         self._forget()
         self.turns: Turns | None = None
-        self.zone: np.ndarray | None = None  # (GRID, GRID) bool, None for all of the picture
 
     def _forget(self) -> None:
         """Forget what was found."""
