@@ -187,10 +187,10 @@ class _Job:
                 maps, result, figures = self.model.look_at(image, camera)
                 recording.add(draw_view(image, maps, self.view, result, self.cmap), figures)
                 self._count(maps)
-                self.frames += 1
 
     def _report(self, recording: Recording, label: str) -> None:
         """Tell what became of a video."""
+        self.frames += recording.frames  # also those that Ctrl-C came upon before they were counted
         if recording.frames:
             count, path = _plural(recording.frames, "frame"), recording.path
             print(f"{label}: {count}, see {printable(path.name)} and {printable(path.stem)}.csv")
