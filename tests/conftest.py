@@ -16,6 +16,8 @@ from detectors import detector as detector
 from detectors import frames as frames
 from detectors import segmenter as segmenter
 from detectors import with_nms as with_nms
+from frames import camera as camera
+from frames import scene as scene
 from hypothesis import settings
 from hypothesis import strategies as st
 from reports import evil_data as evil_data

@@ -1,11 +1,15 @@
-"""Frames of a still camera, for tests."""
+"""Frames of a still camera, and a model for them."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
+from ultralytics import YOLO
 
+from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.resources import resource_dir
+from mod_vision.yolo.model.settings import WindowSettings
 
 HITUAV = resource_dir("assets") / "hituav" / "images" / "val"
 NOISE = 3.0
@@ -29,3 +33,15 @@ def with_box(frame: np.ndarray, x: int, y: int, level: int = 255, side: int = 24
     frame = frame.copy()
     frame[y : y + side, x : x + side] = level
     return frame
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    """The picture of `still`."""
+    return still()
+
+
+@pytest.fixture
+def camera() -> YOLO:
+    """A dense model on windows that cover what moved."""
+    return on_windows(without_windows(YOLO("yolo26n-mod-hituav.pt")), WindowSettings(size=128, router="zone"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FEW, SEEDS
-from frames import HITUAV, noisy, still, with_box
+from frames import HITUAV, noisy, with_box
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -33,11 +33,6 @@ IMGSZ = 640
 @pytest.fixture(scope="module")
 def model() -> YOLO:
     return YOLO("yolo26n-mod-hituav.pt")
-
-
-@pytest.fixture(scope="module")
-def scene() -> np.ndarray:
-    return still()
 
 
 def plan_of(model: YOLO) -> Any:

@@ -8,28 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from frames import still, with_box
+from frames import with_box
 from ultralytics import YOLO
 
 from mod_vision import Stream, set_refresh, set_zone
-from mod_vision.conversion.windowed import on_windows, without_windows
 from mod_vision.routing.window_layer import FEW
-from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.stream import frames_of
 
 IMGSZ = 320
 LEFT = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
-
-
-@pytest.fixture(scope="module")
-def scene() -> np.ndarray:
-    return still()
-
-
-@pytest.fixture
-def camera() -> YOLO:
-    return on_windows(without_windows(YOLO("yolo26n-mod-hituav.pt")), WindowSettings(size=128, router="zone"))
 
 
 def test_a_prediction_within_a_prediction_is_none_of_the_stream(camera, scene):

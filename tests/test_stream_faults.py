@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import FEW
-from frames import still, with_box
+from frames import with_box
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -17,11 +17,6 @@ from mod_vision import Stream
 @pytest.fixture(scope="module")
 def model() -> YOLO:
     return YOLO("yolo26n-mod-hituav.pt")
-
-
-@pytest.fixture(scope="module")
-def scene() -> np.ndarray:
-    return still()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import FEW
-from frames import still
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -25,17 +24,6 @@ from mod_vision.yolo.run.stream import LONG, MOVED
 from mod_vision.yolo.run.turns import TOGETHER, Turns
 
 IMGSZ = 640
-
-
-@pytest.fixture(scope="module")
-def scene() -> np.ndarray:
-    return still()
-
-
-@pytest.fixture
-def camera() -> YOLO:
-    """A dense model on windows that cover what moved."""
-    return on_windows(without_windows(YOLO("yolo26n-mod-hituav.pt")), WindowSettings(size=128, router="zone"))
 
 
 @given(parts=st.integers(1, 40), refresh=st.integers(1, 60), runs=st.lists(st.booleans(), min_size=1, max_size=40))

@@ -6,11 +6,14 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mod_vision.cli.keys import as_list, as_value
 from mod_vision.run_settings import RunSettings
 from mod_vision.text import printable
+
+if TYPE_CHECKING:
+    from mod_vision.yolo.data.zones import Zone
 
 _FIRST = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # it can be a list, by level
 THREADS = int(_FIRST) if _FIRST.isdecimal() and int(_FIRST) else os.cpu_count() or 1  # Ultralytics would take one
@@ -73,8 +76,22 @@ def picture_of(size: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def zone_of(text: str) -> Any:
-    """Return the points of a zone that are written out, or the file, or the files that are joined by commas."""
+def zones_in(text: str, size: str) -> list[Zone] | None:
+    """Return the zones of points that are written out, of a file, or of files that are joined by commas.
+
+    Args:
+        text: The points or files.
+        size: `WIDTHxHEIGHT` of the pictures, for points in pixels; empty if it is not given.
+
+    Raises:
+        ValueError: If it is no zone, or no size.
+        FileNotFoundError: If a file does not exist.
+    """
+    from mod_vision.yolo.data.zones import zones_of
+
+    given: Any = text
     if text.lstrip().startswith("["):
-        return as_value(text, "zone")
-    return as_list(text) if "," in text and not Path(text).exists() else text
+        given = as_value(text, "zone")
+    elif "," in text and not Path(text).exists():
+        given = as_list(text)
+    return zones_of(given, size=picture_of(size) if size else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.arguments import THREADS, milliseconds, opened, picture_of, zone_of
+from mod_vision.cli.arguments import THREADS, milliseconds, opened, picture_of, zones_in
 from mod_vision.files import fresh_path
 from mod_vision.run_settings import RunSettings
 
@@ -26,12 +26,11 @@ def zone(
     Example: mod-vision zone model=yolo26n.pt zone=gate.json imgsz=1280
     """
     from mod_vision.conversion.zoned import zoned
-    from mod_vision.yolo.data.zones import zones_of
     from mod_vision.yolo.model.graph import check_out, save
 
     path = Path(out or f"{Path(model).stem}-zone.pt")
     check_out(path, model)
-    zones = zones_of(zone_of(zone), size=picture_of(size) if size else None)
+    zones = zones_in(zone, size)
     size = size or PICTURE
     yolo, run = opened(model, RunSettings(imgsz, "cpu", THREADS))
     new, cost = zoned(yolo, zones, run.imgsz, picture_of(size))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, picture_of, shares_of, zone_of
+from mod_vision.cli.arguments import THREADS, data_of, milliseconds, opened, shares_of, zones_in
 from mod_vision.cli.bench import bench
 from mod_vision.cli.camera import stream, zone
 from mod_vision.cli.export import export
@@ -112,7 +112,6 @@ def convert(
     """
     from mod_vision.conversion.convert import convert as routed
     from mod_vision.conversion.wanted import Wanted
-    from mod_vision.yolo.data.zones import zones_of
     from mod_vision.yolo.model.graph import check_out, save
 
     if Path(model).suffix.lower() != ".pt":
@@ -122,7 +121,7 @@ def convert(
     path = Path(out or f"{Path(model).stem}-mod.pt")
     check_out(path, model)
     wanted = Wanted(milliseconds(budget), speedup, max_loss)
-    zones = zones_of(zone_of(zone), size=picture_of(size) if size else None) if zone else None
+    zones = zones_in(zone, size) if zone else None
     yolo, run = opened(model, run)
     folder = path.with_name(f"{path.stem}-convert")
     data = data_of(yolo, data, "convert", model)

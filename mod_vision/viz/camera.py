@@ -37,7 +37,6 @@ class Camera:
             trace = self.traced.trace(frame)
         if self._idle:  # a prediction runs nothing; the trace is for the picture
             result: Any = nothing_in(frame, "", self.postprocess.predictor)
-            result.windows, result.share = np.zeros((0, 4), np.float32), 0.0
             self.stream.stay(result)
             return trace, result
         result, plan = self.postprocess(trace.forward, frame), self.entry.plan
@@ -54,7 +53,7 @@ class Camera:
     @property
     def _idle(self) -> bool:
         """Whether nothing of the last frame had to be computed."""
-        return self._look is not None and not self._look.worth.any()
+        return self._look is not None and self._look.idle
 
     @contextmanager
     def _moved(self) -> Iterator[None]:

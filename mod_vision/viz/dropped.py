@@ -27,7 +27,7 @@ def read_picture(file: str) -> np.ndarray:
         _check_picture(file)
         try:
             return read_image(file)
-        except Exception:
+        except Exception:  # as in `_check_picture`
             raise _no_picture(file) from None
 
 

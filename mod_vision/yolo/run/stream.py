@@ -50,6 +50,11 @@ class Look(NamedTuple):
     worth: np.ndarray
     sure: np.ndarray
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be computed."""
+        return not self.worth.any()
+
 
 class Stream:
     """A still camera, frame by frame.
@@ -175,6 +180,7 @@ class Stream:
 
     def stay(self, result: Results) -> None:
         """Give an empty result, of a frame in which nothing was to be computed, what was found before; see `finish`."""
+        result.windows, result.share = np.zeros((0, 4), np.float32), 0.0
         for name in FIELDS[2:]:
             if name in self.found and getattr(result, name) is None:
                 result.update(**{name: self.found[name][:0]})

@@ -43,7 +43,7 @@ def look_at_frames(predictor: Any) -> None:
     head: Any = head_of(predictor.model.model)
     tell_zones(streams, head.entry)
     looks = [stream.look(frame) for stream, frame in zip(streams, frames, strict=True)]
-    nothing = all(look is not None and not look.worth.any() for look in looks)
+    nothing = all(look is not None and look.idle for look in looks)
     predictor.mod_idle = nothing and not predictor.args.embed
     if any(look is not None for look in looks) and not predictor.mod_idle:  # else all run as the model runs any image
         deadline = streams[0].deadline
@@ -88,7 +88,6 @@ def finish_frames(predictor: Any) -> None:
     entry: Any = head_of(predictor.model.model).entry
     for i, (stream, result) in enumerate(zip(streams, predictor.results, strict=True)):
         if idle:
-            result.windows, result.share = np.zeros((0, 4), np.float32), 0.0
             stream.stay(result)
         else:
             stream.finish(result, entry.plan, i, entry.window, most)
