@@ -20,6 +20,7 @@ from mod_vision.routing.zone import Extent
 from mod_vision.yolo.model.settings import WindowSettings
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.deadline import Deadline
+from mod_vision.yolo.run.restless import Restless
 from mod_vision.yolo.run.stream import LONG, MOVED
 from mod_vision.yolo.run.turns import TOGETHER, Turns
 
@@ -161,7 +162,8 @@ def test_a_budget_is_kept_in_the_checkpoint(tmp_path, camera):
 def test_what_moved_comes_before_what_is_due_and_what_waited_long_before_all(scene):
     stream = Stream(None, refresh=1)
     stream.look(scene)
-    stream.turns = Turns([(slice(0, 256), slice(0, 256))], 1)
+    whole = [(slice(0, 256), slice(0, 256))]
+    stream.turns, stream.restless = Turns(whole, 1), Restless(whole)
     moved = scene.copy()
     moved[100:140, 200:240] = 255 - moved[100:140, 200:240]
     look = stream.look(moved)

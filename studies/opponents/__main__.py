@@ -25,7 +25,6 @@ from mod_vision.conversion.job import with_router
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.data.description import split_images
-from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.settings import WindowSettings
@@ -40,13 +39,13 @@ from mod_vision.yolo.train.fit_windows import fit_windows
 from studies.opponents.placing import Esod, Oracle, Prior, Random, Zone, placing_by, zones_of
 from studies.opponents.report import file_name, report
 from studies.opponents.scoring import scenes_of, score
+from studies.opponents.shares import at_share, plans_of
 from studies.opponents.timing import time_ways
 from studies.opponents.ways import Way, model_way, sahi_way
 
 CALIBRATED = 100  # training images that thresholds are set on
 ZONE_CELLS = 32  # cells along each side of an image that a zone is drawn on
 PATCHES = 8  # along the longer side of an image
-ONE_WINDOW = 1e-3  # capacity at which an image costs little but the router
 PASS = 0.25  # share of the side of the coarse pass of `density`
 
 
@@ -145,29 +144,8 @@ def _dense(base: YOLO, imgsz: int, lower: Any, smaller: str) -> list[Way]:
 
 def _routed(yolo: YOLO, data: str, imgsz: int, shares: list[float]) -> list[Way]:
     """Return the ways of the routed model: as it is, and at mean shares of the pixels."""
-    ways, plans = [model_way("routed", yolo, imgsz)], _plans(yolo, data, imgsz)
-    return ways + [model_way(f"routed at {share:g}", _at(yolo, plans, share), imgsz) for share in shares]
-
-
-def _plans(yolo: YOLO, data: str, imgsz: int) -> list[Any]:
-    """Return what a model's router says of some training images."""
-    own = copy_model(yolo)
-    set_capacity(own, ONE_WINDOW)
-    found = []
-    for photo in read_images(some_images(data, CALIBRATED, "train")):
-        forward_letterboxed(own.model, photo, imgsz)
-        found.append(head_of(own.model).entry.plan)  # type: ignore[union-attr]
-    return found
-
-
-def _at(yolo: YOLO, plans: list[Any], share: float) -> YOLO:
-    """Return a copy of a model with the threshold that keeps a mean share of the pixels of some plans."""
-    own = copy_model(yolo)
-    set_capacity(own, share)
-    entry: Any = head_of(own.model).entry  # type: ignore[union-attr]
-    entry.crowded = None
-    entry.set_threshold(entry.budget_threshold(plans, share))
-    return own
+    ways, plans = [model_way("routed", yolo, imgsz)], plans_of(yolo, some_images(data, CALIBRATED, "train"), imgsz)
+    return ways + [model_way(f"routed at {share:g}", at_share(yolo, plans, share), imgsz) for share in shares]
 
 
 def _placed(yolo: YOLO, base: YOLO, data: str, imgsz: int, camera: str) -> list[Way]:
@@ -191,7 +169,7 @@ def _placed(yolo: YOLO, base: YOLO, data: str, imgsz: int, camera: str) -> list[
     own = head_of(yolo.model).objectness  # type: ignore[union-attr]
     settings = WindowSettings(entry.window, share, "density", PASS, objectness=own)
     density = on_windows(base, settings)
-    density = _at(density, _plans(density, data, imgsz), share)
+    density = at_share(density, plans_of(density, some_images(data, CALIBRATED, "train"), imgsz), share)
     return [*ways, model_way(f"density, coarse pass at {PASS:g}", density, imgsz)]
 
 

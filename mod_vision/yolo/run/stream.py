@@ -23,6 +23,7 @@ from mod_vision.yolo.model.settings import check_refresh
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.background import Background
 from mod_vision.yolo.run.deadline import Deadline
+from mod_vision.yolo.run.restless import Restless
 from mod_vision.yolo.run.turns import Turns, parts_of
 
 if TYPE_CHECKING:  # Ultralytics is being imported when this is
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # Ultralytics is being imported when this is
 FIELDS = ("boxes", "masks", "keypoints", "obb")  # of results, what there is for each object
 REFRESH = 30  # frames
 MORE = 9  # squares around what has changed, four to each side
+CONFIDENT = 0.25  # score of objects that are followed in each frame where the picture never comes to rest
 SAME = 0.5  # IoU from which on a box is that of an object which was found anew
 MOVED = 0.75  # worth of what moved, between what is due and what has waited
 LONG = 8  # frames of waiting for a deadline, after which nothing comes before
@@ -107,13 +109,14 @@ class Stream:
         self.shape: tuple[int, ...] = ()
         self._forget()
         self.turns: Turns | None = None
+        self.restless: Restless | None = None
 
     def _forget(self) -> None:
         """Forget what was found."""
         self.found: dict[str, torch.Tensor] = {}
         self.features: list[torch.Tensor] = []  # of objects, for trackers that know them by what the head reads
         self.ages = np.zeros(0, int)
-        self.boxes = np.zeros((0, 4))
+        self.boxes, self.scores = np.zeros((0, 4)), np.zeros(0)
         self.before = self.certain = np.zeros((GRID, GRID), bool)
         self.asked = np.ones((GRID, GRID), bool)
         self.waits = np.zeros((GRID, GRID), np.uint8)  # frames, of what did not fit into the time of those
@@ -124,16 +127,18 @@ class Stream:
             self.reset()
             self.shape = frame.shape
         changed = self.background.changed(frame)
-        if changed is None or self.turns is None:
+        if changed is None or self.turns is None or self.restless is None:
             self._forget()
-            if self.turns is None or self.deadline is None or self.deadline.most() is None:
+            if self.restless is None or self.deadline is None or self.deadline.most() is None:
                 return None
             changed = np.ones((GRID, GRID), bool)  # a whole frame would be late
+            self.restless.often[:] = 0
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
-        objects = self._moving_objects(changed)
-        moved = cv2.dilate(changed.astype(np.uint8), np.ones((MORE, MORE), np.uint8)) > 0
-        moved |= objects
+        rests, turn = self.restless.take(changed)
+        known = self._moving_objects(changed, self.scores >= CONFIDENT)
+        objects = known | (self._moving_objects(changed) & ~rests)
+        moved = _around(changed & (_around(known) | ~rests)) | objects | turn
         moved &= True if self.zone is None else self.zone
         late = self.waits > 0
         due = self.turns.take(bool(moved.any() or late.any()))
@@ -143,10 +148,10 @@ class Stream:
         least = np.where(moved, np.float32(MOVED), np.float32(LEAST))
         return Look(np.where(self.asked, least + (1 - least) * waited, np.float32(0)), self.certain)
 
-    def _moving_objects(self, changed: np.ndarray) -> np.ndarray:
-        """Return the squares of all of the objects in which some have changed, (GRID, GRID) bool."""
+    def _moving_objects(self, changed: np.ndarray, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return the squares (GRID, GRID) bool of the objects, or `which` of them, in which some have changed."""
         scale = GRID / np.array(self.shape[1::-1] * 2)
-        left, top, right, bottom = (self.boxes * scale).round().astype(int).clip(0, GRID - 1).T
+        left, top, right, bottom = (self.boxes[which] * scale).round().astype(int).clip(0, GRID - 1).T
         sums = cv2.integral(changed.astype(np.uint8))
         count = sums[bottom + 1, right + 1] - sums[top, right + 1] - sums[bottom + 1, left] + sums[top, left]
         mask = np.zeros((GRID, GRID), bool)
@@ -176,7 +181,8 @@ class Stream:
         self.waits = np.where(waits, np.minimum(self.waits, LONG) + 1, 0).astype(np.uint8)
         if self.turns is None and plan is not None:
             parts = parts_of(plan, window)
-            self.turns = Turns([p for p in parts if self.zone is None or self.zone[p].any()], self.refresh)
+            parts = [part for part in parts if self.zone is None or self.zone[part].any()]
+            self.turns, self.restless = Turns(parts, self.refresh), Restless(parts)
 
     def stay(self, result: Results) -> None:
         """Give an empty result, of a frame in which nothing was to be computed, what was found before; see `finish`."""
@@ -202,6 +208,7 @@ class Stream:
         self.ages = np.concatenate((np.zeros(len(now), int), self.ages[keep] + 1))
         self.features = features
         self.found, self.boxes = fresh, np.concatenate((now, self.boxes[keep]))
+        self.scores = np.concatenate((_scores(result)[: len(now)], self.scores[keep]))
         result.ages = self.ages
 
     def _kept(self, result: Results, now: np.ndarray, plan: WindowPlan) -> np.ndarray:
@@ -226,6 +233,17 @@ def _boxes(result: Results) -> np.ndarray:
     """Return the corners of the upright boxes of a result, (n, 4)."""
     own = result.obb if result.boxes is None else result.boxes
     return np.zeros((0, 4)) if own is None else own.xyxy.cpu().numpy().astype(float).reshape(-1, 4)
+
+
+def _scores(result: Results) -> np.ndarray:
+    """Return the scores of a result, (n,)."""
+    own = result.obb if result.boxes is None else result.boxes
+    return np.zeros(0) if own is None else own.conf.cpu().numpy().astype(float)
+
+
+def _around(squares: np.ndarray) -> np.ndarray:
+    """Return squares and those around them, (GRID, GRID) bool."""
+    return cv2.dilate(squares.astype(np.uint8), np.ones((MORE, MORE), np.uint8)) > 0
 
 
 def _squares(windows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
