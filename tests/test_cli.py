@@ -1,5 +1,8 @@
 """The command line as it is typed: help, versions, values, words of `yolo`, and errors in one line."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,27 @@ def test_any_error_is_one_line(capsys, monkeypatch, error_, told):
     monkeypatch.setenv("MOD_VISION_DEBUG", "1")
     with pytest.raises(type(error_)):
         main(["check"])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["convert", "help"], ["check"]], ids=" ".join)
+def test_nobody_reads_on(tmp_path, words, unbuffered):
+    """As behind `| head -3`: the end is quiet."""
+    read, write = os.pipe()
+    os.close(read)
+    script = Path(sys.executable).with_name("mod-vision")
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "YOLO_CONFIG_DIR": str(tmp_path)}
+    done = subprocess.run([script, *words], stdout=write, stderr=subprocess.PIPE, env=env, text=True, timeout=300)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_pipe_that_a_verb_breaks_is_an_error(capsys, monkeypatch):
+    def fail() -> None:
+        raise BrokenPipeError("the encoder ended")
+
+    monkeypatch.setitem(VERBS, "check", fail)
+    assert error_text(capsys, "check") == "error: the encoder ended\n"
 
 
 @pytest.mark.parametrize(

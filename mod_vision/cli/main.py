@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,18 @@ Training, prediction and tracking are plain Ultralytics: yolo train model=yolo26
 HELP, VERSION = ("help", "-h", "--help"), ("version", "-v", "--version")
 YOLO_MODES = ("train", "predict", "track", "benchmark")  # modes of `yolo` that routed models need nothing else for
 YOLO_TASKS = ("detect", "segment", "pose", "obb", "classify", "semantic", "depth")
+READER_GONE = 141  # exit code where nobody reads the output any more, as a shell has it for other tools
 TOLD = (ValueError, OSError, ImportError, SyntaxError, TypeError, RuntimeError)  # their messages say it all
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; errors are one line, exit code 1, and `MOD_VISION_DEBUG=1` shows where they come from."""
     words = sys.argv[1:] if argv is None else argv
+    return _while_read(partial(_main, words))
+
+
+def _main(words: list[str]) -> int:
+    """Run a verb, or tell of verbs and keys; returns the exit code."""
     if words[:1] and words[0] in HELP and words[1:]:
         words = [words[1], words[0]]  # `help VERB`
     if not words or words[0] in HELP:
@@ -70,6 +78,21 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
     return mode.removeprefix("mode="), [word for word in rest if word != mode]
 
 
+def _while_read(run: Callable[[], int]) -> int:
+    """Run a command, and end it quietly once nobody reads what it prints, as behind `| head`; returns the exit code."""
+    told, logging.raiseExceptions = logging.raiseExceptions, False  # a line of a log that nobody reads is no error
+    try:
+        code = run()
+        print(end="", flush=True)
+        return code
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:  # Python prints what is left as it ends
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return READER_GONE
+    finally:
+        logging.raiseExceptions = told
+
+
 def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
     """Run a function with `key=value` words; returns the exit code, which a function can give itself."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read as torch loads: its profiler warns of what came before
@@ -80,6 +103,8 @@ def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            print(flush=True)  # raises it again if it is of what we print, and not of a pipe of the verb's own
         if os.environ.get(DEBUG) == "1":
             raise
         kind = "" if isinstance(error, TOLD) else f"{type(error).__name__}: "
@@ -95,4 +120,4 @@ def run_tool(tool: str | Callable[..., Any], description: str) -> int:
     if any(word in HELP for word in sys.argv[1:]):
         print(f"{description}\n{describe(name, function)}")
         return 0
-    return _run(name, function, sys.argv[1:])
+    return _while_read(partial(_run, name, function, sys.argv[1:]))
