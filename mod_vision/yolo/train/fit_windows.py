@@ -102,7 +102,7 @@ def _steps(
         router.steps += 1
         losses.append(float(loss.detach()))
         progress.tell(float(np.mean(losses[-every:])))
-        if (step + 1) % every == 0 and resume is not None:
+        if resume is not None and ((step + 1) % every == 0 or step + 1 == steps):
             _keep(parts, losses, resume)
     return losses
 
