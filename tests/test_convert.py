@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import Any
 
 import numpy as np
@@ -102,6 +101,23 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, words, told):
     assert not list(tmp_path.glob("*-mod.pt"))
 
 
+def goes_on_with_its_routers(words: list[str], asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another speed-up is chosen anew, by the routers that are there."""
+    reached: list[Any] = []
+
+    def choose(job: Any) -> Any:
+        reached.append(job.routed["look"].model.model[0].router.trained)
+        assert job.progress.done["asked"] == asked
+        assert not any(str(job.wanted) in key for key in job.progress.done)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mod_vision.yolo.train.fit_windows.scaled", lambda *_: pytest.fail("trained again"))
+        patch.setattr("mod_vision.conversion.convert.choose", choose)
+        assert main([*words, "speedup=2"]) == 130
+    assert reached == [True]
+
+
 def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys):
     """An untrained model finds nothing at any size, so the smallest image is the better buy."""
     monkeypatch.chdir(tmp_path)
@@ -127,23 +143,26 @@ def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys
         assert main(words) == 130
     work = tmp_path / "dense-mod-convert"
     done = json.loads((work / "progress.json").read_text())
-    assert "settings" in done
+    assert any(key.startswith("settings for Wanted(budget=0.0, speedup=1.2") for key in done)
     assert (work / "look.pt").is_file()
-    shutil.copytree(work, tmp_path / "kept")
     capsys.readouterr()
-    assert main(words) == 0
+    assert main(words) == 1
     told = capsys.readouterr().out
     assert "going on with what is in dense-mod-convert" in told
     assert "is the better buy: 0.0 AP in" in told
     assert "batch 1, cpu, 1 threads" in told
-    assert "nothing was written; force=True" in told
+    last = told.strip().splitlines()[-1]
+    assert last.startswith("nothing was written; the trained routers stay in dense-mod-convert")
     assert not (tmp_path / "dense-mod.pt").exists()
-    assert not work.exists()
+    assert json.loads((work / "progress.json").read_text()) == done
 
-    (tmp_path / "kept").rename(work)
+    goes_on_with_its_routers([word for word in words if not word.startswith("speedup")], done["asked"], monkeypatch)
+    capsys.readouterr()
+    monkeypatch.setattr("mod_vision.conversion.convert.score", lambda *_: pytest.fail("scored again"))
     assert main([*words, "force=True"]) == 0
     told = capsys.readouterr().out
     assert "saved as dense-mod.pt: yolo predict model=dense-mod.pt imgsz=256" in told
+    assert not work.exists()
     dense, routed = load_model("dense.pt").model, load_model("dense-mod.pt").model
     head = head_of(routed)
     assert head.entry.threshold is not None

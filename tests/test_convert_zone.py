@@ -294,7 +294,7 @@ def test_all_of_the_zone_is_timed_where_the_conversion_runs(dense, drones, monke
         progress=SimpleNamespace(once=lambda name, find: find()),
         inside=SimpleNamespace(zone=[BOX]),
     )
-    _rows(job, {})
+    _rows(job, {}, {})
     assert timed[ALL] == "meta", "where no parameter is by itself"
 
 

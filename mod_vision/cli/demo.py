@@ -64,6 +64,7 @@ def demo(
     done = convert(dense, DRONES, Wanted(speedup=SPEEDUP), True, ("look",), steps, run, folder / "convert")
     routed = folder / "routed.pt"
     save(done.model, routed, MODEL)
+    done.progress.finish()
 
     _step(2, "drawing the windows")
     images = evenly_spaced(sorted((resource_dir("assets") / "hituav" / "images" / "val").glob("*.jpg")), DRAWN)

@@ -102,12 +102,13 @@ def convert(
     size: str = "",
     run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
     out: str | None = None,
-) -> None:
+) -> int:
     """A trained dense model into one that runs on windows of large images: fitted, measured, never sold at a loss.
 
     The table compares it with the dense model, at its size and at smaller ones, on `val` and on this machine. Nothing
-    is written if one of those is the better buy. A conversion that was stopped goes on where it ended. With a zone,
-    only what lies in it is looked at, and nothing else counts, for any row of the table.
+    is written if one of those is the better buy, and the exit code is 1; another speedup=, budget= or max_loss= then
+    takes the routers that are trained. A conversion that was stopped goes on where it ended. With a zone, only what
+    lies in it is looked at, and nothing else counts, for any row of the table.
     Example: mod-vision convert model=best.pt data=mine.yaml speedup=2
     """
     from mod_vision.conversion.convert import convert as routed
@@ -128,11 +129,16 @@ def convert(
     done = routed(yolo, data, wanted, labels, as_list(router), steps, run, folder, zones)
     print(f"\n{done.table()}\n\n{done.verdict.sentence}")
     if not done.verdict.sold and not force:
-        print("nothing was written; force=True writes the routed model all the same")
-        return
+        print(
+            f"nothing was written; the trained routers stay in {folder}, and the same command with force=True, or with "
+            "another speedup=, budget= or max_loss=, goes on from them"
+        )
+        return 1
     path = fresh_path(path)
     save(done.model, path, model)
+    done.progress.finish()
     print(f"saved as {path}: yolo predict model={path} imgsz={done.run.imgsz} source=...")
+    return 0
 
 
 def fit(
@@ -255,4 +261,4 @@ def predict_many(
 
 
 COMMANDS = (demo, val, heatmap, report, app, convert, zone, stream, fit, export, bench, tune, predict_many, check)
-VERBS: dict[str, Callable[..., None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}
+VERBS: dict[str, Callable[..., int | None]] = {f.__name__.replace("_", "-"): f for f in COMMANDS}

@@ -50,6 +50,7 @@ class Conversion(NamedTuple):
         setting: How it runs.
         run: How it was run, and shall be.
         timed: What images of `val` take.
+        progress: The work: its `finish` removes the folder, once the model is saved or nobody wants it.
     """
 
     model: YOLO
@@ -58,6 +59,7 @@ class Conversion(NamedTuple):
     setting: Setting
     run: RunSettings
     timed: Timed
+    progress: Progress
 
     def table(self) -> str:
         """Return the table as text, a star marks the row that is meant, and a line about empty images."""
@@ -90,7 +92,8 @@ def convert(
         routers: Routers to train and choose from: `look`, `scout` and `stem`.
         steps: Batches that each is trained on.
         run: How it is run; imgsz 0 is the size that the model was trained at.
-        folder: Where the work lies while it is done; the same call goes on there after it was stopped.
+        folder: Where the work lies, and stays for a call that asks for something else: it takes the trained routers.
+            The same call goes on there after it was stopped.
         zone: The part of the picture that it shall look at, as `set_zone` takes it; None is all. What lies outside
             counts neither in the choice nor in the table, for any model.
 
@@ -115,9 +118,9 @@ def convert(
     routed = {router: with_router(dense, router).to(run.device) for router in routers}  # refused now, or not at all
     _check_classes(dense, data)
     dense.to(run.device)
-    asked = {"data": str(Path(data).resolve()), "wanted": asdict(wanted), "labels": labels, "steps": steps}
+    asked = {"data": str(Path(data).resolve()), "labels": labels, "steps": steps, "run": asdict(run)}
     asked |= {"state": state_of(data), "zone": inside and inside.zone}
-    asked |= {"routers": list(routers), "run": asdict(run), "model": _mark(dense), "by": [__version__, OBJECTNESS]}
+    asked |= {"model": _mark(dense), "by": [__version__, OBJECTNESS]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
     if parts.taught:
@@ -134,14 +137,13 @@ def convert(
     names = names_of(winners)
     models = {name: with_setting(job, setting) for setting, name in names.items()}
     chosen = asked_for(job, winners)
-    dense_rows, rows = _rows(job, models)
+    dense_rows, rows = _rows(job, models, {name: str(setting) for setting, name in names.items()})
     own = next(row for row in rows if row.name == names[chosen])
     untrained = next((row for row in rows if row.name == ALL), None)
     decision = verdict(own, dense_rows, wanted.bound, wanted.allowed(dense_rows[0].ms), untrained)
     own.name += " *"
     timed = time_val(models[names[chosen]], parts.data, run.imgsz)
-    progress.finish()
-    return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run, timed)
+    return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run, timed, progress)
 
 
 def _check_classes(dense: YOLO, data: str) -> None:
@@ -168,8 +170,11 @@ def _mark(yolo: YOLO) -> float:
     return float(sum(p.detach().double().abs().sum() for p in yolo.model.parameters()))
 
 
-def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
-    """Return the table: dense, also on smaller images, and on windows; with a zone also all of it, untrained."""
+def _rows(job: Job, models: dict[str, YOLO], settings: dict[str, str]) -> tuple[list[Row], list[Row]]:
+    """Return the table: dense, also on smaller images, and on windows; with a zone also all of it, untrained.
+
+    `settings` are those of the models: other ones can have the same name.
+    """
     stride = stride_of(job.dense.model)
     scaled = [ceil_div(round(job.run.imgsz * scale), stride) * stride for scale in (1.0, *SMALLER)]
     sizes = list(dict.fromkeys(scaled))
@@ -187,7 +192,7 @@ def _rows(job: Job, models: dict[str, YOLO]) -> tuple[list[Row], list[Row]]:
             print(f"    {name}", flush=True)
             return asdict(score(yolo, job.parts.data, size, "val", job.run.device, job.inside))
 
-        rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {name}", find))))
+        rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {settings.get(name, name)}", find))))
         if rows[0].accuracy.ap < 0:
             what = "no labelled object" if job.inside is None else "no labelled object in the zone"
             raise ValueError(f"{job.data}: `val` has {what}, so nothing can be scored; label it first.")

@@ -1,4 +1,4 @@
-"""What of a conversion is done: a run that was stopped goes on where it ended."""
+"""What of a conversion is done: one that was stopped, or that shall give something else, goes on from there."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Value = TypeVar("Value")
 
 
 class Progress:
-    """A folder with what a conversion found so far, for as long as it takes.
+    """A folder with what a conversion found so far, until it is finished.
 
     Args:
         folder: The folder, new or of a conversion: what another one left there is removed.
-        asked: What the conversion is asked for, plain values: only the same one goes on.
+        asked: What its routers are trained by, plain values: only a conversion by the same goes on. What is found
+            by more than that has it in its key.
 
     Raises:
         FileExistsError: If the folder holds anything else.
