@@ -7,7 +7,7 @@ import torch
 from ultralytics import YOLO
 
 import mod_vision
-from mod_vision.conversion.choice import best_within, settings_of
+from mod_vision.conversion.choice import best_within, settings_of, sparse
 from mod_vision.conversion.job import with_router
 from mod_vision.conversion.seen import WHOLE, Seen, look_at, shown_by
 from mod_vision.conversion.timing import WindowTime, _few_and_many, time_windows
@@ -57,6 +57,20 @@ def test_the_choice_loses_least_within_the_time():
         assert setting.crowded == pytest.approx(100 / times[setting.size, 0.0].each * (setting.size // 32) ** 2 / 192)
     fastest = min(settings, key=lambda s: s.ms)
     assert best_within(settings, 1.0).ms == fastest.ms, "nothing is so fast, so the fastest"
+
+
+def test_windows_that_compute_more_than_the_whole_image_are_no_choice():
+    """Not though they were measured to be as fast; unless there are no others, which the verdict will refuse."""
+    images = [seen(i, size=(9, 11)) for i in range(3)]
+    settings = settings_of("look", images, 100.0, {(256, 0.0): WindowTime(1, 0.1)})
+    more = [setting for setting in settings if setting.share >= 1]
+    assert min(setting.lost for setting in settings) == min(setting.lost for setting in more)
+    assert max(setting.share for setting in more) == pytest.approx(1.29, abs=0.005)
+    left = sparse(settings)
+    assert left == [setting for setting in settings if setting not in more]
+    assert len(left) > 0
+    assert best_within(left, 100.0).share < 1
+    assert sparse(more) == more
 
 
 def test_crowded_images_lose_nothing_and_cost_the_dense_time():

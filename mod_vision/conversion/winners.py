@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from ultralytics import YOLO
 
-from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of
+from mod_vision.conversion.choice import Setting, best_within, passes_of, settings_of, sparse
 from mod_vision.conversion.job import Job, name_of, with_setting
 from mod_vision.conversion.rows import score
 from mod_vision.conversion.seen import look_at
@@ -30,6 +30,7 @@ def choose(job: Job) -> list[Setting]:
         dense_ms = _dense_ms(job)
         for router, yolo in job.routed.items():
             settings += _settings(job, router, yolo, dense_ms)
+        settings = sparse(settings)
         found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
         return [list(setting) for setting in found]
 
