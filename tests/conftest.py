@@ -16,12 +16,18 @@ from detectors import detector as detector
 from detectors import frames as frames
 from detectors import segmenter as segmenter
 from detectors import with_nms as with_nms
+from drone_images import dense as dense
+from drone_images import drones as drones
 from frames import camera as camera
 from frames import scene as scene
+from helpers import randomise as randomise
 from hypothesis import settings
 from hypothesis import strategies as st
+from local_page import explorer as explorer
+from local_page import page_server as page_server
 from reports import evil_data as evil_data
-from torch import nn
+from window_models import square_photo as square_photo
+from window_models import windows_model as windows_model
 
 from mod_vision.resources import resource_dir
 from mod_vision.yolo.run.images import read_image
@@ -51,16 +57,6 @@ def own_folder(tmp_path, monkeypatch):
 def normal(seed: int, *shape: int, **kwargs) -> torch.Tensor:
     """Return the same normal numbers for a seed, whatever was drawn before."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **kwargs)
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Give weights and batch statistics values that matter, as after training."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if name.endswith(("running_var", "bn.weight", "gamma")):
-            nn.init.uniform_(tensor, 0.5, 1.5)
-        elif tensor.is_floating_point():
-            nn.init.normal_(tensor, std=0.5 if tensor.ndim < 2 else tensor[0].numel() ** -0.5)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,16 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def randomise(module: nn.Module) -> nn.Module:
+    """Give weights and batch statistics values that matter, as after training."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name.endswith(("running_var", "bn.weight", "gamma")):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        elif tensor.is_floating_point():
+            nn.init.normal_(tensor, std=0.5 if tensor.ndim < 2 else tensor[0].numel() ** -0.5)
+    return module
+
+
 def random_parameters(module: nn.Module) -> nn.Module:
     """Give every parameter, also those that start at zero, a value that matters."""
     for parameter in module.parameters():

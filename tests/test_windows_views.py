@@ -2,60 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import json
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from browser import fits, unnamed_controls
-from conftest import randomise
-from helpers import write_windows_yaml
+from window_models import IMGSZ, built_sure
 
 from mod_vision.routing.moving import Moved
-from mod_vision.run_settings import ScoreSettings
-from mod_vision.viz.explore import Explorer, ViewSettings
+from mod_vision.viz.explore import Explorer
 from mod_vision.viz.heatmap import heatmap
 from mod_vision.viz.layout import WHITE
-from mod_vision.viz.report import write_report
 from mod_vision.viz.routes import RouteMap, Windows, by_windows, route_maps, skipped_depth, skipped_share
-from mod_vision.viz.training_pictures import draw_mosaic
 from mod_vision.viz.views import VIEWS, draw_heatmap, draw_view
 from mod_vision.viz.window_annotator import ZONE, WindowAnnotator
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import read_image
 
-IMGSZ = 320
-SETTINGS = {"size": 128, "capacity": 0.5, "router": "look"}
-
-
-def built(folder, sure: bool = True, **settings):
-    """A model whose router tells cells apart, as if it were trained."""
-    torch.manual_seed(0)
-    yolo = load_model(write_windows_yaml(folder, **{**SETTINGS, **settings}))
-    if sure:
-        randomise(head_of(yolo.model).entry.router).steps.fill_(1)
-    return yolo
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return built(tmp_path_factory.mktemp("windows"))
-
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
     """A model to which no window is worth its cost."""
-    yolo = built(tmp_path_factory.mktemp("empty"))
+    yolo = built_sure(tmp_path_factory.mktemp("empty"))
     head_of(yolo.model).entry.set_threshold(1000.0)
     return yolo
-
-
-@pytest.fixture(scope="module")
-def square(photos):
-    return cv2.resize(read_image(photos[0]), (IMGSZ, IMGSZ))
 
 
 @pytest.fixture(scope="module")
@@ -82,28 +52,28 @@ def loops(windows: Windows, rows: int, cols: int, extent) -> np.ndarray:
     return counts
 
 
-def test_windows_are_those_that_the_network_saw(model, square):
-    (layer,), seen = seen_by(model, square)
+def test_windows_are_those_that_the_network_saw(windows_model, square_photo):
+    (layer,), seen = seen_by(windows_model, square_photo)
     assert (layer.name, layer.kept.shape, layer.blocks, layer.extent) == ("model.0", (10, 10), 1, (0, 0, 1, 1))
     assert layer.windows.told() == "3 windows of 128 px"
     assert len(layer.windows.boxes) == len(seen) == 3
     for (top, left, height, width), window in zip(layer.windows.boxes * IMGSZ, seen, strict=True):
         assert height == width == 128
         y, x = round(top), round(left)
-        pixels = square[y : y + 128, x : x + 128, ::-1].transpose(2, 0, 1) / 255
+        pixels = square_photo[y : y + 128, x : x + 128, ::-1].transpose(2, 0, 1) / 255
         np.testing.assert_allclose(window.numpy(), pixels, atol=1e-5)
     np.testing.assert_array_equal(layer.windows.counts, loops(layer.windows, 10, 10, layer.extent))
     np.testing.assert_array_equal(layer.kept, layer.windows.counts > 0)
     assert skipped_share(layer) == skipped_depth([layer]) == 1 - layer.kept.mean()
-    image = torch.from_numpy(square[..., ::-1].transpose(2, 0, 1) / 255).float()[None]
+    image = torch.from_numpy(square_photo[..., ::-1].transpose(2, 0, 1) / 255).float()[None]
     with torch.no_grad():
-        scores = head_of(model.model).entry.router.eval()(torch.nn.functional.avg_pool2d(image, 2), (10, 10))
+        scores = head_of(windows_model.model).entry.router.eval()(torch.nn.functional.avg_pool2d(image, 2), (10, 10))
     np.testing.assert_allclose(layer.score, scores[0, 0], atol=1e-5)
     assert layer.trained
 
 
-def test_padding_is_removed(model, wide):
-    (layer,), seen = seen_by(model, wide)
+def test_padding_is_removed(windows_model, wide):
+    (layer,), seen = seen_by(windows_model, wide)
     assert layer.kept.shape == layer.score.shape == layer.windows.counts.shape == (7, 10)
     assert layer.extent == pytest.approx((-12 / 200, 0, 224 / 200, 1))
     assert len(layer.windows.boxes) == len(seen)
@@ -120,6 +90,8 @@ def drawn(counts, boxes, **settings) -> RouteMap:
 
 
 COUNTS = [[1, 2, 1, 0], [1, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
 BOXES = [[0, 0, 0.5, 0.5], [0, 0.25, 0.5, 0.5]]
 
 
@@ -160,16 +132,20 @@ def test_the_zone_is_outlined_and_named():
         assert [(legend == ZONE).all(-1).any() for legend in legends] == [True, False]
 
 
-def test_the_legend_tells_of_scores_only_where_they_placed_the_windows(tmp_path, model, square, monkeypatch):
+def test_the_legend_tells_of_scores_only_where_they_placed_the_windows(
+    tmp_path, windows_model, square_photo, monkeypatch
+):
     """A zone, what moved and chance place windows too."""
     told = []
     monkeypatch.setattr("mod_vision.viz.views.swatches", lambda title, *_: told.append(title) or np.zeros((1, 1, 3)))
     still = Moved(torch.ones(1, 256, 256), torch.ones(1, 256, 256, dtype=torch.bool))
-    draw_view(square, route_maps(model, square, IMGSZ), "mask")
+    draw_view(square_photo, route_maps(windows_model, square_photo, IMGSZ), "mask")
     for router in ("zone", "random"):
-        draw_view(square, route_maps(built(tmp_path, sure=False, router=router), square, IMGSZ), "mask")
-    with head_of(model.model).entry.only_where(still):
-        draw_view(square, route_maps(model, square, IMGSZ), "mask")
+        draw_view(
+            square_photo, route_maps(built_sure(tmp_path, sure=False, router=router), square_photo, IMGSZ), "mask"
+        )
+    with head_of(windows_model.model).entry.only_where(still):
+        draw_view(square_photo, route_maps(windows_model, square_photo, IMGSZ), "mask")
     assert told == ["window 1 has most score", *["window 1 was placed first"] * 3]
 
 
@@ -188,54 +164,54 @@ def test_a_colour_means_the_same_in_every_image():
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_pictures_of_one_photo_are_of_one_size(model, empty, view, square):
+def test_pictures_of_one_photo_are_of_one_size(windows_model, empty, view, square_photo):
     """However many windows there are: so they make a video."""
-    few, none = (draw_view(square, route_maps(m, square, IMGSZ), view) for m in (model, empty))
+    few, none = (draw_view(square_photo, route_maps(m, square_photo, IMGSZ), view) for m in (windows_model, empty))
     assert few.picture.shape == none.picture.shape
     assert [block.shape for block in few.legends] == [block.shape for block in none.legends] or view == "page"
     assert few.compose().shape == none.compose().shape
     assert few.compose().tobytes() != none.compose().tobytes()
 
 
-def test_an_empty_image_has_no_window(empty, square, tmp_path, capsys):
-    (layer,) = route_maps(empty, square, IMGSZ)
+def test_an_empty_image_has_no_window(empty, square_photo, tmp_path, capsys):
+    (layer,) = route_maps(empty, square_photo, IMGSZ)
     assert layer.windows.boxes.shape == (0, 4)
     assert layer.windows.told() == "no window of 128 px"
     assert not layer.kept.any()
     assert skipped_share(layer) == 1
-    scene = WindowAnnotator().annotate(square.copy(), layer)
+    scene = WindowAnnotator().annotate(square_photo.copy(), layer)
     assert (scene < 120).all()
-    cv2.imwrite(str(tmp_path / "empty.png"), square)
+    cv2.imwrite(str(tmp_path / "empty.png"), square_photo)
     heatmap(empty, tmp_path / "empty.png", IMGSZ, tmp_path, boxes=True)
     assert "no window of 128 px, skipped model.0 100%" in capsys.readouterr().out
 
 
-def test_windows_wider_than_the_image(tmp_path, square):
+def test_windows_wider_than_the_image(tmp_path, square_photo):
     """A window is as high as the image then."""
-    (layer,) = route_maps(built(tmp_path), square[:90], IMGSZ)
+    (layer,) = route_maps(built_sure(tmp_path), square_photo[:90], IMGSZ)
     assert layer.windows.told() == "1 window of 128 x 96 px"
-    assert draw_heatmap(square[:90], [layer]).dtype == np.uint8
+    assert draw_heatmap(square_photo[:90], [layer]).dtype == np.uint8
 
 
-def test_what_the_coarse_pass_saw_is_told(tmp_path, square):
-    maps = route_maps(built(tmp_path, router="density", coarse=0.25, sure=False), square, IMGSZ)
+def test_what_the_coarse_pass_saw_is_told(tmp_path, square_photo):
+    maps = route_maps(built_sure(tmp_path, router="density", coarse=0.25, sure=False), square_photo, IMGSZ)
     assert maps[0].windows.coarse == 0.25
     assert maps[0].trained, "this router learns nothing"
-    assert draw_view(square, maps, "overlay").notes == ["besides: the whole image at 1/4 of its side"]
+    assert draw_view(square_photo, maps, "overlay").notes == ["besides: the whole image at 1/4 of its side"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"router": "scout"}, {"router": "prior"}, {"router": "stem", "entry": 5}])
-def test_routers_without_training_are_told(tmp_path, square, capsys, settings):
+def test_routers_without_training_are_told(tmp_path, square_photo, capsys, settings):
     """Also with weights of a dense model, which has no router; after a step of training no longer."""
-    yolo = built(tmp_path, sure=False, **settings)
+    yolo = built_sure(tmp_path, sure=False, **settings)
     yolo.load(load_model("yolo26n.yaml").model)
-    maps = route_maps(yolo, square, IMGSZ)
+    maps = route_maps(yolo, square_photo, IMGSZ)
     assert not maps[0].trained
     for view in VIEWS:
-        drawn = draw_view(square, maps, view)
+        drawn = draw_view(square_photo, maps, view)
         assert drawn.notes == ["router without training"]
         assert (drawn.compose([]) != 255).sum() > (drawn._replace(notes=[]).compose([]) != 255).sum()  # of videos too
-    cv2.imwrite(str(tmp_path / "photo.png"), square)
+    cv2.imwrite(str(tmp_path / "photo.png"), square_photo)
     heatmap(yolo, tmp_path / "photo.png", IMGSZ, tmp_path)
     assert "this router has no training yet" in capsys.readouterr().out
     assert not Explorer(yolo, IMGSZ).trained
@@ -243,82 +219,15 @@ def test_routers_without_training_are_told(tmp_path, square, capsys, settings):
     yolo.model.train()(torch.rand(1, 3, 128, 128))
     entry.plan.logits.sum().backward()
     torch.optim.SGD(entry.router.parameters(), 0.01).step()
-    assert route_maps(yolo, square, IMGSZ)[0].trained
+    assert route_maps(yolo, square_photo, IMGSZ)[0].trained
     heatmap(yolo, tmp_path / "photo.png", IMGSZ, tmp_path)
     assert "no training yet" not in capsys.readouterr().out
 
 
-def test_tokens_have_no_windows(square):
-    maps = route_maps("yolo26n-mod-hybrid.yaml", square, 160)
-    assert draw_view(square, maps, "mask").notes == ["router without training"]
-    assert all(layer.trained for layer in route_maps("yolo26n-mod-hybrid-seg.pt", square, 160))
+def test_tokens_have_no_windows(square_photo):
+    maps = route_maps("yolo26n-mod-hybrid.yaml", square_photo, 160)
+    assert draw_view(square_photo, maps, "mask").notes == ["router without training"]
+    assert all(layer.trained for layer in route_maps("yolo26n-mod-hybrid-seg.pt", square_photo, 160))
     assert all(layer.windows is None for layer in maps)
     with pytest.raises(ValueError, match=r"model\.6 routes tokens, there are no windows to draw"):
         by_windows(maps[0])
-
-
-def test_a_video_counts_windows(model, tmp_path, square):
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (IMGSZ, 192))
-    for top in (0, 100):
-        writer.write(np.ascontiguousarray(square[top : top + 192]))
-    writer.release()
-    (video,) = heatmap(model, tmp_path / "clip.avi", IMGSZ, tmp_path / "out")
-    rows = list(csv.DictReader(video.with_suffix(".csv").open()))
-    assert [row["windows"] for row in rows] == ["2", "2"]
-    assert all(0 < float(row["gflops"]) < float(row["dense_gflops"]) for row in rows)
-
-
-def test_the_app_follows_the_capacity(model, square, tmp_path):
-    from mod_vision.viz.app import _describe, build
-
-    explorer = Explorer(model, IMGSZ)
-    looks = [explorer.look(square, ViewSettings(capacity)) for capacity in (0.2, 0.7)]
-    assert [look.figures.windows for look in looks] == [1, 4]
-    assert "of the image: the network ran on 1 window." in _describe(looks[0])
-    assert "the network ran on 4 windows." in _describe(looks[1])
-    assert looks[0].figures.gflops[0] < looks[1].figures.gflops[0] < looks[1].figures.gflops[1]
-    texts = json.dumps(build(explorer).get_config_file(), default=str)
-    assert "share of the image to compute" in texts
-    assert "The network ran on the windows; what is shaded lies in none." in texts
-
-
-def test_the_mosaic_of_a_training(model, photos, tmp_path):
-    picture = draw_mosaic(model.model, photos[:3], IMGSZ, tmp_path / "mosaic.jpg")
-    assert (tmp_path / "mosaic.jpg").is_file()
-    assert (picture == WHITE).all(-1).mean() < 0.7
-
-
-@pytest.fixture(scope="module")
-def report(model, tiny_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
-    model.save(folder / "windows.pt")
-    run = ScoreSettings(IMGSZ, "cpu", 1)
-    write_report(str(folder / "windows.pt"), str(tiny_data), [1.0, 0.5], 2, 0.25, False, run, folder / "page.html")
-    return folder / "page.html"
-
-
-def test_the_report_shows_windows(report, visit, model, tiny_data):
-    page = visit(report.as_uri(), viewport={"width": 1200, "height": 900})
-    shown = json.loads(page.locator("#data").text_content())
-    assert shown["windowed"]
-    assert [stage["name"] for stage in shown["stages"]] == ["model.0"]
-    for image in shown["images"]:
-        dense, look = image["looks"]
-        assert dense["windows"] is None
-        (layer,) = route_maps(model, tiny_data.parent / "images" / "val" / image["name"], IMGSZ)
-        np.testing.assert_allclose(look["windows"]["boxes"], layer.windows.boxes, atol=1e-3)
-        assert look["windows"]["told"] == layer.windows.told()
-        assert look["all"]["skipped"] == pytest.approx(skipped_share(layer))
-    page.locator("#stop").fill("1")
-    said = page.locator("#summary").inner_text()
-    assert f"of the image skipped at capacity 0.5: {shown['images'][0]['looks'][1]['windows']['told']}" in said
-    sparse = page.evaluate("document.getElementById('overlay').toDataURL()")
-    page.locator("#stop").fill("0")
-    assert page.evaluate("document.getElementById('overlay').toDataURL()") != sparse
-    page.locator("#overlay").focus()
-    assert page.locator("#route-title").inner_text() == "Cell, row 1, column 1"
-    assert "computed, 1 window" in page.inner_text("#spoken")
-    assert page.get_by_text("Windows of the cells").first.is_visible()
-    assert "no training yet" not in page.content()
-    assert unnamed_controls(page) == []
-    assert fits(page)
