@@ -73,7 +73,7 @@ def test_the_whole_picture_as_a_zone_gives_the_same_table(dense, drones, tmp_pat
     counts = re.findall(r"in the zone are (\d+) of (\d+) labelled objects of the images kept", capsys.readouterr().out)
     assert [str(number) for number, _ in chosen_by[1:]] == [within for within, _ in counts]
     assert int(counts[1][0]) < int(counts[1][1]) == chosen_by[0][0]
-    scored_in = [{inside and json.dumps(inside.zone) for inside in used} for _, used in chosen_by]
+    scored_in = [{zone_filter and json.dumps(zone_filter.zone) for zone_filter in used} for _, used in chosen_by]
     assert scored_in == [{None}, {json.dumps(WHOLE)}, {json.dumps([BOX])}]
     assert head_of(done.model.model).entry.zone_sums is not None
     assert max(done.timed.windows) > 0
@@ -95,7 +95,7 @@ def test_all_of_the_zone_is_timed_where_the_conversion_runs(dense, drones, monke
         parts=SimpleNamespace(kept=kept, data=str(drones)),
         run=RunSettings(imgsz=192, device="meta", threads=torch.get_num_threads()),
         progress=SimpleNamespace(once=lambda name, find: find()),
-        inside=SimpleNamespace(zone=[BOX]),
+        zone_filter=SimpleNamespace(zone=[BOX]),
     )
     _rows(job, {}, {})
     assert timed[ALL] == "meta", "where no parameter is by itself"

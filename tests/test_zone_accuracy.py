@@ -21,11 +21,11 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.ops import scale_boxes
 
 import mod_vision
-from mod_vision.conversion.in_zone import inside_of
 from mod_vision.conversion.job import with_router
 from mod_vision.conversion.rows import score
 from mod_vision.conversion.seen import look_at
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.conversion.zone_objects import zone_filter_of
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.run.validate import validate
 
 SIZE = (640, 512)
@@ -73,7 +73,7 @@ def test_accuracy_in_a_zone_is_that_of_coco_on_what_lies_in_it(dense, drones):
     assert 0 < len(within["annotations"]) < len(truth["annotations"])
     assert abs(expected - by_hand(truth, everything)) > 1e-3, "the zone makes a difference"
     assert abs(expected - by_hand(within, everything)) > 1e-3, "false alarms outside do"
-    where = (str(drones), 640, "val", "cpu", inside_of(BOX))
+    where = (str(drones), 640, "val", "cpu", zone_filter_of(BOX))
     assert score(dense, *where).ap == pytest.approx(100 * expected, abs=1e-6)
     (drones.parent / "val.json").write_text(json.dumps(truth))
     drones.write_text(yaml.safe_dump(yaml.safe_load(drones.read_text()) | {"annotations": {"val": "val.json"}}))
@@ -90,7 +90,7 @@ def test_crowds_stay_for_detections_at_the_edge_of_the_zone():
         {"bbox": [0, 0, 10, 10], "iscrowd": 1},
         {"bbox": [40, 40, 10, 10], "iscrowd": 0},
     ]
-    found = Inside([BOX]).content({"width": 100, "height": 80, "annotations": objects}, "a.jpg")
+    found = ZoneFilter([BOX]).content({"width": 100, "height": 80, "annotations": objects}, "a.jpg")
     assert found == {"width": 100, "height": 80, "annotations": objects[1:]}
 
 
@@ -102,22 +102,22 @@ def test_labels_outside_are_left_out_with_all_that_belongs_to_them():
         "keypoints": np.arange(3),
         "im_file": "a.jpg",
     }
-    (found,) = Inside([BOX]).labels([label])
+    (found,) = ZoneFilter([BOX]).labels([label])
     assert found["cls"].tolist() == [[1.0], [3.0]]
     assert (found["segments"], found["keypoints"].tolist(), found["im_file"]) == (["a", "c"], [0, 2], "a.jpg")
     assert len(label["cls"]) == 3, "what is given stays"
-    (boxes,) = Inside([BOX]).labels([{**label, "segments": [], "keypoints": None}])
+    (boxes,) = ZoneFilter([BOX]).labels([{**label, "segments": [], "keypoints": None}])
     assert (boxes["segments"], boxes["keypoints"], len(boxes["bboxes"])) == ([], None, 2)
 
 
 def test_objects_outside_are_not_lost(dense, drones):
     """Neither in the table, nor where windows are chosen: as many count as lie in the zone."""
-    inside, routed = inside_of(BOX), with_router(dense, "look")
+    zone_filter, routed = zone_filter_of(BOX), with_router(dense, "look")
     mod_vision.set_capacity(routed, 0.3)
     expected = [sum(in_box(x, y) for _, x, y, *_ in rows.tolist()) for rows in objects_of(drones).values()]
-    seen = look_at(routed, str(drones), 192, "val", inside)
+    seen = look_at(routed, str(drones), 192, "val", zone_filter)
     assert sorted(len(image.boxes) for image in seen) == sorted(expected)
-    found = validate(routed, inside=inside, data=str(drones), imgsz=192, split="val", batch=1)
+    found = validate(routed, zone_filter=zone_filter, data=str(drones), imgsz=192, split="val", batch=1)
     assert found.lost.total["all"] == sum(expected) > 0
 
 
@@ -156,8 +156,8 @@ def test_keypoints_and_rotated_boxes_count_in_the_zone(other, monkeypatch):
         own(self, preds, batch)
 
     monkeypatch.setattr(base, "update_metrics", update)
-    for inside in (None, inside_of(BOX)):
-        score(yolo, str(data), 128, "val", "cpu", inside)
+    for zone_filter in (None, zone_filter_of(BOX)):
+        score(yolo, str(data), 128, "val", "cpu", zone_filter)
     labels = [np.loadtxt(file)[:, 1:] for file in sorted((data.parent / "labels").glob("*.txt"))]
     for before, after, label in zip(told[:2], told[2:], labels, strict=True):
         rotated, batch = yolo.task == "obb", before[2]

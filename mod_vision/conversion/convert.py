@@ -13,7 +13,6 @@ from ultralytics import YOLO
 from mod_vision import __version__
 from mod_vision.conversion.choice import Setting
 from mod_vision.conversion.empty import Timed, time_val
-from mod_vision.conversion.in_zone import count_objects, inside_of
 from mod_vision.conversion.job import OBJECTNESS, Job, fit_router, names_of, with_router, with_setting
 from mod_vision.conversion.parts import divide, state_of
 from mod_vision.conversion.progress import Progress
@@ -22,6 +21,7 @@ from mod_vision.conversion.timing import time_predictions
 from mod_vision.conversion.verdict import Verdict, verdict
 from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.winners import asked_for, choose
+from mod_vision.conversion.zone_objects import count_objects, zone_filter_of
 from mod_vision.conversion.zoned import zoned
 from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.window_routers import WINDOW_ROUTERS
@@ -109,7 +109,7 @@ def convert(
     for router in routers:
         if router not in WINDOW_ROUTERS or not WINDOW_ROUTERS[router].learned or router == "prior":
             raise ValueError(f"routers to convert with are look, scout and stem, got {router!r}.")
-    inside = inside_of(zone)
+    zone_filter = zone_filter_of(zone)
     dense = load_model(model)
     if dense.task not in TASKS:
         raise ValueError(f"convert takes models for {', '.join(TASKS)}, this one is for {dense.task!r}.")
@@ -119,15 +119,15 @@ def convert(
     _check_classes(dense, data)
     dense.to(run.device)
     asked = {"data": str(Path(data).resolve()), "labels": labels, "steps": steps, "run": asdict(run)}
-    asked |= {"state": state_of(data), "zone": inside and inside.zone}
+    asked |= {"state": state_of(data), "zone": zone_filter and zone_filter.zone}
     asked |= {"model": _mark(dense), "by": [__version__, OBJECTNESS]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
     if parts.taught:
         print("val has no labels: AP and lost objects are against the dense model's own detections", flush=True)
-    if inside is not None:
-        count_objects(dense, parts.data, run.imgsz, inside, data)
-    job = Job(dense, data, parts, run, wanted, steps, progress, routed, inside)
+    if zone_filter is not None:
+        count_objects(dense, parts.data, run.imgsz, zone_filter, data)
+    job = Job(dense, data, parts, run, wanted, steps, progress, routed, zone_filter)
     for router in routers:
         print(f"training the router {router}; all other weights stay as they are", flush=True)
         fit_router(job, router)
@@ -180,9 +180,9 @@ def _rows(job: Job, models: dict[str, YOLO], settings: dict[str, str]) -> tuple[
     sizes = list(dict.fromkeys(scaled))
     all_models = {f"dense at {size} px": (job.dense, size) for size in sizes}
     photos = read_images(evenly_spaced(job.parts.kept, TIMED))
-    if job.inside is not None:
+    if job.zone_filter is not None:
         height, width = photos[0].shape[:2]
-        whole, _ = zoned(job.dense, [job.inside.zone], job.run.imgsz, (width, height))
+        whole, _ = zoned(job.dense, [job.zone_filter.zone], job.run.imgsz, (width, height))
         models = {ALL: whole.to(job.run.device), **models}
     all_models |= {name: (yolo, job.run.imgsz) for name, yolo in models.items()}
     rows = []
@@ -190,11 +190,11 @@ def _rows(job: Job, models: dict[str, YOLO], settings: dict[str, str]) -> tuple[
 
         def find(name: str = name, yolo: YOLO = yolo, size: int = size) -> dict[str, Any]:
             print(f"    {name}", flush=True)
-            return asdict(score(yolo, job.parts.data, size, "val", job.run.device, job.inside))
+            return asdict(score(yolo, job.parts.data, size, "val", job.run.device, job.zone_filter))
 
         rows.append(Row(name, size, Accuracy(**job.progress.once(f"val {settings.get(name, name)}", find))))
         if rows[0].accuracy.ap < 0:
-            what = "no labelled object" if job.inside is None else "no labelled object in the zone"
+            what = "no labelled object" if job.zone_filter is None else "no labelled object in the zone"
             raise ValueError(f"{job.data}: `val` has {what}, so nothing can be scored; label it first.")
     torch.set_num_threads(job.run.threads)
     times = time_predictions(all_models, photos)

@@ -15,7 +15,7 @@ from mod_vision.conversion.wanted import Wanted
 from mod_vision.conversion.windowed import on_windows
 from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.blocks.windows import ENTRIES
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.settings import WindowSettings
@@ -40,7 +40,7 @@ class Job:
         steps: Batches that each router is trained on.
         progress: What was found so far.
         routed: The models on windows by their routers.
-        inside: The zone that alone counts, None for the whole picture.
+        zone_filter: The zone that alone counts, None for the whole picture.
     """
 
     dense: YOLO
@@ -51,7 +51,7 @@ class Job:
     steps: int
     progress: Progress
     routed: dict[str, YOLO]
-    inside: Inside | None = None
+    zone_filter: ZoneFilter | None = None
 
 
 def with_router(dense: YOLO, router: str) -> YOLO:
@@ -71,8 +71,8 @@ def fit_router(job: Job, router: str) -> None:
     yolo, file = job.routed[router], job.progress.folder / f"{router}.pt"
     batches = labelled_batches(yolo, job.parts.data, job.run.imgsz)
     fit_windows(yolo.model, batches, job.steps, resume=file)
-    if job.inside is not None:
-        set_zone(yolo, [job.inside.zone])
+    if job.zone_filter is not None:
+        set_zone(yolo, [job.zone_filter.zone])
 
 
 def name_of(setting: Setting) -> str:

@@ -16,12 +16,12 @@ from mod_vision.conversion.seen import count_lost
 from mod_vision.eval.accuracy.coco import Scorer
 from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.yolo.data.description import naming_split
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.trust import restricted
-from mod_vision.yolo.run.in_zone import validator_in
 from mod_vision.yolo.run.log import warnings_only
 from mod_vision.yolo.run.validate import validate
+from mod_vision.yolo.run.zone_validator import validator_in
 
 HEAD = ("model", "imgsz", "AP", "AP50", "lost", "small", "windows", "ms", "p95", "MB")
 
@@ -66,7 +66,9 @@ class Row:
     megabytes: float = 0.0
 
 
-def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str, inside: Inside | None = None) -> Accuracy:
+def score(
+    yolo: YOLO, data: str, imgsz: int, split: str, device: str, zone_filter: ZoneFilter | None = None
+) -> Accuracy:
     """Score a model, image by image; it stays as it is.
 
     Args:
@@ -75,27 +77,27 @@ def score(yolo: YOLO, data: str, imgsz: int, split: str, device: str, inside: In
         imgsz: Longer side of the image in px.
         split: Split of the data set.
         device: Where it runs.
-        inside: The zone that alone counts, for objects and for detections of any model; None is the whole picture.
+        zone_filter: The zone that alone counts, for objects and detections of any model; None is the whole picture.
     """
     where = {"data": data, "imgsz": imgsz, "split": split, "device": device, "batch": 1}
     by = _by_coco if yolo.task in ("detect", "segment") else _by_ultralytics
-    return by(yolo, where, inside)
+    return by(yolo, where, zone_filter)
 
 
-def _by_coco(yolo: YOLO, where: dict[str, Any], inside: Inside | None) -> Accuracy:
+def _by_coco(yolo: YOLO, where: dict[str, Any], zone_filter: ZoneFilter | None) -> Accuracy:
     """Return the accuracy of a model for detection or segmentation."""
     scorer = Scorer(str(yolo.task), None, "pycocotools")
     with tempfile.TemporaryDirectory() as folder, warnings_only(), contextlib.redirect_stdout(io.StringIO()):
-        found = validate(copy_model(yolo), scorer.update, None, inside, project=folder, **where)
+        found = validate(copy_model(yolo), scorer.update, None, zone_filter, project=folder, **where)
         scores = scorer.result()
     stats = scores["mask" if "mask" in scores else "box"].stats
     accuracy = Accuracy(100 * stats["AP"], 100 * stats["AP50"])
     return _with_lost(accuracy, found.lost)
 
 
-def _by_ultralytics(yolo: YOLO, where: dict[str, Any], inside: Inside | None) -> Accuracy:
+def _by_ultralytics(yolo: YOLO, where: dict[str, Any], zone_filter: ZoneFilter | None) -> Accuracy:
     """Return the accuracy of a model for keypoints or rotated boxes."""
-    validator = None if inside is None else validator_in(yolo._smart_load("validator"), inside)
+    validator = None if zone_filter is None else validator_in(yolo._smart_load("validator"), zone_filter)
     quiet: dict[str, Any] = {"plots": False, "workers": 0, "verbose": False, "val": False}  # `val` would write JSON
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -103,7 +105,7 @@ def _by_ultralytics(yolo: YOLO, where: dict[str, Any], inside: Inside | None) ->
             stack.enter_context(context)
         stack.enter_context(naming_split(where["data"], where["split"]))
         metrics: Any = copy_model(yolo).val(validator, **where, **quiet, project=folder)
-    lost = count_lost(yolo, where["data"], where["imgsz"], where["split"], inside)
+    lost = count_lost(yolo, where["data"], where["imgsz"], where["split"], zone_filter)
     found = metrics.pose if yolo.task == "pose" else metrics.box
     return _with_lost(Accuracy(100 * float(found.map), 100 * float(found.map50)), lost)
 

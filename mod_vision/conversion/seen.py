@@ -12,7 +12,7 @@ from mod_vision.conversion.parts import CONFIDENT
 from mod_vision.routing.lost_objects import LostObjects, Objects, shown_share
 from mod_vision.routing.placing import BUCKETS, gains_of, plan_windows, window_cells, window_count
 from mod_vision.routing.windows import WindowPlan
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.model.coarse import KEPT, OVERLAP, boxes_of
 from mod_vision.yolo.model.windows import head_of, overview
 from mod_vision.yolo.run.objects import upright_boxes
@@ -62,14 +62,14 @@ class Shown(NamedTuple):
 
 
 @torch.no_grad()
-def look_at(yolo: Any, data: str, imgsz: int, split: str = "test", inside: Inside | None = None) -> list[Seen]:
+def look_at(yolo: Any, data: str, imgsz: int, split: str = "test", zone_filter: ZoneFilter | None = None) -> list[Seen]:
     """Run a model on windows on the images of a split, and return what its router said of each.
 
-    Of a zone, only the objects `inside` count.
+    Of a zone, only the objects in it count.
     """
     entry: Any = head_of(yolo.model).entry  # type: ignore[union-attr]
     found = []
-    for batch in labelled_images(yolo, data, imgsz, split, inside):
+    for batch in labelled_images(yolo, data, imgsz, split, zone_filter):
         yolo.model.eval()(batch["img"])
         height, width = batch["img"].shape[2:]
         boxes = upright_boxes(batch).float().cpu() * torch.tensor((width, height) * 2)
@@ -82,16 +82,18 @@ def look_at(yolo: Any, data: str, imgsz: int, split: str = "test", inside: Insid
 
 
 @torch.no_grad()
-def count_lost(yolo: Any, data: str, imgsz: int, split: str, inside: Inside | None = None) -> LostObjects | None:
+def count_lost(
+    yolo: Any, data: str, imgsz: int, split: str, zone_filter: ZoneFilter | None = None
+) -> LostObjects | None:
     """Count the objects of a split that the windows of a model lose, None for a model without windows.
 
-    Of a zone, only the objects `inside` count.
+    Of a zone, only the objects in it count.
     """
     head = head_of(yolo.model)
     if head is None:
         return None
     objects, found = WindowObjects(head, {}, dict(yolo.names)), LostObjects()
-    for batch in labelled_images(yolo, data, imgsz, split, inside):
+    for batch in labelled_images(yolo, data, imgsz, split, zone_filter):
         yolo.model.eval()(batch["img"])
         if head.entry.plan is not None:
             found.update(head.entry.plan, objects.of(batch), {})

@@ -43,7 +43,7 @@ def _kept_ap(job: Job, setting: Setting | None) -> float:
     def find() -> float:
         print(f"    {'dense' if setting is None else name_of(setting)}, on the images kept aside", flush=True)
         yolo = job.dense if setting is None else with_setting(job, setting)
-        return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device, job.inside).ap
+        return score(yolo, job.parts.data, job.run.imgsz, "test", job.run.device, job.zone_filter).ap
 
     return float(job.progress.once(f"kept {setting}", find))
 
@@ -58,7 +58,7 @@ def _dense_ms(job: Job) -> float:
 def _settings(job: Job, router: str, yolo: YOLO, dense_ms: float) -> list[Setting]:
     """Return what can be chosen with a router; `dense_ms` is the time of the dense model, with all around it."""
     set_capacity(yolo, 1e-3)  # one window: what the router says is all that is looked at
-    seen = look_at(yolo, job.parts.data, job.run.imgsz, inside=job.inside)
+    seen = look_at(yolo, job.parts.data, job.run.imgsz, zone_filter=job.zone_filter)
     plan = seen[len(seen) // 2].plan
     head: Any = head_of(yolo.model)
     sizes = [s for s in SIZES if s % head.entry.cell == 0 and s <= min(plan.size) * plan.cell] or [min(SIZES)]

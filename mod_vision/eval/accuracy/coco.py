@@ -143,7 +143,7 @@ class Scorer(Measure):
         path = self.annotations or found.annotations
         if path:
             truth = from_json(path, found.files, "mask" in self.matches, found.folder)
-            truth = truth if found.inside is None else truth.within(found.inside)
+            truth = truth if found.zone_filter is None else truth.within(found.zone_filter)
         else:
             truth = from_labels(found.labels, found.files, found.names)
         categories = match_categories(truth, found.names)

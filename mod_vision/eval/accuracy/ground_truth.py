@@ -22,7 +22,7 @@ from mod_vision.eval.accuracy.annotation_checks import (
 )
 from mod_vision.limits import MAX_MASKS, check_classes
 from mod_vision.text import printable
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 
 LETTERS = 60  # of the name of a class
 KEPT = ("bbox", "area", "iscrowd", "segmentation")
@@ -81,10 +81,10 @@ class GroundTruth:
         categories = [{"id": k, "name": name} for k, name in enumerate(self.categories.values())]
         return {"images": images, "annotations": annotations, "categories": categories}
 
-    def within(self, inside: Inside) -> GroundTruth:
+    def within(self, zone_filter: ZoneFilter) -> GroundTruth:
         """Return the objects in a zone alone, and crowds; `subset` raises where it is not known of an image."""
         new = copy(self)
-        new._content = lambda name: inside.content(self._content(name), name)
+        new._content = lambda name: zone_filter.content(self._content(name), name)
         return new
 
 

@@ -22,14 +22,14 @@ from mod_vision.routing.labels import labelled
 from mod_vision.routing.lost_objects import LostObjects
 from mod_vision.routing.recall import OBJECTS, REST, RouterRecall
 from mod_vision.yolo.data.description import annotations_file, naming_split, stuff_folder
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.model.trust import check_data, restricted
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import image_names
-from mod_vision.yolo.run.in_zone import validator_in
 from mod_vision.yolo.run.objects import object_cells
 from mod_vision.yolo.run.token_groups import stuff_maps, stuff_tokens, token_groups
 from mod_vision.yolo.run.window_objects import WindowObjects
+from mod_vision.yolo.run.zone_validator import validator_in
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Validation:
         shares: Per layer, the routed share of tokens of each image.
         objects: Per layer, of each image how many object tokens were routed, and how many there are.
         lost: Objects that windows lose, None for a model without windows.
-        inside: The zone that alone counts, None for the whole picture.
+        zone_filter: The zone that alone counts, None for the whole picture.
     """
 
     folder: Path = Path()
@@ -58,7 +58,7 @@ class Validation:
     shares: dict[str, list[float]] = field(default_factory=dict)
     objects: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     lost: LostObjects | None = None
-    inside: Inside | None = None
+    zone_filter: ZoneFilter | None = None
 
 
 Watcher = Callable[[torch.nn.Module, torch.Tensor], None]
@@ -221,7 +221,7 @@ def validate(
     model: YOLO,
     receive: Receiver | None = None,
     watch: Watcher | None = None,
-    inside: Inside | None = None,
+    zone_filter: ZoneFilter | None = None,
     **overrides: Any,
 ) -> Validation:
     """Run Ultralytics' validation of `model` and return what it found.
@@ -231,7 +231,8 @@ def validate(
         receive: Takes, batch by batch, the validation, the batch's file names and its COCO-style predictions, which
             have file_name and the class index as category_id.
         watch: Takes the network and the input of each batch when it has run, with the plans of its layers.
-        inside: The zone that alone counts, None for the whole picture. A receiver that reads a COCO JSON goes by it.
+        zone_filter: The zone that alone counts, None for the whole picture. A receiver that reads a COCO JSON goes
+            by it.
         overrides: Ultralytics' validation arguments: data, split, imgsz, batch, device, ...
 
     Raises:
@@ -242,13 +243,13 @@ def validate(
     check_task(model)
     base = VALIDATORS[str(model.task)]
     data = check_data(overrides["data"], overrides.get("split", "val"))["yaml_file"]
-    found = Validation(inside=inside)
+    found = Validation(zone_filter=zone_filter)
     hooks = {"receive": receive, "watch": watch}
     own = {name: staticmethod(hook) if hook else None for name, hook in hooks.items()}
     defaults = {"plots": False, "verbose": False, "workers": 0}
     with ExitStack() as shown, restricted(), naming_split(overrides["data"], overrides.get("split", "val")):
         validator: type[DetectionValidator] = type(base.__name__, (base,), {"found": found, "shown": shown, **own})
-        validator = validator if inside is None else validator_in(validator, inside)
+        validator = validator if zone_filter is None else validator_in(validator, zone_filter)
         model.val(validator=validator, **{**defaults, **overrides, "data": data})
     return found
 

@@ -17,7 +17,7 @@ from mod_vision.nn import MoDStage
 from mod_vision.routing import check_capacity, routed_layers
 from mod_vision.routing.losses import guide_loss
 from mod_vision.yolo.data.description import naming_split
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.model.capacity import set_capacity
 from mod_vision.yolo.model.graph import catch_inputs
 from mod_vision.yolo.model.loading import load_model
@@ -129,15 +129,15 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
 
 
 def labelled_images(
-    yolo: YOLO, data: str, imgsz: int, split: str, inside: Inside | None = None
+    yolo: YOLO, data: str, imgsz: int, split: str, zone_filter: ZoneFilter | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield the images of a split one by one, as batches of one with their labels, padded to their own rectangle.
 
-    Of a zone, only the objects `inside` are labelled.
+    Of a zone, only the objects in it are labelled.
     """
     dataset = _labelled(yolo, data, imgsz, split, 1, rect=True)
-    if inside is not None:
-        dataset.labels = inside.labels(dataset.labels)
+    if zone_filter is not None:
+        dataset.labels = zone_filter.labels(dataset.labels)
     device = next(yolo.model.parameters()).device
     for i in range(len(dataset)):
         batch = dataset.collate_fn([dataset[i]])

@@ -6,12 +6,12 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from mod_vision.yolo.data.inside import Inside
+from mod_vision.yolo.data.zone_filter import ZoneFilter
 from mod_vision.yolo.data.zones import zones_of
 from mod_vision.yolo.train.fit import labels_of
 
 
-def inside_of(zone: Any) -> Inside | None:
+def zone_filter_of(zone: Any) -> ZoneFilter | None:
     """Return what tells what lies in a zone, None for the whole picture.
 
     Args:
@@ -24,17 +24,17 @@ def inside_of(zone: Any) -> Inside | None:
     zones = zones_of(zone)
     if zones is not None and len(zones) != 1:
         raise ValueError(f"convert takes one zone, for all photos of the data set; got zones for {len(zones)} streams.")
-    return None if zones is None else Inside(zones[0])
+    return None if zones is None else ZoneFilter(zones[0])
 
 
-def count_objects(dense: YOLO, data: str, imgsz: int, inside: Inside, asked: str) -> None:
+def count_objects(dense: YOLO, data: str, imgsz: int, zone_filter: ZoneFilter, asked: str) -> None:
     """Say how many labelled objects to choose and to report on lie in the zone; unlabelled images are told of later.
 
     Args:
         dense: The model.
         data: Data YAML of the parts.
         imgsz: Image size in pixels.
-        inside: The zone.
+        zone_filter: The zone.
         asked: Data YAML that is asked for, for the error.
 
     Raises:
@@ -43,7 +43,7 @@ def count_objects(dense: YOLO, data: str, imgsz: int, inside: Inside, asked: str
     said = []
     for split, what in (("test", "the images kept aside from training"), ("val", "val")):
         labels = labels_of(dense, data, imgsz, split)
-        objects, within = (sum(len(label["cls"]) for label in own) for own in (labels, inside.labels(labels)))
+        objects, within = (sum(len(label["cls"]) for label in own) for own in (labels, zone_filter.labels(labels)))
         if objects and not within:
             raise ValueError(f"{asked}: none of the {objects} labelled objects of {what} lies in the zone.")
         said.append(f"{within} of {objects} labelled objects of {what}")

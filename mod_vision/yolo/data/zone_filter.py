@@ -13,7 +13,7 @@ from mod_vision.routing.zone import points_in, sums_of, whole_extent
 from mod_vision.yolo.data.zones import Zone, masks_of
 
 
-class Inside:
+class ZoneFilter:
     """Tells what lies in a zone of the picture.
 
     Args:
