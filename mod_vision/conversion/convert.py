@@ -102,13 +102,7 @@ def convert(
         ValueError: If an argument is not valid, the model is for another task, is routed already or does not go with
             windows, there are too few images, or nothing that is labelled lies in the zone.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-    if not routers:
-        raise ValueError("router= names none; there are look, stem and scout.")
-    for router in routers:
-        if router not in WINDOW_ROUTERS or not WINDOW_ROUTERS[router].learned or router == "prior":
-            raise ValueError(f"routers to convert with are look, scout and stem, got {router!r}.")
+    _check_routers(routers, steps)
     zone_filter = zone_filter_of(zone)
     dense = load_model(model)
     if dense.task not in TASKS:
@@ -134,16 +128,22 @@ def convert(
     print(f"choosing windows on {len(parts.kept)} images kept aside from training", flush=True)
     winners = choose(job)
     print("measuring on val", flush=True)
-    names = names_of(winners)
-    models = {name: with_setting(job, setting) for setting, name in names.items()}
-    chosen = asked_for(job, winners)
-    dense_rows, rows = _rows(job, models, {name: str(setting) for setting, name in names.items()})
-    own = next(row for row in rows if row.name == names[chosen])
-    untrained = next((row for row in rows if row.name == ALL), None)
-    decision = verdict(own, dense_rows, wanted.bound, wanted.allowed(dense_rows[0].ms), untrained)
-    own.name += " *"
-    timed = time_val(models[names[chosen]], parts.data, run.imgsz)
-    return Conversion(models[names[chosen]].to("cpu"), [*dense_rows, *rows], decision, chosen, run, timed, progress)
+    return _measured(job, winners)
+
+
+def _check_routers(routers: Sequence[str], steps: int) -> None:
+    """Refuse routers that cannot be trained.
+
+    Raises:
+        ValueError: If there are none, one learns nothing from labels, or there is no step to train it in.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if not routers:
+        raise ValueError("router= names none; there are look, stem and scout.")
+    for router in routers:
+        if router not in WINDOW_ROUTERS or not WINDOW_ROUTERS[router].learned or router == "prior":
+            raise ValueError(f"routers to convert with are look, scout and stem, got {router!r}.")
 
 
 def _check_classes(dense: YOLO, data: str) -> None:
@@ -168,6 +168,21 @@ def _check_classes(dense: YOLO, data: str) -> None:
 def _mark(yolo: YOLO) -> float:
     """Return a number that changes with the weights."""
     return float(sum(p.detach().double().abs().sum() for p in yolo.model.parameters()))
+
+
+def _measured(job: Job, winners: Sequence[Setting]) -> Conversion:
+    """Return what a conversion gives: the settings that were chosen, measured on `val`, and the verdict."""
+    names = names_of(winners)
+    models = {name: with_setting(job, setting) for setting, name in names.items()}
+    chosen = asked_for(job, winners)
+    dense_rows, rows = _rows(job, models, {name: str(setting) for setting, name in names.items()})
+    own = next(row for row in rows if row.name == names[chosen])
+    untrained = next((row for row in rows if row.name == ALL), None)
+    decision = verdict(own, dense_rows, job.wanted.bound, job.wanted.allowed(dense_rows[0].ms), untrained)
+    own.name += " *"
+    model, all_rows = models[names[chosen]], [*dense_rows, *rows]
+    timed = time_val(model, job.parts.data, job.run.imgsz)
+    return Conversion(model.to("cpu"), all_rows, decision, chosen, job.run, timed, job.progress)
 
 
 def _rows(job: Job, models: dict[str, YOLO], settings: dict[str, str]) -> tuple[list[Row], list[Row]]:
