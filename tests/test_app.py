@@ -89,6 +89,13 @@ def test_what_is_refused(page, visit, tmp_path, name, message):
     visit.wrong.clear()  # the browser notes that the server refused
 
 
+def test_photos_to_try_can_be_chosen_from_any_folder(page, own_folder):
+    before = drawing(page)
+    page.get_by_label("Thumbnail 2").click()
+    page.wait_for_function("(src) => document.querySelector('#routes img').src !== src", arg=before)
+    assert skipped(page) > 0
+
+
 def test_a_video_is_drawn_and_plays(page, tmp_path, photos):
     photo = cv2.resize(cv2.imread(str(photos[0])), (200, 120))
     writer = cv2.VideoWriter(str(tmp_path / "street.webm"), cv2.VideoWriter.fourcc(*"VP80"), 10, (160, 120))

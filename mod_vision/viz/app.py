@@ -80,6 +80,7 @@ def start(model: Any, imgsz: int, device: str, host: str, port: int, max_mb: int
             server_name=host,
             server_port=port,
             share=False,
+            allowed_paths=_photos(),  # else Gradio refuses those that lie outside of the folder it is started in
             max_file_size=f"{max_mb}mb",
             app_kwargs={"middleware": [Middleware(Guard, host=host, max_bytes=(max_mb << 20) + FORM_BYTES)]},
             footer_links=[],
@@ -198,9 +199,14 @@ def _lede(explorer: Explorer) -> str:
     return f"The network ran on the windows{besides}; what is shaded lies in none.{trained}"
 
 
+def _photos() -> list[str]:
+    """Return the photos to try."""
+    return [str(photo) for photo in some_images(PHOTOS, 6, "val")]
+
+
 def _picture_tab(answers: _Answers, zone: list[Any], settings: list[Any], page: gr.Blocks) -> None:
     """Lay out the tab for pictures, which are drawn anew when anything changes."""
-    photos = [str(photo) for photo in some_images(PHOTOS, 6, "val")]
+    photos = _photos()
 
     def pick(event: gr.SelectData) -> str:
         return photos[event.index]
