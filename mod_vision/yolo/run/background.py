@@ -16,6 +16,7 @@ RATE, SLOW = 1 / 16, 1 / 128  # of a frame in the background, where nothing chan
 FIRST = 8  # frames in which the background learns fast
 LEVELS = 8.0  # of 255: what noise and compression change at most
 SIGMAS = 4.0  # times what a square wavers
+BRIGHTER = 2.0  # times as bright, or as dark: more is another scene, such as a lamp that goes out
 DARK = 16.0  # levels below which ratios say nothing
 SPARSE = 4  # every fourth square, of every fourth row, tells the brightness
 NEIGHBOURS = 2  # squares of 3 by 3 that have changed, or it is a speck
@@ -64,7 +65,7 @@ class Background:
         ratios, lit = (some + 1) / (mean + 1), (mean > DARK).all(2)
         if lit.mean() < 0.1:
             return np.ones(squares.shape[2], np.float32)
-        return np.median(ratios[lit], 0).astype(np.float32)
+        return np.median(ratios[lit], 0).clip(1 / BRIGHTER, BRIGHTER).astype(np.float32)
 
     def _follow(self, off: np.ndarray, moved: np.ndarray) -> None:
         """Move the background towards a frame that is `off` it."""
