@@ -28,7 +28,7 @@ from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 from studies.opponents.scoring import scenes_of, score
 from studies.opponents.shares import at_share, plans_of
-from studies.opponents.ways import model_way
+from studies.opponents.ways import Way, model_way
 
 
 def seeds(
@@ -63,20 +63,22 @@ def seeds(
     torch.set_num_threads(threads)
     dense = load_model(model)
     found = _images(dense, data, split)
+    if not (file := folder / "dense.json").is_file():
+        write_text(file, json.dumps(_figures(model_way("dense", dense, imgsz, False), found), indent=1))
     for seed in map(int, as_list(seeds)):
         to_do = {share: folder / f"seed{seed}-{share:g}.json" for share in asked}
         to_do = {share: file for share, file in to_do.items() if not file.is_file()}
         if not to_do:
             continue
         torch.set_num_threads(threads)  # a validation sets its own
-        yolo, kept = _trained(dense, data, imgsz, seed, router, steps, folder / f"router{seed}")
+        yolo, aside = _trained(dense, data, imgsz, seed, router, steps, folder / f"router{seed}")
         head_of(yolo.model).entry.window = window  # type: ignore[union-attr]
-        plans = plans_of(yolo, kept, imgsz)
+        plans = plans_of(yolo, aside, imgsz)
         for share, file in to_do.items():
             way = model_way(f"seed {seed} at {share:g}", at_share(yolo, plans, share), imgsz, False)
-            figures = {"seed": seed, "asked": share} | score(way, found, scenes_of(found.files, "^.*$"), "^")
-            write_text(file, json.dumps(figures, indent=1))
-    text = table([json.loads(file.read_text()) for file in sorted(folder.glob("seed*.json"))])
+            write_text(file, json.dumps({"seed": seed, "asked": share} | _figures(way, found), indent=1))
+    found_by_seed = [json.loads(file.read_text()) for file in sorted(folder.glob("seed*.json"))]
+    text = table(json.loads((folder / "dense.json").read_text()), found_by_seed)
     write_text(folder / "table.md", text)
     print(text)
 
@@ -97,9 +99,15 @@ def _images(dense: YOLO, data: str, split: str) -> Validation:
     return validate(dense, lambda *_: None, **settings)
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
+def _figures(way: Way, found: Validation) -> dict[str, Any]:
+    """Return the figures of a way, each image its own scene."""
+    return score(way, found, scenes_of(found.files, "^.*$"), "^")
+
+
+def table(dense: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
     """Return means and deviations over seeds at each share, as Markdown."""
     lines = ["| asked | seeds | computed | AP | lost, % | small, % |", "| --- | --- | --- | --- | --- | --- |"]
+    lines.append(f"| dense | | | {100 * dense['AP']:.1f} | | |")
     for share in sorted({one["asked"] for one in found}):
         own = [one for one in found if one["asked"] == share]
         lost = [one["windows"]["lost"]["router"] for one in own]

@@ -118,6 +118,5 @@ def run_tool(tool: str | Callable[..., Any], description: str) -> int:
     name = f"python -m studies.{script.stem}" if script.parent.name == "studies" else f"python tools/{script.name}"
     function = VERBS[tool] if isinstance(tool, str) else tool
     if any(word in HELP for word in sys.argv[1:]):
-        print(f"{description}\n{describe(name, function)}")
-        return 0
+        return _while_read(lambda: print(f"{description}\n{describe(name, function)}") or 0)
     return _while_read(partial(_run, name, function, sys.argv[1:]))
