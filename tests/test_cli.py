@@ -70,6 +70,9 @@ def test_a_pipe_that_a_verb_breaks_is_an_error(capsys, monkeypatch):
 
     monkeypatch.setitem(VERBS, "check", fail)
     assert error_text(capsys, "check") == "error: the encoder ended\n"
+    monkeypatch.setenv("MOD_VISION_DEBUG", "1")
+    with pytest.raises(BrokenPipeError, match="the encoder ended"):
+        main(["check"])
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,22 @@ def _while_read(run: Callable[[], int]) -> int:
         print(end="", flush=True)
         return code
     except BrokenPipeError:
+        if not _nobody_reads():
+            raise
         with open(os.devnull, "w") as nowhere:  # Python prints what is left as it ends
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return READER_GONE
     finally:
         logging.raiseExceptions = told
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed reaches nobody any more: else a pipe that broke is of the verb's own."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
@@ -103,9 +114,7 @@ def _run(name: str, function: Callable[..., Any], words: list[str]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        if isinstance(error, BrokenPipeError):
-            print(flush=True)  # raises it again if it is of what we print, and not of a pipe of the verb's own
-        if os.environ.get(DEBUG) == "1":
+        if os.environ.get(DEBUG) == "1" or (isinstance(error, BrokenPipeError) and _nobody_reads()):
             raise
         kind = "" if isinstance(error, TOLD) else f"{type(error).__name__}: "
         print(f"error: {kind}{one_line(error)}", file=sys.stderr)
