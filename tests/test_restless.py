@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import pytest
 from conftest import FEW
+from frames import with_box
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mod_vision import Stream
 from mod_vision.routing.zone import GRID
 from mod_vision.yolo.run.restless import EVERY, Restless
+from mod_vision.yolo.run.turns import Turns
 
 IMGSZ = 640
 LEARNT = 16  # frames after which what moves in each of them is known to be restless
@@ -73,3 +75,35 @@ def test_an_object_that_is_known_is_followed_in_each_frame(score, each, camera, 
     computed = [look is not None and look.worth[row, column] > 0 for look in looks]
     assert computed.count(True) == (EVERY if each else 1)
     assert [look is not None and look.sure[row, column] for look in looks] == [each] * EVERY
+
+
+def after_water(scene: np.ndarray, zone: np.ndarray | None = None) -> Stream:
+    """Return a stream of one part that has seen water in its upper half for long."""
+    stream, whole = Stream(None, refresh=1000), [(slice(0, GRID), slice(0, GRID))]
+    stream.look(scene)
+    stream.zone, stream.turns, stream.restless = zone, Turns(whole, 1000), Restless(whole)
+    for i in range(LEARNT):
+        stream.look(water(scene, i))
+    return stream
+
+
+def looked_at(stream: Stream, frames: list[np.ndarray], y: int) -> list[bool]:
+    """Return whether a square of 24 px at (300, y) is computed in each frame."""
+    looks = [stream.look(with_box(frame, 300, y)) for frame in frames]
+    row, column = (y + 12) * GRID // 512, 312 * GRID // 640
+    return [look is not None and bool(look.worth[row, column]) for look in looks]
+
+
+@pytest.mark.parametrize("zoned", [False, True])
+def test_what_moves_outside_of_the_zone_makes_nothing_restless(zoned, scene):
+    zone = np.zeros((GRID, GRID), bool)
+    zone[160:] = True
+    stream = after_water(scene, zone if zoned else None)
+    seen = looked_at(stream, [water(scene, LEARNT + i) for i in range(EVERY)], 400)
+    assert seen.count(True) == (EVERY if zoned else 1)
+
+
+def test_another_scene_is_learnt_anew(scene):
+    stream, other = after_water(scene), 255 - scene
+    assert stream.look(other) is None
+    assert all(looked_at(stream, [other] * EVERY, 100))

@@ -107,12 +107,12 @@ class Stream:
         """Forget everything: another camera, or the same from another place."""
         self.background = Background()
         self.shape: tuple[int, ...] = ()
-        self._forget()
         self.turns: Turns | None = None
-        self.restless: Restless | None = None
+        self._forget()
 
     def _forget(self) -> None:
-        """Forget what was found."""
+        """Forget what was found, and what never came to rest."""
+        self.restless = Restless([] if self.turns is None else self.turns.parts)
         self.found: dict[str, torch.Tensor] = {}
         self.features: list[torch.Tensor] = []  # of objects, for trackers that know them by what the head reads
         self.ages = np.zeros(0, int)
@@ -127,15 +127,14 @@ class Stream:
             self.reset()
             self.shape = frame.shape
         changed = self.background.changed(frame)
-        if changed is None or self.turns is None or self.restless is None:
+        if changed is None or self.turns is None:
             self._forget()
-            if self.restless is None or self.deadline is None or self.deadline.most() is None:
+            if self.turns is None or self.deadline is None or self.deadline.most() is None:
                 return None
             changed = np.ones((GRID, GRID), bool)  # a whole frame would be late
-            self.restless.often[:] = 0
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
-        rests, turn = self.restless.take(changed)
+        rests, turn = self.restless.take(changed if self.zone is None else changed & self.zone)
         known = self._moving_objects(changed, self.scores >= CONFIDENT)
         objects = known | (self._moving_objects(changed) & ~rests)
         moved = _around(changed & (_around(known) | ~rests)) | objects | turn
