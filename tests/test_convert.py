@@ -102,20 +102,20 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, words, told):
 
 
 def goes_on_with_its_routers(words: list[str], asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another speed-up is chosen anew, by the routers that are there."""
+    """Another speed-up, or number of threads, is chosen anew, by the routers that are there."""
     reached: list[Any] = []
 
-    def choose(job: Any) -> Any:
+    def dense_ms(job: Any) -> Any:
         reached.append(job.routed["look"].model.model[0].router.trained)
         assert job.progress.done["asked"] == asked
-        assert not any(str(job.wanted) in key for key in job.progress.done)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("mod_vision.yolo.train.fit_windows.scaled", lambda *_: pytest.fail("trained again"))
-        patch.setattr("mod_vision.conversion.convert.choose", choose)
-        assert main([*words, "speedup=2"]) == 130
-    assert reached == [True]
+        patch.setattr("mod_vision.conversion.winners._dense_ms", dense_ms)
+        for own in (["speedup=2", "threads=1"], ["speedup=1.2", "threads=2"]):
+            assert main([*words, *own]) == 130
+    assert reached == [True, True]
 
 
 def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys):
@@ -156,7 +156,7 @@ def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "dense-mod.pt").exists()
     assert json.loads((work / "progress.json").read_text()) == done
 
-    goes_on_with_its_routers([word for word in words if not word.startswith("speedup")], done["asked"], monkeypatch)
+    goes_on_with_its_routers([w for w in words if not w.startswith(("speedup", "threads"))], done["asked"], monkeypatch)
     capsys.readouterr()
     monkeypatch.setattr("mod_vision.conversion.convert.score", lambda *_: pytest.fail("scored again"))
     assert main([*words, "force=True"]) == 0

@@ -112,8 +112,8 @@ def convert(
     routed = {router: with_router(dense, router).to(run.device) for router in routers}  # refused now, or not at all
     _check_classes(dense, data)
     dense.to(run.device)
-    asked = {"data": str(Path(data).resolve()), "labels": labels, "steps": steps, "run": asdict(run)}
-    asked |= {"state": state_of(data), "zone": zone_filter and zone_filter.zone}
+    asked = {"data": str(Path(data).resolve()), "labels": labels, "steps": steps, "imgsz": run.imgsz}
+    asked |= {"device": run.device, "state": state_of(data), "zone": zone_filter and zone_filter.zone}
     asked |= {"model": _mark(dense), "by": [__version__, OBJECTNESS]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)

@@ -34,7 +34,8 @@ def choose(job: Job) -> list[Setting]:
         found = [best_within(settings, dense_ms / speedup) for speedup in job.wanted.speedups(dense_ms)]
         return [list(setting) for setting in found]
 
-    return [Setting(*values) for values in job.progress.once(f"settings for {job.wanted}, {list(job.routed)}", find)]
+    key = f"settings for {job.wanted}, {list(job.routed)}, {job.run.threads} threads"
+    return [Setting(*values) for values in job.progress.once(key, find)]
 
 
 def _kept_ap(job: Job, setting: Setting | None) -> float:
