@@ -50,7 +50,7 @@ def seeds(
         model: Dense checkpoint.
         data: Data YAML.
         imgsz: Image size in px.
-        seeds: Seeds of the routers, which the order of images and their augmentation follow.
+        seeds: Seeds of the first weights of routers and of augmentation; all see the images in the same order.
         shares: Mean shares of the pixels.
         router: Router to train.
         window: Side of windows in px.
