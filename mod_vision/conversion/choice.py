@@ -85,8 +85,8 @@ def _setting(
 def sparse(settings: Sequence[Setting]) -> list[Setting]:
     """Return the settings that compute fewer pixels than the dense model, or all of them, if none does.
 
-    Where few windows cover an image, they compute more than it has: two of 256 px are 129 % of 288x352 px. A time that
-    was taken on a busy machine can speak for them all the same.
+    Where few windows cover an image, they compute more than it has: two of 256 px are 129 % of 288x352 px. They are no
+    faster then, even if times that were taken on a busy machine say so.
     """
     return [setting for setting in settings if setting.share < 1] or list(settings)
 
