@@ -50,7 +50,7 @@ def endurance(
         model: Checkpoint, dense or on windows, of which the dense network is taken.
         data: Data YAML.
         imgsz: Longer side of frames and input in px.
-        cameras: Streams, each with a recording of its own.
+        cameras: Streams; the recordings are shared out among them.
         frames: Frames of all cameras together; 72,000 are two hours at ten a second.
         movers: Objects that cross each recording.
         camera: Pattern that finds the camera in the name of an image.
@@ -63,7 +63,8 @@ def endurance(
     yolo = load_model(model)
     dense = yolo if head_of(yolo.model) is None else without_windows(yolo)
     base = on_windows(dense, WindowSettings(size=window, router="zone"))
-    made = recordings(data, split, camera, MADE, movers)
+    if not (made := recordings(data, split, camera, MADE, movers)):
+        raise ValueError(f"{data}: no camera by {camera!r} has several stills in {split!r}; give another camera=.")
     shown = [[_scaled(frame, imgsz) for frame in made[i % len(made)]] for i in range(cameras)]
     streams = [Stream(copy_model(base), imgsz=imgsz) for _ in range(cameras)]
     feeds, process = [cycle(own) for own in shown], psutil.Process()
@@ -77,8 +78,9 @@ def endurance(
             memory.append(process.memory_info().rss / 2**20)
             print(f"{i + 1} frames, {memory[-1]:.0f} MiB", flush=True)
     figures = _figures(times, memory)
-    text = json.dumps({"asked": {"imgsz": imgsz, "cameras": cameras, "frames": frames, "movers": movers}} | figures)
-    write_text(Path(writable_dir(out)) / "endurance.json", text + "\n")
+    asked = {"model": Path(model).name, "data": Path(data).name, "imgsz": imgsz, "cameras": cameras, "frames": frames}
+    asked |= {"movers": movers, "window": window, "threads": threads}
+    write_text(Path(writable_dir(out)) / "endurance.json", json.dumps({"asked": asked} | figures) + "\n")
     print({key: value for key, value in figures.items() if key != "MiB"})
 
 

@@ -26,6 +26,7 @@ from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.validate import Validation, validate
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
+from studies.opponents.asked import check_same, digest
 from studies.opponents.scoring import scenes_of, score
 from studies.opponents.shares import at_share, plans_of
 from studies.opponents.ways import Way, model_way
@@ -59,14 +60,16 @@ def seeds(
         threads: CPU threads.
         out: Folder of the results.
     """
-    folder, asked = Path(writable_dir(out)), [float(share) for share in as_list(shares)]
+    folder = Path(writable_dir(out))
+    asked = {"model": digest(model), "data": Path(data).name, "imgsz": imgsz, "router": router, "window": window}
+    check_same(folder / "asked.json", asked | {"steps": steps, "split": split})
     torch.set_num_threads(threads)
     dense = load_model(model)
     found = _images(dense, data, split)
     if not (file := folder / "dense.json").is_file():
         write_text(file, json.dumps(_figures(model_way("dense", dense, imgsz, False), found), indent=1))
     for seed in map(int, as_list(seeds)):
-        to_do = {share: folder / f"seed{seed}-{share:g}.json" for share in asked}
+        to_do = {share: folder / f"seed{seed}-{share:g}.json" for share in map(float, as_list(shares))}
         to_do = {share: file for share, file in to_do.items() if not file.is_file()}
         if not to_do:
             continue

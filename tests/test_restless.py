@@ -32,6 +32,7 @@ def test_restless_parts_have_their_turn_and_calm_ones_are_none(parts, seed):
         rests, turn = restless.take(changed)
         assert not (turn & ~rests).any()
         assert not rests[parts:].any()
+        assert turn[:parts, 0].sum() <= -(-rests[:parts, 0].sum() // EVERY) or frame < LEARNT
         last[turn[:parts, 0] | ~rests[:parts, 0]] = frame
         assert frame - last.min() < EVERY
         if frame > LEARNT:

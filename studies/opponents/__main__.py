@@ -5,7 +5,6 @@ Accuracy is on a labelled split, time on images of it, each way in turn. Thresho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -36,6 +35,7 @@ from mod_vision.yolo.run.validate import Validation, validate
 from mod_vision.yolo.run.window_objects import label_boxes, position_prior
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import fit_windows
+from studies.opponents.asked import check_same, digest
 from studies.opponents.placing import Esod, Oracle, Prior, Random, Zone, placing_by, zones_of
 from studies.opponents.report import file_name, report
 from studies.opponents.scoring import scenes_of, score
@@ -84,7 +84,7 @@ def opponents(
         out: Folder of the results.
     """
     folder = Path(writable_dir(out))
-    _check_same(folder / "asked.json", locals())
+    check_same(folder / "asked.json", _asked(locals()))
     base = load_model(dense)
     found = _images(base, data, split)
     torch.set_num_threads(threads)  # a validation sets its own
@@ -102,26 +102,13 @@ def opponents(
     print((folder / "table.md").read_text())
 
 
-def _check_same(file: Path, asked: dict[str, Any]) -> None:
-    """Write what is asked for, weights by their digest.
-
-    Raises:
-        FileExistsError: If the folder holds results of anything else.
-    """
-    kept = {key: value for key, value in asked.items() if key not in ("out", "folder")}
+def _asked(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked for, weights by their digest."""
+    kept = {key: value for key, value in given.items() if key not in ("out", "folder")}
     for key in ("routed", "dense", "smaller"):
-        kept[key] = _digest(kept[key])
+        kept[key] = digest(kept[key])
     sizes = (str(text).partition(":") for text in as_list(kept["lower"]))
-    kept |= {"data": Path(kept["data"]).name, "lower": [[size, _digest(weights)] for size, _, weights in sizes]}
-    text = json.dumps(kept, indent=1)
-    if file.is_file() and file.read_text() != text:
-        raise FileExistsError(f"{file.parent} holds results of another call; give another out=, or remove it.")
-    write_text(file, text)
-
-
-def _digest(weights: str) -> str:
-    """Return the digest of a checkpoint, nothing of none."""
-    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16] if weights else ""
+    return kept | {"data": Path(kept["data"]).name, "lower": [[size, digest(weights)] for size, _, weights in sizes]}
 
 
 def _images(base: YOLO, data: str, split: str) -> Validation:

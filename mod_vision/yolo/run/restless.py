@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.zone import GRID
 
 EVERY = 4  # frames
@@ -23,19 +24,25 @@ class Restless:
     def __init__(self, parts: list[tuple[slice, slice]]) -> None:
         self.parts = parts
         self.often = np.zeros(len(parts))  # share of the last frames in which it moved
-        self._frame = 0
+        self.waits = np.zeros(len(parts), int)  # frames since it was looked at
 
     def take(self, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the squares of restless parts, and of those of them that are looked at now, both (GRID, GRID) bool.
 
+        In each frame these are as many as it takes for all to have their turn, those that have waited longest.
+
         Args:
             changed: (GRID, GRID) bool, squares that have changed.
         """
-        self._frame += 1
         moves = np.array([changed[part].any() for part in self.parts], float)
         self.often += RATE * (moves - self.often)
+        restless = self.often >= OFTEN
+        self.waits = np.where(restless, self.waits + 1, 0)
+        now = self.waits >= EVERY
+        now[np.argsort(-self.waits, kind="stable")[: ceil_div(int(restless.sum()), EVERY)]] = True
+        self.waits[now] = 0
         rests, turn = np.zeros((2, GRID, GRID), bool)
-        for i in np.flatnonzero(self.often >= OFTEN):
+        for i in np.flatnonzero(restless):
             rests[self.parts[i]] = True
-            turn[self.parts[i]] = (self._frame + i) % EVERY == 0
+            turn[self.parts[i]] = now[i]
         return rests, turn

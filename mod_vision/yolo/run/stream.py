@@ -134,7 +134,7 @@ class Stream:
             changed = np.ones((GRID, GRID), bool)  # a whole frame would be late
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
-        rests, turn = self.restless.take(changed if self.zone is None else changed & self.zone)
+        rests, turn = self.restless.take(now if self.zone is None else now & self.zone)
         known = self._moving_objects(changed, self.scores >= CONFIDENT)
         objects = known | (self._moving_objects(changed) & ~rests)
         moved = _around(changed & (_around(known) | ~rests)) | objects | turn
