@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from mod_vision.routing.capacity import ceil_div
 from mod_vision.routing.zone import GRID
 
 EVERY = 4  # frames
@@ -25,11 +24,12 @@ class Restless:
         self.parts = parts
         self.often = np.zeros(len(parts))  # share of the last frames in which it moved
         self.waits = np.zeros(len(parts), int)  # frames since it was looked at
+        self.due = 0.0  # parts whose turn it is
 
     def take(self, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the squares of restless parts, and of those of them that are looked at now, both (GRID, GRID) bool.
 
-        In each frame these are as many as it takes for all to have their turn, those that have waited longest.
+        Those that have waited longest, as many in each frame as it takes for all to have their turn.
 
         Args:
             changed: (GRID, GRID) bool, squares that have changed.
@@ -38,8 +38,10 @@ class Restless:
         self.often += RATE * (moves - self.often)
         restless = self.often >= OFTEN
         self.waits = np.where(restless, self.waits + 1, 0)
+        self.due += int(restless.sum()) / EVERY
         now = self.waits >= EVERY
-        now[np.argsort(-self.waits, kind="stable")[: ceil_div(int(restless.sum()), EVERY)]] = True
+        now[np.argsort(-self.waits, kind="stable")[: int(self.due)]] = True
+        self.due = max(self.due - int(now.sum()), 0.0)
         self.waits[now] = 0
         rests, turn = np.zeros((2, GRID, GRID), bool)
         for i in np.flatnonzero(restless):
