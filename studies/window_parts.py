@@ -9,9 +9,9 @@ import torch
 
 from mod_vision.cli.main import run_tool
 from mod_vision.eval.cost.latency import as_deployed, paired_latency
-from mod_vision.routing.padding import Frame
+from mod_vision.routing.padding import EDGES, Frame
 from mod_vision.routing.placing import plan_windows
-from mod_vision.routing.window_layer import EDGES, shrunk
+from mod_vision.routing.shrink import shrunk
 from mod_vision.run_settings import RunSettings
 from mod_vision.yolo.blocks.windows import Placed, WindowedHead, listed
 from mod_vision.yolo.model.capacity import set_capacity

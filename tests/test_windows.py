@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mod_vision.routing.placing import BUCKETS, LEVELS, plan_windows, window_cells, window_count
-from mod_vision.routing.window_layer import shrunk
+from mod_vision.routing.shrink import shrunk
 from mod_vision.routing.windows import WindowPlan
 
 

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.labels import label_cells
 from mod_vision.routing.layer import refuse_in_exports
 from mod_vision.routing.moving import LEAST, MovedSums
-from mod_vision.routing.padding import Frame, running_images
+from mod_vision.routing.padding import edges_of, running_images
 from mod_vision.routing.placing import boxed, either, gains_of, next_bucket, plan_windows, window_cells, window_count
+from mod_vision.routing.shrink import shrunk
 from mod_vision.routing.threshold import lowest_threshold
 from mod_vision.routing.window_routers import SURE, WindowRouter, told_apart
-from mod_vision.routing.windows import WindowPlan, is_channels_last
+from mod_vision.routing.windows import WindowPlan
 from mod_vision.routing.zone import extent_of, whole_extent
 from mod_vision.routing.zoned_layer import ZonedLayer
 
@@ -26,7 +26,6 @@ WAITING = LEAST / 2  # the same, of cells of which some are worth less than othe
 FEW = 4  # windows on what moved, about as many as a router costs: beyond, it is asked which are worth it
 CROWDED = 0.8  # of the pixels in such windows, from which on the whole image is faster
 MOST_OVERLAPPING = 3  # windows of a zone, in those that would cover the image side by side
-EDGES = 8  # px to a position in which padding is looked for: cells are whole numbers of them
 
 
 class MixedBatch(Exception):
@@ -160,7 +159,7 @@ class WindowedLayer(ZonedLayer):
         """
         window = window_cells(self.window, size, self.cell)
         image = x if reduction == 1 else running_images()
-        frame = None if image is None else Frame(shrunk(image, EDGES))
+        frame = None if image is None else edges_of(image)
         worth, sure = moved.cells(size, whole_extent(x) if frame is None else extent_of(frame))
         inside = self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
         here = worth > 0 if inside is None else (worth > 0) & inside
@@ -193,9 +192,9 @@ class WindowedLayer(ZonedLayer):
             reduction: Px of the image to a position of `x`.
         """
         image = x if reduction == 1 else running_images()
-        small = None if image is None else shrunk(image, 2)
+        small = None if image is None or self.router.reads != "image" else shrunk(image, 2)
         said = self.router(self.seen(x, size, small, coarse), size).flatten(2)
-        frame = None if small is None else Frame(shrunk(small, EDGES // 2))
+        frame = None if image is None else edges_of(image, small)
         return said, self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
 
     def seen(
@@ -271,17 +270,3 @@ def _whole(plan: WindowPlan, crowded: float | None) -> torch.Tensor | None:
         return None
     whole = plan.shares() >= crowded
     return whole if bool(whole.any()) else None
-
-
-def shrunk(image: torch.Tensor, factor: int) -> torch.Tensor:
-    """Return images (B, C, H, W) at 1 / `factor` of their side.
-
-    The mean of four pixels is what bilinear sampling between them gives, in less time. Exports take the mean, of each
-    channel by itself where they do not lie side by side: some runtimes would fill three up to 16.
-    """
-    if factor == 2 and not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
-        return F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
-    if is_channels_last(image):
-        return F.avg_pool2d(image, factor)
-    planes = F.avg_pool2d(image.flatten(0, 1)[:, None], factor)
-    return planes.view(-1, image.shape[1], *planes.shape[2:])

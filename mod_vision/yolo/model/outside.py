@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mod_vision.routing.padding import Frame
-from mod_vision.routing.window_layer import COVERED, CROWDED, EDGES, WindowedLayer, shrunk
+from mod_vision.routing.padding import edges_of
+from mod_vision.routing.window_layer import COVERED, CROWDED, WindowedLayer
 from mod_vision.routing.zone import extent_of, points_in
 from mod_vision.yolo.blocks.windows import WindowedHead
 from mod_vision.yolo.data.zones import Zone, masks_of
@@ -40,5 +40,5 @@ def silence_outside(out: Any, head: WindowedHead, images: torch.Tensor) -> Any:
     boxes, _ = boxes_of(y, head)
     size = boxes.new_tensor(images.shape[:1:-1])
     centres = ((boxes[..., :2] + boxes[..., 2:]) / 2 / size).flip(-1)
-    inside = points_in(sums, centres, extent_of(Frame(shrunk(images, EDGES))))
+    inside = points_in(sums, centres, extent_of(edges_of(images)))
     return with_detections(out, silenced(y, inside, head))

@@ -14,7 +14,8 @@ from ultralytics.utils import LOGGER
 
 from mod_vision.routing import window_routers as routers
 from mod_vision.routing.padding import GRAY
-from mod_vision.routing.window_layer import MixedBatch, shrunk
+from mod_vision.routing.shrink import shrunk
+from mod_vision.routing.window_layer import MixedBatch
 from mod_vision.routing.windows import CELL
 from mod_vision.yolo.blocks import windows as forms
 from mod_vision.yolo.blocks.base import take_place

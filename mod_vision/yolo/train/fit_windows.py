@@ -16,7 +16,7 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.files import write_bytes
-from mod_vision.routing.window_layer import shrunk
+from mod_vision.routing.shrink import shrunk
 from mod_vision.routing.window_routers import LookRouter, told_apart
 from mod_vision.yolo.model.windows import head_of, run_rows
 from mod_vision.yolo.run.log import Steps
