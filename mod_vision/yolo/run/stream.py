@@ -135,8 +135,8 @@ class Stream:
         now = changed
         changed, self.before = now | self.before, now  # what leaves uncovers what was there before
         rests, turn = self.restless.take(now if self.zone is None else now & self.zone)
-        known = self._moving_objects(changed, self.scores >= CONFIDENT)
-        objects = known | (self._moving_objects(changed) & ~rests)
+        known, others = self._moving_objects(changed)
+        objects = known | (others & ~rests)
         moved = _around(changed & (_around(known) | ~rests)) | objects | turn
         moved &= True if self.zone is None else self.zone
         late = self.waits > 0
@@ -147,16 +147,17 @@ class Stream:
         least = np.where(moved, np.float32(MOVED), np.float32(LEAST))
         return Look(np.where(self.asked, least + (1 - least) * waited, np.float32(0)), self.certain)
 
-    def _moving_objects(self, changed: np.ndarray, which: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return the squares (GRID, GRID) bool of the objects, or `which` of them, in which some have changed."""
+    def _moving_objects(self, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the squares (GRID, GRID) bool of objects in which some have changed: of confident ones, of others."""
         scale = GRID / np.array(self.shape[1::-1] * 2)
-        left, top, right, bottom = (self.boxes[which] * scale).round().astype(int).clip(0, GRID - 1).T
+        left, top, right, bottom = (self.boxes * scale).round().astype(int).clip(0, GRID - 1).T
         sums = cv2.integral(changed.astype(np.uint8))
         count = sums[bottom + 1, right + 1] - sums[top, right + 1] - sums[bottom + 1, left] + sums[top, left]
-        mask = np.zeros((GRID, GRID), bool)
+        known, others = np.zeros((2, GRID, GRID), bool)
         for i in np.flatnonzero(count):
+            mask = known if self.scores[i] >= CONFIDENT else others
             mask[top[i] : bottom[i] + 1, left[i] : right[i] + 1] = True
-        return mask
+        return known, others
 
     def finish(
         self, result: Results, plan: WindowPlan | None, image: int, window: int, most: int | None = None
@@ -207,7 +208,7 @@ class Stream:
         self.ages = np.concatenate((np.zeros(len(now), int), self.ages[keep] + 1))
         self.features = features
         self.found, self.boxes = fresh, np.concatenate((now, self.boxes[keep]))
-        self.scores = np.concatenate((_scores(result)[: len(now)], self.scores[keep]))
+        self.scores = _scores(result)
         result.ages = self.ages
 
     def _kept(self, result: Results, now: np.ndarray, plan: WindowPlan) -> np.ndarray:
@@ -228,15 +229,20 @@ class Stream:
         return ~inside & ~again.any(1)
 
 
+def _objects(result: Results) -> Any:
+    """Return the boxes of a result, upright or rotated, None if it has none."""
+    return result.obb if result.boxes is None else result.boxes
+
+
 def _boxes(result: Results) -> np.ndarray:
     """Return the corners of the upright boxes of a result, (n, 4)."""
-    own = result.obb if result.boxes is None else result.boxes
+    own = _objects(result)
     return np.zeros((0, 4)) if own is None else own.xyxy.cpu().numpy().astype(float).reshape(-1, 4)
 
 
 def _scores(result: Results) -> np.ndarray:
     """Return the scores of a result, (n,)."""
-    own = result.obb if result.boxes is None else result.boxes
+    own = _objects(result)
     return np.zeros(0) if own is None else own.conf.cpu().numpy().astype(float)
 
 
