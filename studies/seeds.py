@@ -23,11 +23,11 @@ from mod_vision.conversion.parts import divide
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
-from mod_vision.yolo.run.validate import Validation, validate
+from mod_vision.yolo.run.validate import Validation
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 from studies.opponents.asked import check_same, digest
-from studies.opponents.scoring import scenes_of, score
+from studies.opponents.scoring import images_of, scenes_of, score
 from studies.opponents.shares import at_share, plans_of
 from studies.opponents.ways import Way, model_way
 
@@ -65,7 +65,7 @@ def seeds(
     check_same(folder / "asked.json", asked | {"steps": steps, "split": split})
     torch.set_num_threads(threads)
     dense = load_model(model)
-    found = _images(dense, data, split)
+    found = images_of(dense, data, split)
     if not (file := folder / "dense.json").is_file():
         write_text(file, json.dumps(_figures(model_way("dense", dense, imgsz, False), found), indent=1))
     for seed in map(int, as_list(seeds)):
@@ -94,12 +94,6 @@ def _trained(
     parts, yolo = divide(data, folder), with_router(dense, router)
     fit_windows(yolo.model, labelled_batches(yolo, parts.data, imgsz), steps, resume=folder / "router.pt")
     return yolo, parts.kept
-
-
-def _images(dense: YOLO, data: str, split: str) -> Validation:
-    """Return the images of a split with their labels, by a validation at a size that costs little."""
-    settings: dict[str, Any] = {"data": data, "imgsz": 64, "batch": 1, "device": "cpu", "split": split}
-    return validate(dense, lambda *_: None, **settings)
 
 
 def _figures(way: Way, found: Validation) -> dict[str, Any]:

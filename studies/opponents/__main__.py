@@ -31,14 +31,13 @@ from mod_vision.yolo.model.trust import check_data
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import read_images, some_images
 from mod_vision.yolo.run.letterbox import forward_letterboxed
-from mod_vision.yolo.run.validate import Validation, validate
 from mod_vision.yolo.run.window_objects import label_boxes, position_prior
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import fit_windows
 from studies.opponents.asked import check_same, digest
 from studies.opponents.placing import Esod, Oracle, Prior, Random, Zone, placing_by, zones_of
 from studies.opponents.report import file_name, report
-from studies.opponents.scoring import scenes_of, score
+from studies.opponents.scoring import images_of, scenes_of, score
 from studies.opponents.shares import at_share, plans_of
 from studies.opponents.timing import time_ways
 from studies.opponents.ways import Way, model_way, sahi_way
@@ -86,7 +85,7 @@ def opponents(
     folder = Path(writable_dir(out))
     check_same(folder / "asked.json", _asked(locals()))
     base = load_model(dense)
-    found = _images(base, data, split)
+    found = images_of(base, data, split)
     torch.set_num_threads(threads)  # a validation sets its own
     scenes = scenes_of(found.files, scene or "^.*$")
     ways = _dense(base, imgsz, lower, smaller)
@@ -109,12 +108,6 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         kept[key] = digest(kept[key])
     sizes = (str(text).partition(":") for text in as_list(kept["lower"]))
     return kept | {"data": Path(kept["data"]).name, "lower": [[size, digest(weights)] for size, _, weights in sizes]}
-
-
-def _images(base: YOLO, data: str, split: str) -> Validation:
-    """Return the images of a split with their labels, by a validation at a size that costs little."""
-    settings: dict[str, Any] = {"data": data, "imgsz": 64, "batch": 1, "device": "cpu", "split": split}
-    return validate(base, lambda *_: None, **settings)
 
 
 def _dense(base: YOLO, imgsz: int, lower: Any, smaller: str) -> list[Way]:

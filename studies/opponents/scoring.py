@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ultralytics import YOLO
 
 from mod_vision.eval.accuracy.bootstrap import resampled_ap
 from mod_vision.eval.accuracy.coco import Scorer
@@ -18,12 +19,18 @@ from mod_vision.routing.lost_objects import LostObjects, Objects
 from mod_vision.routing.windows import CELL
 from mod_vision.yolo.run.images import read_image
 from mod_vision.yolo.run.letterbox import Letterboxed
-from mod_vision.yolo.run.validate import Validation
+from mod_vision.yolo.run.validate import Validation, validate
 from studies.opponents.placing import Zone
 from studies.opponents.ways import Found, Way
 
 CONF = 0.001  # Ultralytics' for validation
 RESAMPLES = 500
+
+
+def images_of(base: YOLO, data: str, split: str) -> Validation:
+    """Return the images of a split with their labels, by a validation at a size that costs little."""
+    settings: dict[str, Any] = {"data": data, "imgsz": 64, "batch": 1, "device": "cpu", "split": split}
+    return validate(base, lambda *_: None, **settings)
 
 
 def scenes_of(files: Sequence[str], scene: str) -> np.ndarray:
