@@ -28,7 +28,7 @@ class Frame:
     def __init__(self, images: torch.Tensor) -> None:
         self.images = images
         self._edges: tuple[torch.Tensor, ...] | None = None
-        self.shrunk: Frame | None = None  # as `edges_of` gives it
+        self.shrunk: Frame | None = None  # as `shrunk_frame` gives it
 
     def edges(self) -> tuple[torch.Tensor, ...]:
         """Return the first and last row, and column, that hold something else than padding, each (B, 1)."""
@@ -83,7 +83,7 @@ def running_images() -> torch.Tensor | None:
     return None if frame is None else frame.images
 
 
-def edges_of(images: torch.Tensor, half: torch.Tensor | None = None) -> Frame:
+def shrunk_frame(images: torch.Tensor, half: torch.Tensor | None = None) -> Frame:
     """Return images (B, C, H, W) at an eighth of their side: a shrunk frame costs less to look at.
 
     Those of the forward that this thread runs are shrunk once.

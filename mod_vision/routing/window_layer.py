@@ -12,7 +12,7 @@ from mod_vision.routing.capacity import check_capacity
 from mod_vision.routing.labels import label_cells
 from mod_vision.routing.layer import refuse_in_exports
 from mod_vision.routing.moving import LEAST, MovedSums
-from mod_vision.routing.padding import edges_of, running_images
+from mod_vision.routing.padding import running_images, shrunk_frame
 from mod_vision.routing.placing import boxed, either, gains_of, next_bucket, plan_windows, window_cells, window_count
 from mod_vision.routing.shrink import shrunk
 from mod_vision.routing.threshold import lowest_threshold
@@ -159,7 +159,7 @@ class WindowedLayer(ZonedLayer):
         """
         window = window_cells(self.window, size, self.cell)
         image = x if reduction == 1 else running_images()
-        frame = None if image is None else edges_of(image)
+        frame = None if image is None else shrunk_frame(image)
         worth, sure = moved.cells(size, whole_extent(x) if frame is None else extent_of(frame))
         inside = self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
         here = worth > 0 if inside is None else (worth > 0) & inside
@@ -194,7 +194,7 @@ class WindowedLayer(ZonedLayer):
         image = x if reduction == 1 else running_images()
         small = None if image is None or self.router.reads != "image" else shrunk(image, 2)
         said = self.router(self.seen(x, size, small, coarse), size).flatten(2)
-        frame = None if image is None else edges_of(image, small)
+        frame = None if image is None else shrunk_frame(image, small)
         return said, self._in_zone(None if frame is None else frame.inside(size), frame, x, size)
 
     def seen(

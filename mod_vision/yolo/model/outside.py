@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mod_vision.routing.padding import edges_of
+from mod_vision.routing.padding import shrunk_frame
 from mod_vision.routing.window_layer import COVERED, CROWDED, WindowedLayer
 from mod_vision.routing.zone import extent_of, points_in
 from mod_vision.yolo.blocks.windows import WindowedHead
@@ -40,5 +40,5 @@ def silence_outside(out: Any, head: WindowedHead, images: torch.Tensor) -> Any:
     boxes, _ = boxes_of(y, head)
     size = boxes.new_tensor(images.shape[:1:-1])
     centres = ((boxes[..., :2] + boxes[..., 2:]) / 2 / size).flip(-1)
-    inside = points_in(sums, centres, extent_of(edges_of(images)))
+    inside = points_in(sums, centres, extent_of(shrunk_frame(images)))
     return with_detections(out, silenced(y, inside, head))
