@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torchvision  # noqa: F401, Ultralytics' NMS is that of torchvision once it is imported, and a slower one before
 from ultralytics import YOLO
 from ultralytics.utils.plotting import colors
 
