@@ -28,7 +28,8 @@ from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.objects import object_cells
 from mod_vision.yolo.train.calibration import calibrate_thresholds
 from mod_vision.yolo.train.fit import fit_routing
-from mod_vision.yolo.train.fit_windows import augmented, cropped, fit_windows
+from mod_vision.yolo.train.fit_windows import fit_windows
+from mod_vision.yolo.train.random_parts import augmented, part_at
 from mod_vision.yolo.train.windows_loss import windows_loss
 
 GRID = (6, 8)
@@ -139,24 +140,47 @@ def test_a_mirrored_batch_has_mirrored_boxes():
     assert sides == {12, 52}
 
 
-def test_a_part_of_a_batch_has_its_boxes():
-    """Where a square is in the image, there is its box, cut at the border."""
+@pytest.mark.parametrize("factor", [0.6, 0.75, 1.0, 1.2])
+def test_a_part_of_a_batch_has_its_boxes(factor):
+    """Where a square is in the part, there is its box, cut at the border; to a px where the image is scaled."""
+    blur = 0.0 if factor == 1 else 1.0
     for seed in range(20):
         torch.manual_seed(seed)
         images = torch.zeros(2, 3, 128, 192)
         images[0, :, 40:80, 50:90] = images[1, :, 100:120, 10:30] = 1.0
         boxes = torch.tensor([[70 / 192, 60 / 128, 40 / 192, 40 / 128], [20 / 192, 110 / 128, 20 / 192, 20 / 128]])
         batch = {"img": images, "bboxes": boxes, "batch_idx": torch.arange(2.0), "cls": torch.zeros(2, 1)}
-        part = cropped(batch, 96, 32)
-        assert part["img"].shape == (2, 3, 96, 96)
+        part = part_at(batch, factor, 96, 32)
+        h, w = part["img"].shape[2:]
+        assert h == min(96, 32 * round(128 * factor / 32))
+        assert w == min(96, 32 * round(192 * factor / 32))
         seen = {int(i): b for i, b in zip(part["batch_idx"], part["bboxes"], strict=True)}
         for i in range(2):
-            ys, xs = part["img"][i, 0].nonzero(as_tuple=True)
-            assert (i in seen) == (len(ys) > 0)
-            if i in seen:
-                cx, cy, w, h = (seen[i] * 96).tolist()
-                assert (cx - w / 2, cx + w / 2) == pytest.approx((int(xs.min()), int(xs.max()) + 1), abs=1e-3)
-                assert (cy - h / 2, cy + h / 2) == pytest.approx((int(ys.min()), int(ys.max()) + 1), abs=1e-3)
+            ys, xs = (part["img"][i, 0] > 0.5).nonzero(as_tuple=True)
+            if i not in seen:
+                assert not len(ys)
+                continue
+            (cx, cy), (bw, bh) = (seen[i].view(2, 2) * torch.tensor([w, h])).tolist()
+            if not len(ys):
+                assert min(bw, bh) <= blur
+                continue
+            assert (cx - bw / 2, cx + bw / 2) == pytest.approx((int(xs.min()), int(xs.max()) + 1), abs=blur + 1e-3)
+            assert (cy - bh / 2, cy + bh / 2) == pytest.approx((int(ys.min()), int(ys.max()) + 1), abs=blur + 1e-3)
+
+
+def test_parts_of_images_of_bytes_are_those_of_images_in_unit():
+    """Data sets give bytes, which are scaled as they are, trainings numbers in [0, 1]: they differ by rounding."""
+    images = torch.randint(0, 256, (2, 3, 128, 192), dtype=torch.uint8)
+    batch = {"bboxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]]), "batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1)}
+    for factor in (0.7, 1.0, 1.2):
+        parts = []
+        for known in (images, images.float() / 255):
+            torch.manual_seed(3)
+            parts.append(augmented(part_at({**batch, "img": known}, factor, 96, 32)))
+        assert parts[0]["img"].dtype == torch.float32
+        assert parts[0]["img"].shape == parts[1]["img"].shape
+        assert float((parts[0]["img"] - parts[1]["img"]).abs().max()) < 2 / 255
+        assert torch.equal(parts[0]["bboxes"], parts[1]["bboxes"])
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,9 @@ from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import round_imgsz, stride_of
 from mod_vision.yolo.run.log import warnings_only
 from mod_vision.yolo.run.objects import object_tokens
-from mod_vision.yolo.train.fit_windows import WINDOWS_BATCH, batches_by_shape, fit_windows
+from mod_vision.yolo.train.fit_windows import WINDOWS_BATCH, fit_windows
 from mod_vision.yolo.train.loss import guided_layers
+from mod_vision.yolo.train.random_parts import batches_by_shape, in_unit
 
 BATCHES, BATCH, LEARNING_RATE = 80, 8, 0.01
 REPEATS = 4  # steps on a batch: a forward of the model costs far more than a step of the routers
@@ -74,11 +75,12 @@ def fit_net(net: Any, batches: Iterator[dict[str, Any]]) -> None:
 
     Args:
         net: Torch model of Ultralytics; it is as before afterwards but for bypasses and routers.
-        batches: Labelled batches, as many as are asked for, with images in [0, 1] on the model's device.
+        batches: Labelled batches, as many as are asked for, with images on the model's device, uint8 or in [0, 1].
     """
     if head_of(net) is not None:
         fit_windows(net, batches)
         return
+    batches = ({**batch, "img": in_unit(batch["img"])} for batch in batches)
     layers = [layer for _, layer in routed_layers(net)]
     capacities, training = [layer.capacities for layer in layers], net.training
     net.eval()
@@ -102,7 +104,7 @@ def endless(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, Any]]:
-    """Return batches of the training split without augmentation, without end, with images in [0, 1].
+    """Return batches of the training split without augmentation, without end, with images of uint8.
 
     Raises:
         FileNotFoundError: If data is missing, or has no image that can be read.
@@ -125,7 +127,7 @@ def labelled_batches(yolo: YOLO, data: str, imgsz: int) -> Iterator[dict[str, An
         found: Iterator[Any] = (dataset.collate_fn([dataset[i] for i in places]) for places in picked)
     else:
         found = endless(build_dataloader(dataset, images, workers=0, shuffle=True))
-    return ({**batch, "img": batch["img"].to(device).float() / 255} for batch in found)
+    return ({**batch, "img": batch["img"].to(device)} for batch in found)
 
 
 def labelled_images(
@@ -141,7 +143,7 @@ def labelled_images(
     device = next(yolo.model.parameters()).device
     for i in range(len(dataset)):
         batch = dataset.collate_fn([dataset[i]])
-        yield {**batch, "img": batch["img"].to(device).float() / 255}
+        yield {**batch, "img": in_unit(batch["img"].to(device))}
 
 
 def labels_of(yolo: YOLO, data: str, imgsz: int, split: str) -> list[dict[str, Any]]:
