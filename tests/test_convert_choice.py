@@ -9,7 +9,7 @@ from ultralytics import YOLO
 import mod_vision
 from mod_vision.conversion.choice import best_within, settings_of, sparse
 from mod_vision.conversion.job import with_router
-from mod_vision.conversion.seen import WHOLE, Seen, look_at, shown_by
+from mod_vision.conversion.seen import WHOLE, Seen, doubts_of, look_at, shown_by
 from mod_vision.conversion.timing import WindowTime, _few_and_many, time_windows
 from mod_vision.routing.lost_objects import Objects, shown_share
 from mod_vision.routing.placing import plan_windows, window_count
@@ -27,7 +27,22 @@ def seen(seed: int, objects: int = 6, size: tuple[int, int] = (12, 16)) -> Seen:
     logits = torch.randn(1, size[0] * size[1]) * 2 - 3
     low = torch.rand(objects, 2) * torch.tensor([size[1] * 32 - 40, size[0] * 32 - 40])
     boxes = torch.cat((low, low + 5 + torch.rand(objects, 2) * 30), 1)
-    return Seen(plan_windows(logits, size, (4, 4), 1), boxes, torch.ones(objects, dtype=torch.bool))
+    plan = plan_windows(logits, size, (4, 4), 1)
+    doubts = doubts_of(plan, (boxes[:, :2] + boxes[:, 2:]) / 2, torch.zeros(objects, dtype=torch.long))
+    return Seen(plan, boxes, torch.ones(objects, dtype=torch.bool), doubts)
+
+
+def test_a_doubt_is_minus_the_logarithm_of_the_probability_of_the_class():
+    logits, size = torch.zeros(1, 12), (3, 4)
+    classes = torch.randn(1, 2, 12, generator=torch.Generator().manual_seed(0))
+    plan = plan_windows(logits, size, (1, 1), 1)._replace(classes=classes)
+    centres = torch.tensor([[40.0, 70.0], [127.9, 0.0], [300.0, -5.0]])  # the last is off the image
+    found = doubts_of(plan, centres, torch.tensor([1, 0, 1]))
+    expected = -torch.stack([classes[0, 1, 9], classes[0, 0, 3], classes[0, 1, 3]]).sigmoid().log()
+    torch.testing.assert_close(found, expected)
+    assert doubts_of(plan._replace(classes=None), centres, torch.tensor([1, 0, 1])).tolist() == pytest.approx(
+        [0.6931] * 3, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("size", [128, 192])
@@ -49,6 +64,8 @@ def test_the_choice_loses_least_within_the_time():
     times = {(128, 0.0): WindowTime(20, 5), (192, 0.0): WindowTime(20, 9)}
     settings = settings_of("look", images, 100.0, times)
     assert {setting.size for setting in settings} == {128, 192}
+    mean = float(torch.cat([image.doubts for image in images]).mean())
+    assert all(setting.doubt == pytest.approx(mean, abs=1e-4) for setting in settings)
     lost = [best_within(settings, ms) for ms in (30, 50, 70)]
     assert all(setting.ms <= ms for setting, ms in zip(lost, (30, 50, 70), strict=True))
     assert lost[0].lost >= lost[1].lost >= lost[2].lost

@@ -150,10 +150,11 @@ def test_a_window_that_holds_all_that_a_position_reads_gives_its_dense_value():
     assert float(found[:, 4:].amax(1)[silent].max()) < 1e-6
 
 
-@pytest.mark.parametrize("objectness", [0.25, 1.0])
+@pytest.mark.parametrize(("objectness", "doubt"), [(0.25, 0.0), (1.0, 0.0), (0.5, 0.8)])
 @torch.no_grad()
-def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness):
-    routed, _ = pair("yolov8n", objectness=objectness)
+def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness, doubt):
+    """But where the router doubts as much as it does of objects."""
+    routed, _ = pair("yolov8n", objectness=objectness, doubt=doubt)
     routed = routed.double()
     nn.init.normal_(head_of(routed).entry.router.head[-1].weight, std=50.0)
     x, head = torch.rand(2, 3, 256, 320, dtype=torch.float64), head_of(routed)
@@ -168,7 +169,7 @@ def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness):
         of_cell = plan.classes.view(2, -1, *plan.size)[i, :, cells[i, 1], cells[i, 0]].sigmoid()[:, own]
         assert of_cell.max() - of_cell.min() > 0.1
         assert (of_cell.amax(0) - of_cell.amin(0)).max() > 0.1, "each class has its own"
-        odds = torch.log(plain[i, 4:, own] / (1 - plain[i, 4:, own])) + objectness * of_cell.log()
+        odds = torch.log(plain[i, 4:, own] / (1 - plain[i, 4:, own])) + objectness * (of_cell.log() + doubt)
         torch.testing.assert_close(found[i, 4:, own], odds.sigmoid(), atol=1e-6, rtol=1e-3)
 
 

@@ -51,6 +51,7 @@ def test_copies_and_files_keep_windows(tmp_path):
         ("yolo26n", {"router": "stem"}, "set entry: to a later row"),
         ("yolo26n", {"coarse": 0.3}, "mod.windows.coarse must be one of 0, 0.5, 0.25, 0.125"),
         ("yolo26n", {"objectness": 2}, "mod.windows.objectness must be a number in [0, 1], got 2"),
+        ("yolo26n", {"doubt": -1}, "mod.windows.doubt must be a number, at least 0, got -1"),
         ("yolo26n", {"entry": 40}, "windows cannot be taken at layer 40"),
         ("yolo26n", {"entry": -1}, "mod.windows.entry must be the number of a row"),
         ("yolo26n", {"entry": 17}, "the head reads a row before layer 17"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from mod_vision.conversion.seen import PASS, Seen, Shown, shown_by
 from mod_vision.conversion.timing import WindowTime
@@ -29,6 +30,7 @@ class Setting(NamedTuple):
         share: Mean share of the pixels that is computed.
         ms: Mean milliseconds that this is expected to take.
         lost: Share of the objects of the images kept aside that no window shows as a whole.
+        doubt: What the router doubts of those objects on average, as in `Seen`.
     """
 
     router: str
@@ -39,6 +41,7 @@ class Setting(NamedTuple):
     share: float
     ms: float
     lost: float
+    doubt: float = 0.0
 
 
 def settings_of(
@@ -61,7 +64,9 @@ def settings_of(
         for (own, coarse), time in times.items():
             if own == size:
                 found += [_setting(router, size, coarse, float(t), shown, dense_ms, time) for t in tried]
-    return found
+    doubts = torch.cat([image.doubts for image in seen])
+    doubt = round(float(doubts.mean()), 4) if len(doubts) else 0.0
+    return [setting._replace(doubt=doubt) for setting in found]
 
 
 def _setting(

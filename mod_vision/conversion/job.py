@@ -94,10 +94,10 @@ def with_setting(job: Job, setting: Setting) -> YOLO:
     """Return the model with a setting, in itself and in its YAML."""
     yolo = copy_model(job.routed[setting.router])
     head: Any = head_of(yolo.model)
-    head.entry.window, head.coarse = setting.size, setting.coarse
+    head.entry.window, head.coarse, head.doubt = setting.size, setting.coarse, setting.doubt
     set_capacity(yolo, min(max(round(setting.share, 4), 1e-3), 0.999))
     net: Any = yolo.model
-    net.yaml["mod"]["windows"] |= {"size": setting.size, "coarse": setting.coarse}
+    net.yaml["mod"]["windows"] |= {"size": setting.size, "coarse": setting.coarse, "doubt": setting.doubt}
     head.entry.set_threshold(setting.threshold)
     head.entry.crowded = setting.crowded
     yolo.overrides["imgsz"] = job.run.imgsz

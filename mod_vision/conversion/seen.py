@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torchvision.ops import box_iou
 
 from mod_vision.conversion.parts import CONFIDENT
@@ -30,11 +31,14 @@ class Seen(NamedTuple):
         plan: The router's plan, whose windows are of no interest.
         boxes: (M, 4) corners of the objects in px of the input.
         coarse: (M,) True for objects that a coarse pass finds.
+        doubts: (M,) what the router doubts of each, minus the logarithm of the probability that its class is where its
+            centre is.
     """
 
     plan: WindowPlan
     boxes: torch.Tensor
     coarse: torch.Tensor
+    doubts: torch.Tensor
 
 
 class Shown(NamedTuple):
@@ -77,8 +81,23 @@ def look_at(yolo: Any, data: str, imgsz: int, split: str = "test", zone_filter: 
         plan = entry.plan
         inside = None if plan.inside is None else plan.inside.cpu()
         plan = plan._replace(logits=plan.logits.cpu(), corners=plan.corners.cpu(), inside=inside)
-        found.append(Seen(plan, corners, found_coarsely(yolo, batch["img"], corners)))
+        doubts = doubts_of(plan, boxes[:, :2], batch["cls"].flatten().long().cpu())
+        found.append(Seen(plan, corners, found_coarsely(yolo, batch["img"], corners), doubts))
     return found
+
+
+def doubts_of(plan: WindowPlan, centres: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Return what a router doubts of objects, (M,): minus the logarithm of the probability of their class.
+
+    Args:
+        plan: What it says of an image.
+        centres: (M, 2), x and y in px of the input.
+        classes: (M,), their classes; a router that tells none says the same of all.
+    """
+    guesses = plan.guesses[0].cpu().float()
+    (rows, columns), (x, y) = plan.size, (centres / plan.cell).long().unbind(1)
+    cells = y.clamp(0, rows - 1) * columns + x.clamp(0, columns - 1)
+    return F.softplus(-guesses[classes if len(guesses) > 1 else 0, cells])
 
 
 @torch.no_grad()
@@ -118,7 +137,7 @@ def found_coarsely(yolo: Any, image: torch.Tensor, boxes: torch.Tensor) -> torch
 
 def shown_by(seen: Seen, size: int) -> Shown:
     """Return what windows of `size` px would show of an image."""
-    plan, boxes, _ = seen
+    plan, boxes = seen.plan, seen.boxes
     window = window_cells(size, plan.size, plan.cell)
     most = window_count(plan.size, window, 1.0)
     placed = plan_windows(plan.logits, plan.size, window, most, plan.cell, None, plan.inside)

@@ -98,10 +98,13 @@ class WindowedHead(Windowed):
         objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one
             that is found there; 0 leaves it out. What a coarse pass finds, and an image that is run as a whole, have
             no such doubts.
+        doubt: What the router doubts of an object on average, minus the logarithm of its probability: what is found in
+            a cell of this doubt keeps its score.
     """
 
     coarse: float = 0.0
     objectness: float = 0.0
+    doubt: float = 0.0
 
     def forward(self, x: list[torch.Tensor]) -> Any:
         """Return what Ultralytics' head does of the maps of the windows, in its form, for whole images."""
@@ -154,7 +157,7 @@ class WindowedHead(Windowed):
         own: Any = self
         whole = own.anchors, own.strides, own.shape
         try:
-            return super()._inference(listed(x, own.objectness if self.entry.router.guesses else 0.0))
+            return super()._inference(listed(x, own.objectness if self.entry.router.guesses else 0.0, own.doubt))
         finally:
             own.anchors, own.strides, own.shape = whole
 
@@ -195,12 +198,13 @@ def on_full_maps(preds: Any) -> Any:
     return type(preds)(on_full_maps(p) for p in preds) if type(preds) in (tuple, list) else preds
 
 
-def listed(raw: dict[str, Any], objectness: float = 0.0) -> dict[str, Any]:
+def listed(raw: dict[str, Any], objectness: float = 0.0, doubt: float = 0.0) -> dict[str, Any]:
     """Return raw predictions of windows (windows, C, A) as a list for each image (B, C, k * A), with their places.
 
     Args:
         raw: The predictions.
         objectness: As in `WindowedHead`.
+        doubt: The same.
 
     Returns:
         The predictions; `centres` (B, 2, k * A), x and y in positions of their map; `steps` (1, k * A), its px.
@@ -208,7 +212,7 @@ def listed(raw: dict[str, Any], objectness: float = 0.0) -> dict[str, Any]:
     plan, strides = raw["windows"].plan, raw["windows"].strides
     own = {key: plan.spread(v).transpose(1, 2).flatten(2) for key, v in predictions(raw).items()}
     if objectness:  # by softplus: the logarithm of a sigmoid is endless in half precision
-        doubts, cells = F.softplus(-plan.guesses), plan.cells_of(strides).flatten(1)
+        doubts, cells = F.softplus(-plan.guesses) - doubt, plan.cells_of(strides).flatten(1)
         own["scores"] = own["scores"] - objectness * doubts.gather(
             2, cells[:, None].expand(-1, doubts.shape[1], -1)
         ).to(own["scores"])

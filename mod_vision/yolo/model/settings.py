@@ -43,6 +43,8 @@ class WindowSettings:
         entry: Row at which windows are taken; the rows before see the whole image.
         objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one that
             is found there, in [0, 1].
+        doubt: What the router doubts of an object on average, minus the logarithm of its probability: what is found in
+            a cell of this doubt keeps its score.
         zone: The part of the picture that is looked at, as `zones_of` takes it; None is all of it.
         refresh: Frames of a video or stream after which each part is computed again at the latest, if nothing moves
             there; 0 computes each frame anew.
@@ -55,6 +57,7 @@ class WindowSettings:
     coarse: float = 0.0
     entry: int = 0
     objectness: float = 0.0
+    doubt: float = 0.0
     zone: Any = None
     refresh: int = 0
     budget: float = 0.0
@@ -82,6 +85,8 @@ class WindowSettings:
             raise ValueError(f"mod.windows.entry must be the number of a row of the backbone, got {found.entry!r}.")
         if not _is_number(found.objectness) or not 0 <= found.objectness <= 1:
             raise ValueError(f"mod.windows.objectness must be a number in [0, 1], got {found.objectness!r}.")
+        if not _is_number(found.doubt) or not 0 <= found.doubt < float("inf"):
+            raise ValueError(f"mod.windows.doubt must be a number, at least 0, got {found.doubt!r}.")
         if not _is_whole(found.refresh) or found.refresh < 0:
             raise ValueError(f"mod.windows.refresh must be a number of frames, or 0, got {found.refresh!r}.")
         if not _is_number(found.budget) or not 0 <= found.budget < float("inf"):

@@ -76,7 +76,7 @@ def add_windows(model: nn.Sequential, settings: WindowSettings, rows: Sequence[A
     if hasattr(head, "proto"):
         head.proto = forms.form_of(head.proto, forms.WINDOWED_PROTOS, entry)
     new = forms.form_of(head, forms.WINDOWED_HEADS, entry)
-    new.coarse, new.objectness = settings.coarse, settings.objectness
+    new.coarse, new.objectness, new.doubt = settings.coarse, settings.objectness, settings.doubt
     model[-1] = take_place(head, new)
 
 
