@@ -168,6 +168,7 @@ def test_refused_unless_forced_and_resumed(scenes, tmp_path, monkeypatch, capsys
     assert head.entry.threshold is not None
     assert head.entry.crowded > 0
     assert routed.yaml["mod"]["windows"]["size"] == head.entry.window
+    assert routed.yaml["mod"]["windows"]["doubt"] == head.doubt > 0
     state = routed.state_dict()
     assert all(torch.equal(state[key], value) for key, value in dense.state_dict().items())
     assert head.entry.router.trained

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics import YOLO
 
+from mod_vision.eval.accuracy.matching import Matches
 from mod_vision.routing.labels import labelled
 from mod_vision.yolo.model.windows import head_of
 from studies.opponents.placing import Esod, Oracle, Random, Zone, grid_scores, placing_by, zones_of
 from studies.opponents.report import file_name, report
-from studies.opponents.scoring import draws, objects_of, scenes_of
+from studies.opponents.scoring import draws, objects_of, scenes_of, shown_at
 
 
 @pytest.fixture
@@ -97,6 +98,24 @@ def test_scenes_are_drawn_as_a_whole():
     assert (often[:, [0, 1, 3]].sum(1) == 3).all()
     with pytest.raises(ValueError, match=r"scene='\^x' finds nothing in a_1.jpg"):
         scenes_of(["a_1.jpg"], "^x")
+
+
+def test_recall_and_precision_are_those_of_what_is_shown():
+    box = {"area": 100.0, "iscrowd": 0}
+    truth: dict = {"images": [{"id": 1}], "categories": [{"id": 0}, {"id": 1}]}
+    truth["annotations"] = [
+        {"id": i + 1, "image_id": 1, "category_id": c, "bbox": [x, 0, 10, 10], **box}
+        for i, (x, c) in enumerate([(0, 0), (50, 0), (100, 1), (150, 1)])
+    ]
+    found = [(0, 0, 0.9), (51, 0, 0.3), (100, 1, 0.2), (150, 0, 0.8)]  # the third is not shown, the last not its class
+    matches = Matches("bbox")
+    matches.add(
+        truth,
+        [{"image_id": 1, "category_id": c, "bbox": [x, 0, 10, 10], "score": score} for x, c, score in found],
+    )
+    assert shown_at(matches, range(2)) == {"recall": 0.5, "precision": 2 / 3}
+    assert shown_at(matches, range(2), conf=0.1) == {"recall": 0.75, "precision": 0.75}
+    assert shown_at(matches, range(2), conf=0.95) == {"recall": 0.0, "precision": 0.0}
 
 
 def test_objects_of_a_coarse_pass_are_not_counted():

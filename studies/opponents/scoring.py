@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from ultralytics import YOLO
 
 from mod_vision.eval.accuracy.bootstrap import resampled_ap
-from mod_vision.eval.accuracy.coco import Scorer
+from mod_vision.eval.accuracy.coco import Scorer, bits
+from mod_vision.eval.accuracy.matching import Matches
 from mod_vision.routing.labels import labelled
 from mod_vision.routing.losses import tokens_in_boxes
 from mod_vision.routing.lost_objects import LostObjects, Objects
@@ -24,6 +25,7 @@ from studies.opponents.placing import Zone
 from studies.opponents.ways import Found, Way
 
 CONF = 0.001  # Ultralytics' for validation
+SHOWN = 0.25  # Ultralytics' for prediction
 RESAMPLES = 500
 
 
@@ -90,9 +92,28 @@ def score(way: Way, found: Validation, scenes: np.ndarray, camera: str) -> dict[
     parts = {name: float(resampled_ap(box.matches, places, images)[0]) for name, images in halves(found).items()}
     again = resampled_ap(box.matches, places, draws(scenes))
     figures = {"name": way.name, "imgsz": way.imgsz, "AP": box.stats["AP"], "AP50": box.stats["AP50"]}
+    figures |= shown_at(box.matches, range(len(box.classes)))
     figures |= {"APs": box.stats["APs"], **parts, "classes": {one.name: one.ap for one in box.classes}}
     figures |= {"windows": lost.result(), "per_image": lost.windows, "whole": whole} if lost.windows else {}
     return figures | {"resamples": [round(float(ap), 5) for ap in again]}
+
+
+def shown_at(matches: Matches, places: Iterable[int], conf: float = SHOWN) -> dict[str, float]:
+    """Return recall and precision of what is shown at a confidence, at an IoU of 0.5, over objects of all classes.
+
+    Args:
+        matches: Of all images.
+        places: Places of the classes.
+        conf: Lowest confidence that is shown.
+    """
+    shown = hits = objects = 0
+    for place in places:
+        rows = matches.detections.of(place)
+        rows = rows[rows["score"] >= conf]
+        shown += len(rows)
+        hits += int(bits(rows["matched"][:, 0], 0).sum())
+        objects += int(matches.objects.of(place)["count"][:, 0].sum())
+    return {"recall": hits / max(objects, 1), "precision": hits / max(shown, 1)}
 
 
 def show_camera(file: str, camera: str) -> None:
