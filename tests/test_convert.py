@@ -111,7 +111,7 @@ def goes_on_with_its_routers(words: list[str], asked: str, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mod_vision.yolo.train.fit_windows.scaled", lambda *_: pytest.fail("trained again"))
+        patch.setattr("mod_vision.yolo.train.fit_windows.random_part", lambda *_: pytest.fail("trained again"))
         patch.setattr("mod_vision.conversion.winners._dense_ms", dense_ms)
         for own in (["speedup=2", "threads=1"], ["speedup=1.2", "threads=2"]):
             assert main([*words, *own]) == 130
