@@ -43,6 +43,9 @@ def shown(
         split: Split to report on.
         threads: CPU threads.
         out: Folder of the results.
+
+    Raises:
+        ValueError: If the model has no doubt.
     """
     folder = Path(writable_dir(out))
     torch.set_num_threads(threads)
@@ -64,6 +67,8 @@ def _ways(yolo: YOLO, aside: list[Path], imgsz: int, shares: list[float]) -> Ite
     """Yield dense, and windows of each share with each way to count the router's doubt."""
     yield model_way("dense", without_windows(yolo), imgsz, False)
     own: Any = head_of(yolo.model)
+    if not own.objectness or not own.doubt:
+        raise ValueError("the model has no objectness, or no doubt: give one that `mod-vision convert` wrote.")
     plans = plans_of(yolo, aside, imgsz)
     counted = {
         "not counted": (0.0, 0.0),

@@ -58,7 +58,7 @@ def test_a_coarse_pass_in_onnx(exported, photos):
 @pytest.mark.parametrize(
     ("name", "format", "windows"),
     [
-        ("yolo11n-seg", "onnx", {"router": "scout", "capacity": 0.4, "objectness": 0.25}),
+        ("yolo11n-seg", "onnx", {"router": "scout", "capacity": 0.4, "objectness": 0.25, "doubt": 0.6}),
         ("yolov8n", "onnx", {"router": "stem", "entry": 2}),  # a row that the exporter runs in another form
         ("yolo11n", "torchscript", {"coarse": 0.5, "size": 96}),
     ],

@@ -13,6 +13,7 @@ from window_pairs import described, pair, tensors
 
 from mod_vision import set_capacity
 from mod_vision.routing.labels import labelled
+from mod_vision.routing.window_routers import SURE
 from mod_vision.routing.windows import MARGIN
 from mod_vision.yolo.model.windows import head_of
 
@@ -152,8 +153,8 @@ def test_a_window_that_holds_all_that_a_position_reads_gives_its_dense_value():
 
 @pytest.mark.parametrize(("objectness", "doubt"), [(0.25, 0.0), (1.0, 0.0), (0.5, 0.8)])
 @torch.no_grad()
-def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness, doubt):
-    """But where the router doubts as much as it does of objects."""
+def test_objectness_changes_the_odds_by_the_probability_of_the_cell(objectness, doubt):
+    """They stay where the router doubts as much as it does of objects."""
     routed, _ = pair("yolov8n", objectness=objectness, doubt=doubt)
     routed = routed.double()
     nn.init.normal_(head_of(routed).entry.router.head[-1].weight, std=50.0)
@@ -171,6 +172,18 @@ def test_objectness_lowers_the_odds_by_the_probability_of_the_cell(objectness, d
         assert (of_cell.amax(0) - of_cell.amin(0)).max() > 0.1, "each class has its own"
         odds = torch.log(plain[i, 4:, own] / (1 - plain[i, 4:, own])) + objectness * (of_cell.log() + doubt)
         torch.testing.assert_close(found[i, 4:, own], odds.sigmoid(), atol=1e-6, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_what_no_router_was_asked_about_keeps_its_score():
+    """As where something moved before a still camera."""
+    routed, _ = pair("yolov8n", objectness=0.5, doubt=0.8)
+    x, head = torch.rand(1, 3, 256, 320), head_of(routed)
+    sure = torch.full((1, 1, 80), SURE)
+    with head.entry.windows_at(torch.tensor([[[1, 2]]]), sure):
+        found = routed(x)[0]
+        head.objectness = 0.0
+        torch.testing.assert_close(found, routed(x)[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("router", ["oracle", "random"])

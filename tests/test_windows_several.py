@@ -51,7 +51,7 @@ def thresholded(path: Path, photos: list[Path]) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(photos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    return thresholded(calibrated("yolo26n", photos, folder, objectness=0.25), photos)
+    return thresholded(calibrated("yolo26n", photos, folder, objectness=0.25, doubt=0.6), photos)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ class Setting(NamedTuple):
         share: Mean share of the pixels that is computed.
         ms: Mean milliseconds that this is expected to take.
         lost: Share of the objects of the images kept aside that no window shows as a whole.
-        doubt: What the router doubts of those objects on average, as in `Seen`.
+        doubt: What the router doubts of those objects on average, those that no window shows among them.
     """
 
     router: str

@@ -114,7 +114,7 @@ def convert(
     dense.to(run.device)
     asked = {"data": str(Path(data).resolve()), "labels": labels, "steps": steps, "imgsz": run.imgsz}
     asked |= {"device": run.device, "state": state_of(data), "zone": zone_filter and zone_filter.zone}
-    asked |= {"model": _mark(dense), "by": [__version__, OBJECTNESS]}
+    asked |= {"model": _mark(dense), "by": [__version__, OBJECTNESS, Setting._fields]}
     progress = Progress(Path(folder), asked)
     parts = divide(data, Path(folder), None if labels else copy_model(dense).to(run.device), run.imgsz)
     if parts.taught:

@@ -16,6 +16,7 @@ from torch import nn
 from ultralytics.nn.modules import block, conv, head
 
 from mod_vision.routing.window_layer import WindowedLayer
+from mod_vision.routing.window_routers import SURE
 from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.blocks.base import sharing
 
@@ -99,7 +100,7 @@ class WindowedHead(Windowed):
             that is found there; 0 leaves it out. What a coarse pass finds, and an image that is run as a whole, have
             no such doubts.
         doubt: What the router doubts of an object on average, minus the logarithm of its probability: what is found in
-            a cell of this doubt keeps its score.
+            a cell of this doubt keeps its score, and scores more in a cell of less.
     """
 
     coarse: float = 0.0
@@ -212,7 +213,9 @@ def listed(raw: dict[str, Any], objectness: float = 0.0, doubt: float = 0.0) -> 
     plan, strides = raw["windows"].plan, raw["windows"].strides
     own = {key: plan.spread(v).transpose(1, 2).flatten(2) for key, v in predictions(raw).items()}
     if objectness:  # by softplus: the logarithm of a sigmoid is endless in half precision
-        doubts, cells = F.softplus(-plan.guesses) - doubt, plan.cells_of(strides).flatten(1)
+        doubts, cells = F.softplus(-plan.guesses), plan.cells_of(strides).flatten(1)
+        if doubt:  # where something moved, no router was asked
+            doubts = torch.where(plan.guesses == SURE, doubts, doubts - doubt)
         own["scores"] = own["scores"] - objectness * doubts.gather(
             2, cells[:, None].expand(-1, doubts.shape[1], -1)
         ).to(own["scores"])

@@ -44,7 +44,7 @@ class WindowSettings:
         objectness: Exponent of the router's probability that a cell holds an object of a class, in the odds of one that
             is found there, in [0, 1].
         doubt: What the router doubts of an object on average, minus the logarithm of its probability: what is found in
-            a cell of this doubt keeps its score.
+            a cell of this doubt keeps its score, and scores more in a cell of less.
         zone: The part of the picture that is looked at, as `zones_of` takes it; None is all of it.
         refresh: Frames of a video or stream after which each part is computed again at the latest, if nothing moves
             there; 0 computes each frame anew.

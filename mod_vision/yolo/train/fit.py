@@ -143,7 +143,7 @@ def labelled_images(
     device = next(yolo.model.parameters()).device
     for i in range(len(dataset)):
         batch = dataset.collate_fn([dataset[i]])
-        yield {**batch, "img": in_unit(batch["img"].to(device))}
+        yield {**batch, "img": batch["img"].to(device).float() / 255}
 
 
 def labels_of(yolo: YOLO, data: str, imgsz: int, split: str) -> list[dict[str, Any]]:
