@@ -23,13 +23,12 @@ from mod_vision.conversion.parts import divide
 from mod_vision.files import writable_dir, write_text
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
-from mod_vision.yolo.run.validate import Validation
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import STEPS, fit_windows
 from studies.opponents.asked import check_same, digest
-from studies.opponents.scoring import images_of, scenes_of, score
+from studies.opponents.scoring import images_of, score_images
 from studies.opponents.shares import at_share, plans_of
-from studies.opponents.ways import Way, model_way
+from studies.opponents.ways import model_way
 
 
 def seeds(
@@ -67,7 +66,7 @@ def seeds(
     dense = load_model(model)
     found = images_of(dense, data, split)
     if not (file := folder / "dense.json").is_file():
-        write_text(file, json.dumps(_figures(model_way("dense", dense, imgsz, False), found), indent=1))
+        write_text(file, json.dumps(score_images(model_way("dense", dense, imgsz, False), found), indent=1))
     for seed in map(int, as_list(seeds)):
         to_do = {share: folder / f"seed{seed}-{share:g}.json" for share in map(float, as_list(shares))}
         to_do = {share: file for share, file in to_do.items() if not file.is_file()}
@@ -79,7 +78,7 @@ def seeds(
         plans = plans_of(yolo, aside, imgsz)
         for share, file in to_do.items():
             way = model_way(f"seed {seed} at {share:g}", at_share(yolo, plans, share), imgsz, False)
-            write_text(file, json.dumps({"seed": seed, "asked": share} | _figures(way, found), indent=1))
+            write_text(file, json.dumps({"seed": seed, "asked": share} | score_images(way, found), indent=1))
     found_by_seed = [json.loads(file.read_text()) for file in sorted(folder.glob("seed*.json"))]
     text = table(json.loads((folder / "dense.json").read_text()), found_by_seed)
     write_text(folder / "table.md", text)
@@ -94,11 +93,6 @@ def _trained(
     parts, yolo = divide(data, folder), with_router(dense, router)
     fit_windows(yolo.model, labelled_batches(yolo, parts.data, imgsz), steps, resume=folder / "router.pt")
     return yolo, parts.kept
-
-
-def _figures(way: Way, found: Validation) -> dict[str, Any]:
-    """Return the figures of a way, each image its own scene."""
-    return score(way, found, scenes_of(found.files, "^.*$"), "^")
 
 
 def table(dense: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:

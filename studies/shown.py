@@ -16,10 +16,9 @@ from mod_vision.cli.main import run_tool
 from mod_vision.conversion.parts import divide
 from mod_vision.conversion.windowed import without_windows
 from mod_vision.files import writable_dir, write_text
-from mod_vision.yolo.model.graph import copy_model
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
-from studies.opponents.scoring import images_of, scenes_of, score
+from studies.opponents.scoring import images_of, score_images
 from studies.opponents.shares import at_share, plans_of
 from studies.opponents.ways import Way, model_way
 
@@ -55,7 +54,7 @@ def shown(
     lines = ["| | AP | recall | precision |", "| --- | --- | --- | --- |"]
     for way in ways:
         torch.set_num_threads(threads)  # a validation sets its own
-        figures = score(way, found, scenes_of(found.files, "^.*$"), "^")
+        figures = score_images(way, found)
         figures.pop("resamples")
         write_text(folder / f"{way.name.replace(' ', '-')}.json", json.dumps(figures, indent=1))
         lines.append(f"| {way.name} | {' | '.join(f'{100 * figures[k]:.1f}' for k in ('AP', 'recall', 'precision'))} |")
@@ -77,7 +76,7 @@ def _ways(yolo: YOLO, aside: list[Path], imgsz: int, shares: list[float]) -> Ite
     }
     for share in shares:
         for name, (objectness, doubt) in counted.items():
-            model = copy_model(at_share(yolo, plans, share))
+            model = at_share(yolo, plans, share)
             head: Any = head_of(model.model)
             head.objectness, head.doubt = objectness, doubt
             yield model_way(f"{share:g} {name}", model, imgsz, False)

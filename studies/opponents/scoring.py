@@ -98,6 +98,11 @@ def score(way: Way, found: Validation, scenes: np.ndarray, camera: str) -> dict[
     return figures | {"resamples": [round(float(ap), 5) for ap in again]}
 
 
+def score_images(way: Way, found: Validation) -> dict[str, Any]:
+    """Return the figures of a way, each image its own scene, of no camera."""
+    return score(way, found, scenes_of(found.files, "^.*$"), "^")
+
+
 def shown_at(matches: Matches, places: Iterable[int], conf: float = SHOWN) -> dict[str, float]:
     """Return recall and precision of what is shown at a confidence, at an IoU of 0.5, over objects of all classes.
 

@@ -12,10 +12,9 @@ import torch
 from mod_vision.eval.cost.latency import keep_memory
 from mod_vision.yolo.run.images import evenly_spaced, read_image
 from mod_vision.yolo.run.validate import Validation
-from studies.opponents.scoring import show_camera
+from studies.opponents.scoring import SHOWN, show_camera
 from studies.opponents.ways import Way
 
-CONF = 0.25  # Ultralytics' for prediction
 PHOTOS, REPEATS = 32, 3
 
 
@@ -33,7 +32,7 @@ def time_ways(ways: Sequence[Way], found: Validation, threads: int, camera: str)
     """
     keep_memory()
     places = evenly_spaced(list(range(len(found.files))), PHOTOS)
-    finders = {way.name: way.prepare(CONF) for way in ways}
+    finders = {way.name: way.prepare(SHOWN) for way in ways}
     times: dict[str, list[float]] = {name: [] for name in finders}
     for place in places:
         photo = read_image(found.folder / found.files[place])
