@@ -156,8 +156,8 @@ def _parameters(router: nn.Module, tune_rows: bool) -> list[dict[str, Any]]:
 
 def _seen(net: Any, head: Any, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return what the router reads of images."""
-    x = images
-    if head.entry.router.reads == "map":
+    x, reads = images, head.entry.router.reads
+    if reads == "map":
         with torch.no_grad():
             x = run_rows(net.model[: head.entry.i], images)[-1]
-    return head.entry.seen(x, size, shrunk(images, 2))
+    return head.entry.seen(x, size, shrunk(images, 2) if reads == "image" else None)
