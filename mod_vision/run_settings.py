@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,17 @@ class RunSettings:
     imgsz: int = 640
     device: str = ""
     threads: int = 0
+
+
+@dataclass(frozen=True)
+class ExportSettings(RunSettings):
+    """How a model is exported.
+
+    Attributes:
+        imgsz: Side of the images in pixels, or their height and width.
+    """
+
+    imgsz: Any = 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -50,8 +51,13 @@ def thresholded(path: Path, photos: list[Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(photos, tmp_path_factory) -> Path:
+    """A checkpoint that needs no NMS, which takes boxes of an untrained model in any order."""
     folder = tmp_path_factory.mktemp("several")
-    return thresholded(calibrated("yolo26n", photos, folder, objectness=0.25, doubt=0.6), photos)
+    path = thresholded(calibrated("yolo26n", photos, folder, objectness=0.25, doubt=0.6), photos)
+    yolo: Any = YOLO(path)
+    yolo.model.end2end = True
+    yolo.save(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +74,8 @@ def assert_equals_eager(check: ExportCheck) -> None:
 def test_the_folder_equals_eager_in_threshold_mode(done, photos):
     check, said = check_several(done, looked_at(photos))
     assert_equals_eager(check)
-    numbers = {len(runtime.outputs(done.path, [2, 8], x.numpy(), 1)[0][0]) for x in looked_at(photos)}
-    assert numbers == {0, 2, 8}
+    ran = [runtime.run_image(done.path, done.about, x.numpy(), 1) for x in looked_at(photos)]
+    assert {(one.graph, one.corners.shape[1]) for one in ran} == {("", 0), ("k2", 2), ("k8", 8)}
     assert said.startswith("windows that were run: 0 on ")
 
 
@@ -96,7 +102,7 @@ def test_weights_are_stored_once(done):
     assert (done.path / "weights.bin").stat().st_size < 1.1 * parameters
     assert sum(file.stat().st_size for file in done.path.iterdir()) < 1.2 * parameters
     about = json.loads((done.path / "metadata.json").read_text())
-    assert (about["k"], about["imgsz"], about["task"], about["end2end"]) == ([2, 8], SIZE, "detect", True)
+    assert (about["k"], about["imgsz"], about["task"], about["end2end"]) == ([2, 8], [SIZE, SIZE], "detect", True)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +178,65 @@ def test_a_coarse_pass_looks_at_images_without_windows_too(photos, tmp_path):
     done = export_several(path, [3], SIZE)
     assert (done.about["k"], done.about["end2end"]) == ([0, 3], False)
     assert_equals_eager(check_several(done, looked_at(photos))[0])
-    corners, found = runtime.outputs(done.path, [0, 3], torch.full((1, 3, SIZE, SIZE), GRAY).numpy(), 1)
-    assert corners.shape == (1, 0, 2)
-    assert found[0].shape == (1, 7, 84)
+    ran = runtime.run_image(done.path, done.about, torch.full((1, 3, SIZE, SIZE), GRAY).numpy(), 1)
+    assert (ran.graph, ran.corners.shape) == ("k0", (1, 0, 2))
+    assert ran.outputs[0].shape == (1, 7, 84)
+
+
+@pytest.fixture(scope="module")
+def crowded(checkpoint, photos, tmp_path_factory) -> Path:
+    """A checkpoint that runs images as a whole from half of their pixels on."""
+    path = tmp_path_factory.mktemp("crowded") / "best.pt"
+    yolo: Any = YOLO(checkpoint)
+    head_of(yolo.model).entry.crowded = 0.5
+    for name, module in yolo.model.model[-1].named_modules():
+        if "cv3" in name and isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+            module.weight.data *= 0.03  # or the scores of whole images, which the router does not lower, would all be 1
+    yolo.model.end2end = True
+    yolo.save(path)
+    return path
+
+
+@functools.cache
+def all_numbers(path: Path, format: str) -> Several:
+    return export_several(path, "all", (192, SIZE), format)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_all_numbers_are_those_of_the_model_itself(crowded, photos, format):
+    """On images that are wider than high, empty and crowded ones among them; eager is the model as it is."""
+    size = (192, SIZE)
+    done = all_numbers(crowded, format)
+    assert done.about["end2end"]
+    assert done.path.name == f"best{'' if format == 'onnx' else '_openvino'}_windows"
+    assert (done.about["k"], done.about["whole"], done.about["imgsz"]) == ([1, 2, 3, 4], True, list(size))
+    images = [*input_tensors(photos[:20], size), torch.full((1, 3, *size), GRAY)]
+    check, said = check_several(done, images)
+    assert_equals_eager(check)
+    ran = [runtime.run_image(done.path, done.about, x.numpy(), 1, runtime.FLOAT32) for x in images]
+    own: Any = YOLO(crowded).model.eval()
+    for image, one in zip(images, ran, strict=True):
+        with torch.inference_mode():
+            own(image)
+        plan = head_of(own).entry.plan
+        assert (one.graph == "whole") == (plan.whole is not None)
+        if plan.whole is None:
+            assert np.array_equal(one.corners, plan.corners.numpy())
+    assert {one.graph for one in ran} >= {"", "whole"}
+    assert f"whole image on {sum(one.graph == 'whole' for one in ran)} images" in said
+
+
+def test_the_script_says_that_it_ran_a_whole_image_or_lacks_a_runtime(crowded, photos, tmp_path):
+    folder = shutil.copytree(all_numbers(crowded, "openvino").path, tmp_path / "windows")
+    (tmp_path / "none" / "openvino").mkdir(parents=True)
+    (tmp_path / "none" / "openvino" / "__init__.py").write_text("raise ImportError('not there', name='openvino')")
+    script = [sys.executable, folder / "run.py", *photos[:20]]
+    ran = subprocess.run(script, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ": the whole image, " in ran.stdout
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "none")}
+    ran = subprocess.run(script, env=env, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stderr) == (1, "error: openvino is not installed: pip install openvino\n")
 
 
 def test_fewer_windows_are_the_first_of_more():
@@ -193,17 +255,17 @@ def test_fewer_windows_are_the_first_of_more():
 @pytest.mark.parametrize(
     ("k", "said"),
     [
-        ("0,4", "whole numbers of windows from 1 to 16, joined by commas"),
-        ("4,17", "from 1 to 16, joined by commas; 16 windows of 64 px compute as much as an image of 256 px has"),
-        ("4,many", "k=4,many: k takes whole numbers"),
-        ("2.5", "k=2.5: k takes whole numbers"),
-        (",", "k=,: k takes whole numbers"),
+        ("0,4", "all, or whole numbers of windows from 1 to 16, joined by commas"),
+        ("4,17", "from 1 to 16, joined by commas; 16 windows of 64 px compute as much as an image of 256x256 px has"),
+        ("4,many", "k=4,many: k takes all, or whole numbers"),
+        ("2.5", "k=2.5: k takes all, or whole numbers"),
+        (",", "k=,: k takes all, or whole numbers"),
         ("4,2,4", "k=4,2,4: a number is there twice; give each once: k=2,4"),
     ],
 )
 def test_numbers_that_do_not_occur_are_refused(k, said, done):
     with pytest.raises(ValueError, match=said):
-        window_numbers(k, done.eager.model[-1].entry, SIZE)
+        window_numbers(k, done.eager.model[-1].entry, (SIZE, SIZE))
 
 
 def test_models_without_windows_or_a_threshold_are_refused(photos, tmp_path):
@@ -219,8 +281,10 @@ def test_models_without_windows_or_a_threshold_are_refused(photos, tmp_path):
 
 
 def test_keys_that_do_not_go_with_it_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="leave out format, capacity, batch, dynamic, quantize, or k"):
+    with pytest.raises(ValueError, match="leave out capacity, batch, dynamic, quantize, or k"):
         export(str(checkpoint), "openvino", 0.5, batch=2, dynamic=True, quantize=8, k="2")
+    with pytest.raises(ValueError, match="k=2: format=engine is none of onnx, openvino; choose one, or leave out k"):
+        export(str(checkpoint), "engine", k="2")
     assert "k= " in describe("mod-vision export", export)
 
 
@@ -232,3 +296,9 @@ def test_the_verb_says_what_was_run(checkpoint, tmp_path, capsys):
     assert f"{tmp_path / 'best_windows'}: equals eager on 4 images" in said.out
     assert "windows that were run: " in said.out
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "best_windows"}
+
+
+@pytest.mark.parametrize("imgsz", ["192,x", "192,256,3", "", "-1", "[192"])
+def test_sizes_that_are_none_are_refused(imgsz, checkpoint, capsys):
+    assert main(["export", f"model={checkpoint}", f"imgsz={imgsz}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: imgsz={imgsz}")

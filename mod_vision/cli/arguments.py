@@ -64,6 +64,21 @@ def milliseconds(value: Any) -> float:
     return found
 
 
+def sides_of(imgsz: Any) -> int | list[int]:
+    """Return the size of images: one number, or height and width joined by a comma as `yolo export` takes them.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        sides = [int(str(side)) for side in as_list(imgsz)]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 0:
+        raise ValueError(f"imgsz={imgsz} is no size; write pixels, such as imgsz=640, or height,width: imgsz=736,1280.")
+    return sides if len(sides) > 1 else sides[0]
+
+
 def picture_of(size: str) -> tuple[int, int]:
     """Return width and height of `WIDTHxHEIGHT`.
 

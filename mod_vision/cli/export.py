@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from mod_vision.cli.arguments import THREADS, opened
+from mod_vision.cli.arguments import THREADS, opened, sides_of
 from mod_vision.resources import PHOTOS
-from mod_vision.run_settings import RunSettings
+from mod_vision.run_settings import ExportSettings
 
 
 def export(
@@ -19,12 +20,13 @@ def export(
     dynamic: bool = False,
     quantize: Any = None,
     k: str = "",
-    run: RunSettings = RunSettings(imgsz=0, threads=THREADS),  # noqa: B008  # frozen
+    run: ExportSettings = ExportSettings(threads=THREADS),  # noqa: B008  # frozen
 ) -> None:
     """To ONNX, OpenVINO, ... by `yolo export`, and checked against eager: outputs and routes on photos.
 
-    k=4,8,16 makes a folder of ONNX graphs for models on windows that have a threshold: a router, and a graph for each
-    number of windows; an image runs the first that holds what it needs.
+    imgsz=736,1280 is height and width, for photos that are wider than high: a square would be padded.
+    k=all, or numbers such as k=4,8,16, makes a folder for models on windows that have a threshold: a router, and a
+    graph for each number of windows; an image runs the first that holds what it needs.
     Example: mod-vision export model=best.pt format=openvino capacity=0.5 data=mine.yaml
     """
     from mod_vision.yolo.export.check import check_export
@@ -32,11 +34,12 @@ def export(
     from mod_vision.yolo.model.windows import head_of
     from mod_vision.yolo.run.device import start
 
-    run = start(opened(model, run)[1])
+    run = start(opened(model, replace(run, imgsz=sides_of(run.imgsz)))[1])
     args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
     if k:
-        others = {"format": format if format != "onnx" else "", "capacity": capacity, **args, "batch": batch - 1}
-        _several(model, k, run.imgsz, [key for key, value in others.items() if value], data or PHOTOS, images)
+        others = {"capacity": capacity, **args, "batch": batch - 1}
+        refused = [key for key, value in others.items() if value]
+        _several(model, k, run.imgsz, format, refused, data or PHOTOS, images)
         return
     given = {key: value for key, value in args.items() if value}
     done = export_model(model, format, run.imgsz, capacity, run.device, **given)
@@ -47,7 +50,7 @@ def export(
         raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
 
 
-def _several(model: str, k: str, imgsz: int, others: list[str], data: str, images: int) -> None:
+def _several(model: str, k: str, imgsz: Any, format: str, others: list[str], data: str, images: int) -> None:
     """Export a folder for several numbers of windows, and check it.
 
     Raises:
@@ -59,10 +62,10 @@ def _several(model: str, k: str, imgsz: int, others: list[str], data: str, image
 
     if others:
         raise ValueError(
-            f"k={k}: a folder for several numbers of windows is float ONNX for one image at the model's threshold; "
+            f"k={k}: a folder for several numbers of windows is float, for one image, at the model's threshold; "
             f"leave out {', '.join(others)}, or k."
         )
-    done = export_several(model, k, imgsz)
+    done = export_several(model, k, imgsz, format)
     check, said = check_several(done, check_batches(data, images, imgsz, 1, False))
     print(f"{done.path}: {check}\n{said}\nwithout torch: python {done.path / 'run.py'} photo.jpg")
     if not check.passed:

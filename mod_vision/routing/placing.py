@@ -60,7 +60,7 @@ def plan_windows(
     if least is None:
         corners, _ = windows_in_order(logits, size, window, k, inside, cover)
         return WindowPlan(logits, corners, size, window, cell, None, inside)
-    corners, taken = _place_worthy(_levels(logits, size, inside), counts or _buckets(k), window, least, cover)
+    corners, taken = _place_worthy(_levels(logits, size, inside), counts or buckets(k), window, least, cover)
     most = int(taken.max())
     real = None
     if len(taken) > 1:
@@ -141,10 +141,10 @@ def gains_of(plan: WindowPlan) -> torch.Tensor:
 
 def next_bucket(count: int, k: int) -> int:
     """Return the number of windows that are computed where `count` of at most k are worth it."""
-    return next(bucket for bucket in _buckets(k) if bucket >= count)
+    return next(bucket for bucket in buckets(k) if bucket >= count)
 
 
-def _buckets(k: int) -> list[int]:
+def buckets(k: int) -> list[int]:
     """Return the numbers of windows that occur where there are at most k."""
     return [*(bucket for bucket in BUCKETS if bucket < k), k]
 

@@ -5,11 +5,9 @@ Accuracy is on a labelled split, time on images of it, each way in turn. Thresho
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from mod_vision.yolo.run.letterbox import forward_letterboxed
 from mod_vision.yolo.run.window_objects import label_boxes, position_prior
 from mod_vision.yolo.train.fit import labelled_batches
 from mod_vision.yolo.train.fit_windows import fit_windows
-from studies.opponents.asked import check_same, digest
+from studies.opponents.asked import check_same, digest, once
 from studies.opponents.placing import Esod, Oracle, Prior, Random, Zone, placing_by, zones_of
 from studies.opponents.report import file_name, report
 from studies.opponents.scoring import images_of, scenes_of, score
@@ -95,8 +93,8 @@ def opponents(
         ways += _esod(base, data, imgsz, [float(share) for share in as_list(shares)], esod, folder / "esod.pt")
     ways += [sahi_way(dense, int(side), imgsz) for side in as_list(slices)]
     for way in ways:
-        _once(folder / file_name(way.name), partial(score, way, found, scenes, camera or "^"))
-    _once(folder / "times.json", lambda: time_ways([way for way in ways if way.timed], found, threads, camera or "^"))
+        once(folder / file_name(way.name), partial(score, way, found, scenes, camera or "^"))
+    once(folder / "times.json", lambda: time_ways([way for way in ways if way.timed], found, threads, camera or "^"))
     write_text(folder / "table.md", report(folder, [way.name for way in ways]))
     print((folder / "table.md").read_text())
 
@@ -177,13 +175,6 @@ def _esod(base: YOLO, data: str, imgsz: int, shares: list[float], steps: int, ke
 def _least(logits: torch.Tensor, count: float) -> float:
     """Return the logit that so many patches reach."""
     return float(logits.sort(descending=True).values[min(round(count), len(logits)) - 1])
-
-
-def _once(file: Path, find: Callable[[], dict[str, Any]]) -> None:
-    """Find figures and write them, unless they are there."""
-    if not file.is_file():
-        print(f"    {file.stem}", flush=True)
-        write_text(file, json.dumps(find(), indent=1))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,10 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
 def digest(weights: str) -> str:
     """Return the digest of a checkpoint, nothing of none."""
     return hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16] if weights else ""
+
+
+def once(file: Path, find: Callable[[], dict[str, Any]]) -> None:
+    """Find figures and write them, unless they are there."""
+    if not file.is_file():
+        print(f"    {file.stem}", flush=True)
+        write_text(file, json.dumps(find(), indent=1))

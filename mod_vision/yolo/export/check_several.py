@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mod_vision.routing.placing import gains_of, worthy
+from mod_vision.yolo.export import runtime
 from mod_vision.yolo.export.check import ExportCheck, largest_error
 from mod_vision.yolo.export.graphs import tensors
 from mod_vision.yolo.export.several import Several
@@ -19,33 +20,32 @@ def check_several(done: Several, images: Sequence[torch.Tensor]) -> tuple[Export
 
     Args:
         done: The folder and the model.
-        images: (1, 3, size, size) each, of the exported size.
+        images: (1, 3, height, width) each, of the exported size.
 
     Returns:
         The agreement, and what the images were worth, in words.
 
     Raises:
         ValueError: If there is no image, or the graphs give other outputs than eager.
-        ImportError: If onnxruntime is not installed.
+        ImportError: If the runtime is not installed.
     """
-    try:
-        from mod_vision.yolo.export import runtime
-    except ImportError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
-    runtime.session.cache_clear()  # a folder that was there before
+    runtime.graph.cache_clear()  # a folder that was there before
     if not images:
         raise ValueError("an export cannot be checked without images.")
-    entry, ks, threads = done.eager.model[-1].entry, done.about["k"], torch.get_num_threads()
-    errors, placed, expected, worth = [], [], [], []
+    entry, threads = done.eager.model[-1].entry, torch.get_num_threads()
+    errors, placed, expected, worth, names = [], [], [], [], []
     for image in images:
         with torch.inference_mode():
             eager = [value.numpy() for value in tensors(done.eager(image))]
             worth.append(int(worthy(gains_of(entry.plan)[None], entry.threshold)))
-        corners, found = runtime.outputs(done.path, ks, image.numpy(), threads)
-        same = corners.shape[1] == entry.plan.width  # else the outputs are of other positions
-        errors.append(_error(found, eager, done.about["end2end"]) if same else float("inf"))
-        placed.append(corners[0])
-        expected.append(entry.plan.corners[0].numpy())
+        ran = _run(done, image, threads)
+        own, whole = ran.corners[0], entry.plan.whole is not None
+        corners = entry.plan.corners[0, : 0 if whole else None].numpy()
+        same = len(own) == len(corners) and whole == (ran.graph == "whole")  # else outputs are of other positions
+        errors.append(_error(ran.outputs, eager, done.about["end2end"]) if same else float("inf"))
+        placed.append(own)
+        expected.append(corners)
+        names.append("whole image" if ran.graph == "whole" else len(own))
     pairs = list(zip(placed, expected, strict=True))
     agreed = sum(np.array_equal(a, b) for own, eager in pairs for a, b in zip(own, eager, strict=False))
     windows = sum(max(len(own), len(eager)) for own, eager in pairs)
@@ -53,9 +53,22 @@ def check_several(done: Several, images: Sequence[torch.Tensor]) -> tuple[Export
     check = ExportCheck(
         len(images), max(errors), agreed / windows if windows else 1.0, differ if should else None, "windows"
     )
-    ran = ", ".join(f"{k} on {n}" for k, n in sorted(Counter(map(len, placed)).items()))
-    over = sum(count > ks[-1] for count in worth)
-    return check, f"windows that were run: {ran} images; {over} of them worth more than {ks[-1]}"
+    ran_on = ", ".join(f"{k} on {n}" for k, n in sorted(Counter(names).items(), key=lambda pair: str(pair[0]).zfill(4)))
+    most = done.about["k"][-1]
+    over = sum(count > most for count in worth)
+    return check, f"windows that were run: {ran_on} images; {over} of them worth more than {most}"
+
+
+def _run(done: Several, image: torch.Tensor, threads: int) -> runtime.Ran:
+    """Run an image by the folder, in float32.
+
+    Raises:
+        ImportError: If the runtime is not installed.
+    """
+    try:
+        return runtime.run_image(done.path, done.about, image.numpy(), threads, runtime.FLOAT32)
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
 
 
 def _error(found: Sequence[np.ndarray], eager: Sequence[np.ndarray], end2end: bool) -> float:

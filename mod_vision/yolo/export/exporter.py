@@ -21,7 +21,7 @@ from mod_vision.routing.capacity import ceil_div
 from mod_vision.yolo.blocks import KINDS
 from mod_vision.yolo.model.capacity import load_at
 from mod_vision.yolo.model.trust import check_data, untrusted_data
-from mod_vision.yolo.run.device import MIN_STRIDE, round_imgsz
+from mod_vision.yolo.run.device import MIN_STRIDE, input_size, round_imgsz
 from mod_vision.yolo.run.images import read_images, some_images
 from mod_vision.yolo.run.letterbox import check_routes, letterbox
 from mod_vision.yolo.run.log import replaced_in_log
@@ -66,7 +66,12 @@ def export_yolo(yolo: Any, **args: Any) -> Path:
 
 
 def export_model(
-    model: str | Path, format: str = "onnx", imgsz: int = 640, capacity: Any = None, device: str = "cpu", **args: Any
+    model: str | Path,
+    format: str = "onnx",
+    imgsz: int | Sequence[int] = 640,
+    capacity: Any = None,
+    device: str = "cpu",
+    **args: Any,
 ) -> Export:
     """Export a checkpoint with Ultralytics' own exporter.
 
@@ -75,7 +80,7 @@ def export_model(
     Args:
         model: Checkpoint (.pt). The export lies beside it, that of a model of this package in the working folder.
         format: As in `yolo export`.
-        imgsz: Image size in pixels.
+        imgsz: Side of the images in pixels, or their height and width.
         capacity: Capacity that the export is fixed at, None for the model's own.
         device: Where it is exported, as in Ultralytics.
         args: Other arguments of `yolo export`, such as `dynamic=True`, `batch=8` or `quantize=8`, which detectors and
@@ -156,9 +161,9 @@ def _replace(new: Path, path: Path) -> None:
 
 
 def check_batches(
-    source: Any, images: int, imgsz: int, batch: int, dynamic: bool, any_size: bool = True
+    source: Any, images: int, imgsz: int | Sequence[int], batch: int, dynamic: bool, any_size: bool = True
 ) -> list[torch.Tensor]:
-    """Return batches (batch, 3, imgsz, imgsz) of photos to check an export on.
+    """Return batches (batch, 3, height, width) of photos to check an export on.
 
     The last one is filled up with the first photos; with `dynamic`, one of another number of images follows, and of
     another size if it takes any.
@@ -166,7 +171,7 @@ def check_batches(
     Args:
         source: Where photos come from, as `some_images` takes it.
         images: Most photos.
-        imgsz: Image size of the export.
+        imgsz: Image size of the export, one side or height and width.
         batch: Images of a batch.
         dynamic: Whether the export takes any batch.
         any_size: Whether one with `dynamic` takes any size too.
@@ -176,7 +181,8 @@ def check_batches(
     batches = list(photos[filled].split(batch))
     if dynamic:
         other = torch.arange(batch + 1) % len(photos)
-        batches.append(photos[other, :, : round_imgsz(imgsz // 2) if any_size else imgsz].contiguous())
+        height = photos.shape[2]
+        batches.append(photos[other, :, : round_imgsz(height // 2) if any_size else height].contiguous())
     return batches
 
 
@@ -186,10 +192,11 @@ def tensorrt_runner(path: Path, image: torch.Tensor) -> Callable[[], Any]:
     return lambda: engine(image)
 
 
-def input_tensors(photos: Sequence[Path], imgsz: int) -> list[torch.Tensor]:
-    """Read photos and letterbox them to the square of an export, each (1, 3, imgsz, imgsz) in [0, 1].
+def input_tensors(photos: Sequence[Path], imgsz: int | Sequence[int]) -> list[torch.Tensor]:
+    """Read photos and letterbox them to the input of an export, each (1, 3, height, width) in [0, 1].
 
     Raises:
         ValueError: If none can be read; others are told and left out.
     """
-    return [letterbox(image, (imgsz, imgsz), MIN_STRIDE, auto=False)[0] for image in read_images(photos)]
+    size = input_size(imgsz, MIN_STRIDE)
+    return [letterbox(image, size, MIN_STRIDE, auto=False)[0] for image in read_images(photos)]

@@ -1,7 +1,8 @@
 """A model on windows as a folder of ONNX graphs: a router, and one graph for each of several numbers of windows.
 
 The router places the most windows, in their order, and says how many of them the image is worth. Fewer windows are the
-first of more (`windows_in_order`), so the graph of k windows is given the first k of them.
+first of more (`windows_in_order`), so the graph of k windows is given the first k of them. Of all the numbers that the
+model itself computes, the folder has a graph of the whole image too, for those that are crowded.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from mod_vision.routing.padding import padded_images
-from mod_vision.routing.placing import window_cells, window_count, windows_in_order, worthy
+from mod_vision.routing.placing import buckets, window_cells, window_count, windows_in_order, worthy
 from mod_vision.routing.window_layer import WindowedLayer
 from mod_vision.yolo.export.exporter import check_checkpoint, folder_of, moved_when_whole
 from mod_vision.yolo.export.shared_weights import save_sharing
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
+from mod_vision.yolo.run.device import input_size, stride_of
 from mod_vision.yolo.run.letterbox import check_routes
 
 TASKS = ("detect", "segment")  # those that `mod-vision fit` sets thresholds for
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # of formats: both read ONNX
+ALL = "all"
 
 
 class Several(NamedTuple):
@@ -63,20 +67,23 @@ class _Router(nn.Module):
 
 
 class _OnWindows(nn.Module):
-    """Runs the network on given windows."""
+    """Runs the network on given windows, or on the whole image."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, whole: bool = False) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.whole = net, whole
 
     def forward(
         self, images: torch.Tensor, corners: torch.Tensor | None = None, guesses: torch.Tensor | None = None
     ) -> Any:
-        """Return the output for an image, of windows at corners (1, k, 2), or of none, for the coarse pass alone.
+        """Return the output for an image: of all of it, of windows at corners (1, k, 2), or of the coarse pass alone.
 
         Without guesses (1, C, N) of the cells, which only objectness needs, the output does not depend on them.
         """
         entry = head_of(self.net).entry
+        if self.whole:
+            with entry.whole_image():
+                return self.net(images)
         if corners is None:
             corners = torch.zeros((1, 0, 2), dtype=torch.long, device=images.device)
         if guesses is None:
@@ -85,49 +92,55 @@ class _OnWindows(nn.Module):
             return self.net(images)
 
 
-def export_several(model: str | Path, numbers: Any, imgsz: int = 640) -> Several:
-    """Export a checkpoint on windows as a folder MODEL_windows of ONNX graphs for several numbers of windows.
+def export_several(model: str | Path, numbers: Any, imgsz: int | Sequence[int] = 640, format: str = "onnx") -> Several:
+    """Export a checkpoint on windows as a folder of ONNX graphs for several numbers of windows.
+
+    The folder is MODEL_windows, for OpenVINO MODEL_openvino_windows.
 
     The weights are stored once, in `weights.bin`; `metadata.json` says what the graphs are, and `run.py` uses them
-    without torch. Where the network has outputs that need no NMS, these are exported.
+    without torch. It finds what `yolo predict` finds with the checkpoint, by NMS where that takes it.
 
     Args:
         model: Checkpoint (.pt) with a threshold. The folder lies beside it, that of a model of this package in the
             working folder.
-        numbers: Numbers of windows, a list or joined by commas.
-        imgsz: Image size in pixels.
+        numbers: Numbers of windows, a list or joined by commas; or `all` for those that the model itself computes.
+        imgsz: Side of the images in pixels, or their height and width.
+        format: `onnx` or `openvino`, for the runtime that `run.py` uses.
 
     Raises:
-        ValueError: If the model cannot, or a number is none that occurs.
+        ValueError: If the model cannot, a number is none that occurs, or there is no such format.
         ImportError: If onnx or onnxslim is not installed.
         OSError: If the folder cannot be written.
     """
     check_checkpoint(model)
+    if format not in RUNTIMES:
+        raise ValueError(f"k={numbers}: format={format} is none of {', '.join(RUNTIMES)}; choose one, or leave out k.")
     yolo = load_model(model)
     net: Any = yolo.model.float().eval().requires_grad_(False)
     entry = _entry_of(net, model, numbers)
-    entry.crowded = None  # the folder has no graph of the whole image
-    ks = window_numbers(numbers, entry, imgsz)
-    check_routes(net, imgsz)
-    if getattr(net.model[-1], "one2one_cv2", None) is not None:
-        net.end2end = True
+    size = input_size(imgsz, stride_of(net))
+    ks, whole = window_numbers(numbers, entry, size)
+    entry.crowded = entry.crowded if whole else None
+    check_routes(net, size)
     net = net.fuse(verbose=False)
     eager = copy.deepcopy(net)
-    eager.model[-1].entry.counts = (0, *ks)
+    eager.model[-1].entry.counts = None if whole else (0, *ks)
     about = {
         "task": yolo.task,
         "names": net.names,
-        "imgsz": imgsz,
+        "runtime": RUNTIMES[format],
+        "imgsz": size,
         "stride": int(net.stride.max()),
         "end2end": bool(net.end2end),
         "threshold": entry.threshold,
         "window": entry.window,
         "k": [0, *ks] if net.model[-1].coarse else ks,
+        "whole": whole,
     }
-    path = folder_of(model) / f"{Path(model).stem}_windows"
+    path = folder_of(model) / f"{Path(model).stem}{'' if format == 'onnx' else f'_{format}'}_windows"
     with moved_when_whole(path.parent) as part:
         (folder := part / path.name).mkdir()
-        save_sharing(_graphs(net, about["k"], imgsz, part), folder)
+        save_sharing(_graphs(net, about["k"], whole, size, part), folder)
         (folder / "metadata.json").write_text(json.dumps(about, indent=2))
         shutil.copy(Path(__file__).with_name("runtime.py"), folder / "run.py")
     return Several(path, json.loads(json.dumps(about)), eager)
@@ -155,50 +168,69 @@ def _entry_of(net: Any, model: Any, numbers: Any) -> WindowedLayer:
     return entry
 
 
-def window_numbers(numbers: Any, entry: WindowedLayer, imgsz: int) -> list[int]:
-    """Return numbers of windows in ascending order.
+def window_numbers(numbers: Any, entry: WindowedLayer, size: Sequence[int]) -> tuple[list[int], bool]:
+    """Return numbers of windows in ascending order, and whether an image that needs more is run as a whole.
 
     Args:
-        numbers: A list of them, or joined by commas.
+        numbers: A list of them, or joined by commas; or `all`.
         entry: The layer that places them.
-        imgsz: Image size in pixels.
+        size: Height and width of the images in pixels.
 
     Raises:
         ValueError: If one is not whole, not possible, or there twice.
     """
-    side = imgsz // entry.cell
-    most = window_count((side, side), window_cells(entry.window, (side, side), entry.cell), 1.0)
+    cells = size[0] // entry.cell, size[1] // entry.cell
+    window = window_cells(entry.window, cells, entry.cell)
+    most = window_count(cells, window, 1.0)
+    if numbers == ALL:
+        return _own_numbers(entry, most, math.prod(window) / math.prod(cells))
     words = [word.strip() for word in f"{numbers}".strip("[]()").split(",") if word.strip()]
     ks = sorted(int(word) for word in words if word.isdecimal())
     if not ks or len(ks) < len(words) or not 0 < ks[0] <= ks[-1] <= most:
         raise ValueError(
-            f"k={numbers}: k takes whole numbers of windows from 1 to {most}, joined by commas; {most} windows of "
-            f"{entry.window} px compute as much as an image of {imgsz} px has."
+            f"k={numbers}: k takes all, or whole numbers of windows from 1 to {most}, joined by commas; {most} windows "
+            f"of {entry.window} px compute as much as an image of {size[0]}x{size[1]} px has."
         )
     if len(set(ks)) < len(ks):
         raise ValueError(f"k={numbers}: a number is there twice; give each once: k={','.join(map(str, sorted({*ks})))}")
-    return ks
+    return ks, False
 
 
-def _graphs(net: Any, ks: Sequence[int], imgsz: int, folder: Path) -> dict[str, Any]:
+def _own_numbers(entry: WindowedLayer, most: int, share: float) -> tuple[list[int], bool]:
+    """Return the numbers of windows that a model computes by itself, and whether it runs images with more as a whole.
+
+    Args:
+        entry: The layer that places them.
+        most: The most windows of an image.
+        share: Share of its pixels that a window computes.
+    """
+    numbers = [k for k in buckets(most) if k]
+    fewer = [k for k in numbers if entry.crowded is None or k * share < entry.crowded]
+    return (fewer, True) if 0 < len(fewer) < len(numbers) else (numbers, False)
+
+
+def _graphs(net: Any, ks: Sequence[int], whole: bool, size: Sequence[int], folder: Path) -> dict[str, Any]:
     """Return the ONNX graphs by their file names.
 
     Args:
         net: The fused model.
         ks: Numbers of windows, 0 among them for a graph of the coarse pass alone.
-        imgsz: Image size in pixels.
+        whole: Whether there is a graph of the whole image.
+        size: Height and width of the images in pixels.
         folder: For files in between.
     """
     head = net.model[-1]
     head.export, head.format, head.shape = True, "onnx", None
-    image = torch.zeros(1, 3, imgsz, imgsz)
-    router, network = _Router(head.entry, max(ks)).eval(), _OnWindows(net).eval()
+    image = torch.zeros(1, 3, *size)
+    router, network = _Router(head.entry, max(ks) + whole).eval(), _OnWindows(net).eval()
     graphs = {"router.onnx": _traced(router, (image,), ["corners", "count", "guesses"], folder)}
     names = ["output0", "output1"] if hasattr(head, "proto") else ["output0"]
     guesses = (router(image)[2],) if head.objectness else ()
     for k in ks:
         given = (torch.zeros(1, k, 2, dtype=torch.long), *guesses) if k else ()
         graphs[f"k{k}.onnx"] = _traced(network, (image, *given), names, folder)
+    if whole:
+        graphs["whole.onnx"] = _traced(_OnWindows(net, whole=True).eval(), (image,), names, folder)
     return graphs
 
 

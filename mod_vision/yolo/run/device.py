@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -41,7 +42,8 @@ def start(run: AnySettings) -> AnySettings:
     threads = run.threads or torch.get_num_threads()
     device = str(torch_device(run.device))
     torch.set_num_threads(threads)
-    return replace(run, imgsz=round_imgsz(run.imgsz), device=device, threads=threads)
+    imgsz = round_imgsz(run.imgsz) if isinstance(run.imgsz, int) else input_size(run.imgsz, MIN_STRIDE)
+    return replace(run, imgsz=imgsz, device=device, threads=threads)
 
 
 def stride_of(net: Any) -> int:
@@ -60,12 +62,17 @@ def round_imgsz(imgsz: int) -> int:
     return int(check_imgsz(imgsz, MIN_STRIDE))
 
 
-def input_size(imgsz: int, stride: int) -> list[int]:
-    """Return height and width of an input of `imgsz` pixels, rounded up to a multiple of the stride.
+def input_size(imgsz: int | Sequence[int], stride: int) -> list[int]:
+    """Return height and width of an input, rounded up to multiples of the stride.
+
+    Args:
+        imgsz: Side of a square in pixels, or height and width.
+        stride: Stride of the model.
 
     Raises:
-        ValueError: If `imgsz` is not positive.
+        ValueError: If a side is not positive, or there are others than one or two.
     """
-    if imgsz < 1:
-        raise ValueError(f"imgsz must be a positive number of pixels, got {imgsz}.")
-    return check_imgsz(imgsz, stride, min_dim=2)
+    sides = [imgsz] if isinstance(imgsz, int) else list(imgsz)
+    if not all(side >= 1 for side in sides) or len(sides) not in (1, 2):
+        raise ValueError(f"imgsz must be a positive number of pixels, or height and width, got {imgsz}.")
+    return check_imgsz(sides, stride, min_dim=2)

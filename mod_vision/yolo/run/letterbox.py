@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -119,12 +119,12 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             net.train(training)
 
 
-def check_routes(net: Any, imgsz: int) -> None:
+def check_routes(net: Any, imgsz: int | Sequence[int]) -> None:
     """Run a model on an image of noise, which routers that are broken show in; none of it is kept.
 
     Args:
         net: The network of a `YOLO` object, on any device.
-        imgsz: Side of the image in pixels, the one it is to run at: layers can refuse smaller maps.
+        imgsz: Side of the image in pixels, or height and width, that it is to run at: layers can refuse smaller maps.
 
     Raises:
         ValueError: If a router gives NaN; the message names the layer. Or if a layer cannot compute this size.
