@@ -23,11 +23,13 @@ from mod_vision.cli.main import run_tool
 from mod_vision.conversion.parts import divide
 from mod_vision.files import writable_dir, write_text
 from mod_vision.routing.placing import window_cells
-from mod_vision.routing.windows import CELL, WindowPlan
+from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.export import runtime
 from mod_vision.yolo.export.exporter import export_yolo
 from mod_vision.yolo.export.several import RUNTIMES, export_several
+from mod_vision.yolo.model.coarse import largest_for_windows
 from mod_vision.yolo.model.loading import load_model
+from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.device import MIN_STRIDE, input_size
 from mod_vision.yolo.run.letterbox import Letterboxed
 from studies.opponents.asked import check_same, digest, once
@@ -70,8 +72,15 @@ def deployed(
         out: Folder of the results.
     """
     folder, size = Path(writable_dir(out)), input_size(sides_of(imgsz), MIN_STRIDE)
-    asked = {"routed": digest(routed), "dense": digest(dense), "data": Path(data).name, "imgsz": size, "split": split}
-    check_same(folder / "asked.json", asked | {"threads": threads, "scene": scene})
+    asked: dict[str, Any] = {
+        "routed": digest(routed),
+        "dense": digest(dense),
+        "data": Path(data).name,
+        "imgsz": size,
+        "split": split,
+    }
+    asked |= {"threads": threads, "scene": scene, "lower": as_list(lower), "shares": as_list(shares)}
+    check_same(folder / "asked.json", asked | {"formats": as_list(formats)})
     base = load_model(dense)
     found = images_of(base, data, split)
     torch.set_num_threads(threads)  # a validation sets its own
@@ -112,12 +121,12 @@ def _dense_way(name: str, dense: str, format: str, size: list[int], threads: int
     yolo = YOLO(copy)
     path = export_yolo(yolo, format="onnx", imgsz=size, device="cpu")
     net = runtime.graph(path, RUNTIMES[format], threads, runtime.FLOAT32)
-    about = {"imgsz": size, "end2end": bool(yolo.model.end2end), "names": yolo.names}
+    about = {"imgsz": size, "end2end": False, "names": yolo.names}  # candidates, as `yolo predict` has them
 
     def detect(photo: np.ndarray, conf: float) -> tuple[None, np.ndarray]:
         return None, runtime.boxes(net({"images": runtime.letterbox(photo, size)}), about, photo, conf)
 
-    return _way(name, detect, size, 0)
+    return _way(name, detect, size, None)
 
 
 def _routed_way(name: str, file: Path, format: str, size: list[int], threads: int) -> Way:
@@ -127,21 +136,22 @@ def _routed_way(name: str, file: Path, format: str, size: list[int], threads: in
     def detect(photo: np.ndarray, conf: float) -> tuple[runtime.Ran, np.ndarray]:
         return runtime.detect(done.path, done.about, photo, conf, threads, runtime.FLOAT32)
 
-    return _way(name, detect, size, done.about["window"])
+    return _way(name, detect, size, head_of(done.eager))
 
 
-def _way(name: str, detect: Detect, size: list[int], window: int) -> Way:
-    """Return the way of a function from a photo to what was run and its detections."""
-    cells = size[0] // CELL, size[1] // CELL
+def _way(name: str, detect: Detect, size: list[int], head: Any) -> Way:
+    """Return the way of a function from a photo to what was run and its detections; `head` is that of eager."""
 
     def find(photo: np.ndarray, conf: float) -> Found:
         ran, rows = detect(photo, conf)
         found = Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(int))
         if ran is None:
             return found
+        side, cells = head.entry.cell, (size[0] // head.entry.cell, size[1] // head.entry.cell)
         corners, no = torch.from_numpy(ran.corners), torch.zeros(1, cells[0] * cells[1])
-        plan = WindowPlan(no, corners, cells, window_cells(window, cells, CELL))
-        return found._replace(boxed=Letterboxed((size[0], size[1]), runtime.place(photo, size)[1]), plan=plan)
+        plan = WindowPlan(no, corners, cells, window_cells(head.entry.window, cells, side), side)
+        boxed = Letterboxed((size[0], size[1]), runtime.place(photo, size)[1])
+        return found._replace(boxed=boxed, plan=plan, largest=largest_for_windows(head))
 
     return Way(name, max(size), lambda conf: partial(find, conf=conf))
 

@@ -16,14 +16,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from drone_images import HITUAV
 from ultralytics import YOLO
 from ultralytics.utils.nms import non_max_suppression
-from ultralytics.utils.ops import scale_boxes
 from windowed import GRAY, SIZE, calibrated, looked_at
 
 from mod_vision.cli.export import export
 from mod_vision.cli.keys import describe
 from mod_vision.cli.main import main
+from mod_vision.resources import find_shipped
 from mod_vision.routing.placing import gains_of, plan_windows, windows_in_order, worthy
 from mod_vision.yolo.export import runtime
 from mod_vision.yolo.export.check import ExportCheck
@@ -31,7 +32,6 @@ from mod_vision.yolo.export.check_several import check_several
 from mod_vision.yolo.export.exporter import input_tensors
 from mod_vision.yolo.export.several import Several, export_several, window_numbers
 from mod_vision.yolo.model.windows import head_of
-from mod_vision.yolo.run.letterbox import letterbox
 
 NO_TORCH = "raise ImportError('torch is not there')"
 
@@ -51,13 +51,8 @@ def thresholded(path: Path, photos: list[Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(photos, tmp_path_factory) -> Path:
-    """A checkpoint that needs no NMS, which takes boxes of an untrained model in any order."""
     folder = tmp_path_factory.mktemp("several")
-    path = thresholded(calibrated("yolo26n", photos, folder, objectness=0.25, doubt=0.6), photos)
-    yolo: Any = YOLO(path)
-    yolo.model.end2end = True
-    yolo.save(path)
-    return path
+    return thresholded(calibrated("yolo26n", photos, folder, objectness=0.25, doubt=0.6), photos)
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +97,22 @@ def test_weights_are_stored_once(done):
     assert (done.path / "weights.bin").stat().st_size < 1.1 * parameters
     assert sum(file.stat().st_size for file in done.path.iterdir()) < 1.2 * parameters
     about = json.loads((done.path / "metadata.json").read_text())
-    assert (about["k"], about["imgsz"], about["task"], about["end2end"]) == ([2, 8], [SIZE, SIZE], "detect", True)
+    assert (about["k"], about["imgsz"], about["task"], about["end2end"]) == ([2, 8], [SIZE, SIZE], "detect", False)
 
 
 @pytest.fixture(scope="module")
-def without_torch(done, tmp_path_factory):
+def shipped(tmp_path_factory) -> Several:
+    """The folder of the checkpoint that ships, of the shape of drone images."""
+    path = tmp_path_factory.mktemp("shipped") / "best.pt"
+    shutil.copy(find_shipped("yolo26n-mod-hituav.pt"), path)
+    return export_several(path, "all", (512, 640))
+
+
+@pytest.fixture(scope="module")
+def without_torch(shipped, tmp_path_factory):
     """Run the folder's script, moved to another place, where torch cannot be imported."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(done.path, folder / "windows")
+    shutil.copytree(shipped.path, folder / "windows")
     for name in ("torch", "ultralytics", "mod_vision"):
         (folder / "none" / name).mkdir(parents=True)
         (folder / "none" / name / "__init__.py").write_text(NO_TORCH)
@@ -122,33 +125,25 @@ def without_torch(done, tmp_path_factory):
     return run
 
 
-def eager_rows(done: Several, photo: Path) -> np.ndarray:
-    image = cv2.imread(str(photo))
-    pixels, _ = letterbox(image, (SIZE, SIZE), 32, auto=False)
-    with torch.inference_mode():
-        rows = done.eager(pixels)[0][0, :, :6]
-    rows = rows.clone()
-    rows[:, :4] = scale_boxes((SIZE, SIZE), rows[:, :4], image.shape)
-    return rows.numpy()
-
-
-def test_the_script_finds_what_eager_finds_without_torch(done, photos, without_torch):
-    ran = without_torch(*photos[:3])
+def test_the_script_finds_what_yolo_predict_finds_without_torch(shipped, without_torch):
+    photos = sorted((HITUAV / "images" / "val").glob("*.jpg"))[::12]
+    ran = without_torch(*photos)
     assert ran.returncode == 0, ran.stderr[-2000:]
-    blocks: dict[str, np.ndarray] = {}
+    blocks: dict[str, list[list[float]]] = {}
     for line in ran.stdout.splitlines():
-        if "windows" in line:
+        if line.endswith(" objects"):
             name = line.partition(":")[0]
-            blocks[name] = np.zeros((0, 6))
+            blocks[name] = []
         else:
             cls, conf, *box = line.split()
-            row = [*map(float, box), float(conf), next(i for i, n in done.eager.names.items() if n == cls)]
-            blocks[name] = np.vstack((blocks[name], row))
-    assert list(blocks) == [str(photo) for photo in photos[:3]]
-    found = 0
-    for photo in photos[:3]:
-        eager, rows, scale = eager_rows(done, photo), blocks[str(photo)], np.array([1, 1, 1, 1, 500, 1000])
-        for some, others, least in ((eager, rows, 0.26), (rows, eager, 0.0)):
+            kind = next(i for i, name in shipped.eager.names.items() if name == cls)
+            blocks[name].append([*map(float, box), float(conf), kind])
+    assert list(blocks) == [str(photo) for photo in photos]
+    results = YOLO(shipped.path.with_name("best.pt")).predict(photos, imgsz=640, device="cpu", verbose=False)
+    found, scale = 0, np.array([1, 1, 1, 1, 500, 1000])
+    for result, rows in zip(results, blocks.values(), strict=True):
+        expected, own = result.boxes.data.numpy(), np.reshape(rows, (-1, 6))
+        for some, others, least in ((expected, own, 0.26), (own, expected, 0.26)):
             for row in some[some[:, 4] > least]:
                 assert (np.abs(others - row) * scale).max(1).min() < 1.0, "a pixel, 0.002 of confidence, the class"
                 found += 1
@@ -207,7 +202,6 @@ def test_all_numbers_are_those_of_the_model_itself(crowded, photos, format):
     """On images that are wider than high, empty and crowded ones among them; eager is the model as it is."""
     size = (192, SIZE)
     done = all_numbers(crowded, format)
-    assert done.about["end2end"]
     assert done.path.name == f"best{'' if format == 'onnx' else '_openvino'}_windows"
     assert (done.about["k"], done.about["whole"], done.about["imgsz"]) == ([1, 2, 3, 4], True, list(size))
     images = [*input_tensors(photos[:20], size), torch.full((1, 3, *size), GRAY)]
@@ -252,6 +246,11 @@ def test_fewer_windows_are_the_first_of_more():
         assert torch.equal(plan.corners, corners[:, : plan.width])
 
 
+def test_a_model_that_runs_all_images_as_a_whole_is_refused(crowded):
+    with pytest.raises(ValueError, match=r"k=all: a window of 64 px computes 50 % of the pixels.*give a larger imgsz"):
+        export_several(crowded, "all", (64, 128))
+
+
 @pytest.mark.parametrize(
     ("k", "said"),
     [
@@ -290,12 +289,22 @@ def test_keys_that_do_not_go_with_it_are_refused(checkpoint):
 
 def test_the_verb_says_what_was_run(checkpoint, tmp_path, capsys):
     shutil.copy(checkpoint, tmp_path / "best.pt")
-    code = main(["export", f"model={tmp_path / 'best.pt'}", f"imgsz={SIZE}", "k=4", "images=4", "threads=1"])
+    code = main(["export", f"model={tmp_path / 'best.pt'}", f"imgsz=160,{SIZE}", "k=4", "images=4", "threads=1"])
     said = capsys.readouterr()
     assert code == 0, said.err
     assert f"{tmp_path / 'best_windows'}: equals eager on 4 images" in said.out
     assert "windows that were run: " in said.out
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "best_windows"}
+    assert json.loads((tmp_path / "best_windows" / "metadata.json").read_text())["imgsz"] == [160, SIZE]
+
+
+def test_sides_are_rounded_up_to_the_stride_of_the_model(photos, tmp_path, capsys):
+    """P6 models have 64 px: the check asks for the size of the export, with one graph and with several."""
+    path = thresholded(calibrated("yolo26n-p6", photos, tmp_path), photos)
+    for words in (["k=2"], ["capacity=0.25"]):
+        main(["export", f"model={path}", f"imgsz=160,{SIZE}", "images=2", "threads=1", *words])
+        said = capsys.readouterr()
+        assert "on 2 images: largest relative error" in said.out, said.err  # how large that is, other tests ask
 
 
 @pytest.mark.parametrize("imgsz", ["192,x", "192,256,3", "", "-1", "[192"])

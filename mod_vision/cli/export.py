@@ -32,7 +32,7 @@ def export(
     from mod_vision.yolo.export.check import check_export
     from mod_vision.yolo.export.exporter import check_batches, export_model
     from mod_vision.yolo.model.windows import head_of
-    from mod_vision.yolo.run.device import start
+    from mod_vision.yolo.run.device import input_size, start, stride_of
 
     run = start(opened(model, replace(run, imgsz=sides_of(run.imgsz)))[1])
     args = {"batch": batch, "dynamic": dynamic, "quantize": quantize, "data": data if quantize else None}
@@ -43,8 +43,8 @@ def export(
         return
     given = {key: value for key, value in args.items() if value}
     done = export_model(model, format, run.imgsz, capacity, run.device, **given)
-    any_size = head_of(done.eager) is None
-    check = check_export(*done, check_batches(data or PHOTOS, images, run.imgsz, batch, dynamic, any_size))
+    size, any_size = input_size(run.imgsz, stride_of(done.eager)), head_of(done.eager) is None
+    check = check_export(*done, check_batches(data or PHOTOS, images, size, batch, dynamic, any_size))
     print(f"{done.path}: {check}")
     if not check.passed and quantize in (None, 32, "fp32", "w32a32"):
         raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")
@@ -66,7 +66,7 @@ def _several(model: str, k: str, imgsz: Any, format: str, others: list[str], dat
             f"leave out {', '.join(others)}, or k."
         )
     done = export_several(model, k, imgsz, format)
-    check, said = check_several(done, check_batches(data, images, imgsz, 1, False))
+    check, said = check_several(done, check_batches(data, images, done.about["imgsz"], 1, False))
     print(f"{done.path}: {check}\n{said}\nwithout torch: python {done.path / 'run.py'} photo.jpg")
     if not check.passed:
         raise ValueError(f"{done.path} does not compute what the model does; do not deploy it.")

@@ -36,6 +36,7 @@ class Accuracy:
         lost: Objects that no window shows; None for a dense model.
         lost_small: The same of small ones, below 32 x 32 px; None if there is none.
         windows: Median of the windows of an image; None for a dense model.
+        box_ap: AP of boxes, if `ap` is of masks.
     """
 
     ap: float
@@ -43,6 +44,7 @@ class Accuracy:
     lost: float | None = None
     lost_small: float | None = None
     windows: float | None = None
+    box_ap: float | None = None
 
 
 @dataclass
@@ -91,7 +93,8 @@ def _by_coco(yolo: YOLO, where: dict[str, Any], zone_filter: ZoneFilter | None) 
         found = validate(copy_model(yolo), scorer.update, None, zone_filter, project=folder, **where)
         scores = scorer.result()
     stats = scores["mask" if "mask" in scores else "box"].stats
-    accuracy = Accuracy(100 * stats["AP"], 100 * stats["AP50"])
+    boxes = 100 * scores["box"].stats["AP"] if "mask" in scores else None
+    accuracy = Accuracy(100 * stats["AP"], 100 * stats["AP50"], box_ap=boxes)
     return _with_lost(accuracy, found.lost)
 
 

@@ -116,7 +116,7 @@ class WindowedLayer(ZonedLayer):
                 self._moving(x, size, moved, coarse, reduction), CROWDED if moved.most is None else None
             )
         if self.input_adaptive:
-            refuse_in_exports("windows", " A folder for several of them: mod-vision export k=4,8,16.")
+            refuse_in_exports("windows", " A folder for several of them: mod-vision export k=all.")
         said, inside = self.score(x, size, coarse, reduction)
         logits, classes = told_apart(said)
         if self.training:

@@ -68,7 +68,7 @@ def _break_even(ways: Sequence[dict[str, Any]], images: Sequence[int], times: di
         if not way["name"].startswith("routed") or way["name"] not in times:
             continue
         counts, whole = (np.array(way[key])[images] for key in ("per_image", "whole"))
-        ms, dense = np.array(times[way["name"]]), float(np.median(times["dense"]))
+        ms, dense = np.array(times[way["name"]]), float(np.median(times[f"dense{_runtime(way['name'], times)}"]))
         counts, ms = counts[~whole], ms[~whole]
         if len(np.unique(counts)) < 3:
             continue
@@ -81,6 +81,12 @@ def _break_even(ways: Sequence[dict[str, Any]], images: Sequence[int], times: di
     return lines
 
 
+def _runtime(way: str, times: dict[str, Any]) -> str:
+    """Return the runtime that the name of a way ends with, `, OpenVINO`, if a dense model was run by it too."""
+    comma, runtime = way.partition(", ")[1:]
+    return f"{comma}{runtime}" if f"dense{comma}{runtime}" in times else ""
+
+
 def _draw(path: Path, ways: Sequence[dict[str, Any]], times: dict[str, Any]) -> None:
     """Draw AP against milliseconds."""
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -90,6 +96,7 @@ def _draw(path: Path, ways: Sequence[dict[str, Any]], times: dict[str, Any]) -> 
     groups: dict[str, list[int]] = {}
     for i, way in enumerate(timed):
         group = next((text for start, text in GROUPS.items() if way["name"].startswith(start)), way["name"])
+        group += _runtime(way["name"], times)
         groups.setdefault(group, []).append(i)
     for (group, places), marker in zip(groups.items(), "osD^vP<X>*", strict=False):
         own = sorted(points[i] for i in places)

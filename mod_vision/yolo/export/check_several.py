@@ -27,7 +27,6 @@ def check_several(done: Several, images: Sequence[torch.Tensor]) -> tuple[Export
 
     Raises:
         ValueError: If there is no image, or the graphs give other outputs than eager.
-        ImportError: If the runtime is not installed.
     """
     runtime.graph.cache_clear()  # a folder that was there before
     if not images:
@@ -38,7 +37,7 @@ def check_several(done: Several, images: Sequence[torch.Tensor]) -> tuple[Export
         with torch.inference_mode():
             eager = [value.numpy() for value in tensors(done.eager(image))]
             worth.append(int(worthy(gains_of(entry.plan)[None], entry.threshold)))
-        ran = _run(done, image, threads)
+        ran = runtime.run_image(done.path, done.about, image.numpy(), threads, runtime.FLOAT32)
         own, whole = ran.corners[0], entry.plan.whole is not None
         corners = entry.plan.corners[0, : 0 if whole else None].numpy()
         same = len(own) == len(corners) and whole == (ran.graph == "whole")  # else outputs are of other positions
@@ -57,18 +56,6 @@ def check_several(done: Several, images: Sequence[torch.Tensor]) -> tuple[Export
     most = done.about["k"][-1]
     over = sum(count > most for count in worth)
     return check, f"windows that were run: {ran_on} images; {over} of them worth more than {most}"
-
-
-def _run(done: Several, image: torch.Tensor, threads: int) -> runtime.Ran:
-    """Run an image by the folder, in float32.
-
-    Raises:
-        ImportError: If the runtime is not installed.
-    """
-    try:
-        return runtime.run_image(done.path, done.about, image.numpy(), threads, runtime.FLOAT32)
-    except ImportError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'mod-vision[export]'.") from None
 
 
 def _error(found: Sequence[np.ndarray], eager: Sequence[np.ndarray], end2end: bool) -> float:

@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def export_several(model: str | Path, numbers: Any, imgsz: int | Sequence[int] =
     The folder is MODEL_windows, for OpenVINO MODEL_openvino_windows.
 
     The weights are stored once, in `weights.bin`; `metadata.json` says what the graphs are, and `run.py` uses them
-    without torch. It finds what `yolo predict` finds with the checkpoint, by NMS where that takes it.
+    without torch. It finds what `yolo predict` finds with the checkpoint, by NMS as that does.
 
     Args:
         model: Checkpoint (.pt) with a threshold. The folder lies beside it, that of a model of this package in the
@@ -109,12 +110,11 @@ def export_several(model: str | Path, numbers: Any, imgsz: int | Sequence[int] =
 
     Raises:
         ValueError: If the model cannot, a number is none that occurs, or there is no such format.
-        ImportError: If onnx or onnxslim is not installed.
+        ImportError: If onnx, onnxslim or the runtime is not installed.
         OSError: If the folder cannot be written.
     """
     check_checkpoint(model)
-    if format not in RUNTIMES:
-        raise ValueError(f"k={numbers}: format={format} is none of {', '.join(RUNTIMES)}; choose one, or leave out k.")
+    _check_format(format, numbers)
     yolo = load_model(model)
     net: Any = yolo.model.float().eval().requires_grad_(False)
     entry = _entry_of(net, model, numbers)
@@ -122,6 +122,8 @@ def export_several(model: str | Path, numbers: Any, imgsz: int | Sequence[int] =
     ks, whole = window_numbers(numbers, entry, size)
     entry.crowded = entry.crowded if whole else None
     check_routes(net, size)
+    if hasattr(net, "end2end"):
+        net.end2end = False  # as `yolo predict` runs it, whatever the checkpoint says
     net = net.fuse(verbose=False)
     eager = copy.deepcopy(net)
     eager.model[-1].entry.counts = None if whole else (0, *ks)
@@ -144,6 +146,20 @@ def export_several(model: str | Path, numbers: Any, imgsz: int | Sequence[int] =
         (folder / "metadata.json").write_text(json.dumps(about, indent=2))
         shutil.copy(Path(__file__).with_name("runtime.py"), folder / "run.py")
     return Several(path, json.loads(json.dumps(about)), eager)
+
+
+def _check_format(format: str, numbers: Any) -> None:
+    """Refuse a format that is none, or whose runtime is not there to check the folder.
+
+    Raises:
+        ValueError: If there is no such format.
+        ImportError: If its runtime is not installed.
+    """
+    if format not in RUNTIMES:
+        raise ValueError(f"k={numbers}: format={format} is none of {', '.join(RUNTIMES)}; choose one, or leave out k.")
+    if find_spec(RUNTIMES[format]) is None:
+        how = "openvino" if format == "openvino" else "'mod-vision[export]'"
+        raise ImportError(f"{RUNTIMES[format]} is not installed: pip install {how}.")
 
 
 def _entry_of(net: Any, model: Any, numbers: Any) -> WindowedLayer:
@@ -177,7 +193,7 @@ def window_numbers(numbers: Any, entry: WindowedLayer, size: Sequence[int]) -> t
         size: Height and width of the images in pixels.
 
     Raises:
-        ValueError: If one is not whole, not possible, or there twice.
+        ValueError: If one is not whole, not possible, or there twice; or as `_own_numbers`.
     """
     cells = size[0] // entry.cell, size[1] // entry.cell
     window = window_cells(entry.window, cells, entry.cell)
@@ -203,10 +219,18 @@ def _own_numbers(entry: WindowedLayer, most: int, share: float) -> tuple[list[in
         entry: The layer that places them.
         most: The most windows of an image.
         share: Share of its pixels that a window computes.
+
+    Raises:
+        ValueError: If it runs all images as a whole in which it sees anything.
     """
     numbers = [k for k in buckets(most) if k]
     fewer = [k for k in numbers if entry.crowded is None or k * share < entry.crowded]
-    return (fewer, True) if 0 < len(fewer) < len(numbers) else (numbers, False)
+    if not fewer:
+        raise ValueError(
+            f"k={ALL}: a window of {entry.window} px computes {100 * share:.0f} % of the pixels, so the model runs all "
+            "images of this size as a whole; give a larger imgsz, or numbers such as k=1,2."
+        )
+    return fewer, len(fewer) < len(numbers)
 
 
 def _graphs(net: Any, ks: Sequence[int], whole: bool, size: Sequence[int], folder: Path) -> dict[str, Any]:
