@@ -126,6 +126,21 @@ def test_objects_of_a_coarse_pass_are_not_counted():
     assert len(objects_of(boxes, label, {0: "car", 1: "bus"}, float("inf")).areas) == 2
 
 
+def test_ways_are_compared_with_the_dense_model_of_their_runtime(tmp_path: Path):
+    base = {"imgsz": 640, "AP": 0.2, "AP50": 0.5, "APs": 0.1, "sparse": 0.2, "crowded": 0.3, "resamples": [0.2]}
+    windows = {"lost": {"router": {"all": 0.1}}, "windows_median": 4, "windows_p95": 8, "computed_share": 0.3}
+    routed = {"windows": windows, "per_image": [0, 4, 8], "whole": [False] * 3}
+    ms = {"dense": [100] * 3, "dense at 480 px, trained for it": [60] * 3, "routed": [20, 40, 60]}
+    ms |= {"dense, OpenVINO": [50] * 3, "routed, OpenVINO": [10, 20, 30]}
+    for name in ms:
+        way = base | {"name": name} | (routed if name.startswith("routed") else {})
+        (tmp_path / file_name(name)).write_text(json.dumps(way))
+    (tmp_path / "times.json").write_text(json.dumps({"images": [0, 1, 2], "ms": ms}))
+    lines = report(tmp_path, list(ms)).splitlines()
+    assert any(line.startswith("routed: 20.0 ms and 5.00 for each window") and "16.0 windows" in line for line in lines)
+    assert any(line.startswith("routed, OpenVINO: 10.0 ms and 2.50") and "16.0 windows" in line for line in lines)
+
+
 def test_the_table_is_made_of_the_files_alone(tmp_path: Path):
     base = {"imgsz": 640, "AP50": 0.5, "APs": 0.1, "sparse": 0.2, "crowded": 0.3}
     lost = {
