@@ -26,7 +26,7 @@ from mod_vision.routing.placing import window_cells
 from mod_vision.routing.windows import WindowPlan
 from mod_vision.yolo.export import runtime
 from mod_vision.yolo.export.exporter import export_yolo
-from mod_vision.yolo.export.several import RUNTIMES, export_several
+from mod_vision.yolo.export.several import RUNTIMES, Several, export_several
 from mod_vision.yolo.model.coarse import largest_for_windows
 from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
@@ -87,13 +87,14 @@ def deployed(
     widths = [size[1], *map(int, as_list(lower))]
     models = list(_models(routed, data, max(size), [float(share) for share in as_list(shares)], folder))
     ways = [model_way("dense", base, max(size)), *(model_way(name, yolo, max(size)) for name, yolo, _ in models)]
+    sizes = [input_size([round(size[0] * width / size[1]), width], MIN_STRIDE) for width in widths]
+    graphs = [_dense_graph(dense, own, folder) for own in sizes]  # which all runtimes read
+    folders = [(name, export_several(file, "all", size)) for name, _, file in models]
     for format in as_list(formats):
-        for width in widths:
-            own = input_size([round(size[0] * width / size[1]), width], MIN_STRIDE)
+        for own, width, path in zip(sizes, widths, graphs, strict=True):
             smaller = f" at {width} px" if own != size else ""
-            ways.append(_dense_way(f"dense{smaller}, {NAMES[format]}", dense, format, own, threads, folder))
-        for name, _, file in models:
-            ways.append(_routed_way(f"{name}, {NAMES[format]}", file, format, size, threads))
+            ways.append(_dense_way(f"dense{smaller}, {NAMES[format]}", path, base.names, format, own, threads))
+        ways += [_routed_way(f"{name}, {NAMES[format]}", done, format, size, threads) for name, done in folders]
     scenes = scenes_of(found.files, scene or "^.*$")
     for way in ways:
         once(folder / file_name(way.name), partial(score, way, found, scenes, "^"))
@@ -114,14 +115,17 @@ def _models(
         yield f"routed at {share:g}", own, file
 
 
-def _dense_way(name: str, dense: str, format: str, size: list[int], threads: int, folder: Path) -> Way:
-    """Return the way of an exported dense model."""
+def _dense_graph(dense: str, size: list[int], folder: Path) -> Path:
+    """Return the ONNX graph of the dense model at a size."""
     copy = folder / f"dense-{size[1]}.pt"  # beside which Ultralytics writes
     shutil.copy(dense, copy)
-    yolo = YOLO(copy)
-    path = export_yolo(yolo, format="onnx", imgsz=size, device="cpu")
+    return export_yolo(YOLO(copy), format="onnx", imgsz=size, device="cpu")
+
+
+def _dense_way(name: str, path: Path, names: dict[int, str], format: str, size: list[int], threads: int) -> Way:
+    """Return the way of an exported dense model."""
     net = runtime.graph(path, RUNTIMES[format], threads, runtime.FLOAT32)
-    about = {"imgsz": size, "end2end": False, "names": yolo.names}  # candidates, as `yolo predict` has them
+    about = {"imgsz": size, "end2end": False, "names": names}  # candidates, as `yolo predict` has them
 
     def detect(photo: np.ndarray, conf: float) -> tuple[None, np.ndarray]:
         return None, runtime.boxes(net({"images": runtime.letterbox(photo, size)}), about, photo, conf)
@@ -129,12 +133,12 @@ def _dense_way(name: str, dense: str, format: str, size: list[int], threads: int
     return _way(name, detect, size, None)
 
 
-def _routed_way(name: str, file: Path, format: str, size: list[int], threads: int) -> Way:
-    """Return the way of an exported folder."""
-    done = export_several(file, "all", size, format)
+def _routed_way(name: str, done: Several, format: str, size: list[int], threads: int) -> Way:
+    """Return the way of an exported folder in the runtime of a format."""
+    about = done.about | {"runtime": RUNTIMES[format]}
 
     def detect(photo: np.ndarray, conf: float) -> tuple[runtime.Ran, np.ndarray]:
-        return runtime.detect(done.path, done.about, photo, conf, threads, runtime.FLOAT32)
+        return runtime.detect(done.path, about, photo, conf, threads, runtime.FLOAT32)
 
     return _way(name, detect, size, head_of(done.eager))
 

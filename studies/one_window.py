@@ -16,12 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from ultralytics import YOLO
-from ultralytics.utils.torch_utils import init_seeds
 
 from mod_vision.cli.keys import as_list
 from mod_vision.cli.main import run_tool
-from mod_vision.conversion.job import with_router
-from mod_vision.conversion.parts import divide
 from mod_vision.conversion.rows import score
 from mod_vision.conversion.timing import time_predictions
 from mod_vision.files import writable_dir, write_text
@@ -34,9 +31,8 @@ from mod_vision.yolo.model.loading import load_model
 from mod_vision.yolo.model.windows import head_of
 from mod_vision.yolo.run.images import evenly_spaced, read_images, some_images
 from mod_vision.yolo.run.letterbox import forward_letterboxed
-from mod_vision.yolo.train.fit import labelled_batches
-from mod_vision.yolo.train.fit_windows import fit_windows
 from studies.opponents.asked import check_same, digest
+from studies.seeds import trained
 
 PHOTOS = 16  # of the split, that are timed
 
@@ -72,7 +68,7 @@ def one_window(
     check_same(folder / "asked.json", asked | {"split": split})
     torch.set_num_threads(threads)
     dense = load_model(model)
-    routed = _trained(dense, data, imgsz, steps, folder)
+    routed, _ = trained(dense, data, imgsz, 0, "look", steps, folder / "parts")
     head_of(routed.model).objectness = 0.0  # type: ignore[union-attr]
     models = {"dense": (dense, imgsz)} | {f"dense at {size} px": (dense, int(size)) for size in as_list(lower)}
     models["by the labels"] = (_with(routed, 0.5, halo, oracle=True), imgsz)
@@ -94,14 +90,6 @@ def one_window(
         cells += ["" if found.lost is None else f"{found.lost:.1f} %", "" if share is None else f"{share:.2f}"]
         cells += [f"{time.median:.1f}, {time.p95:.0f}" if time else ""]
         print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def _trained(dense: YOLO, data: str, imgsz: int, steps: int, folder: Path) -> YOLO:
-    """Return the model with a router that is trained as `convert` does it."""
-    init_seeds(0)
-    parts, yolo = divide(data, folder / "parts"), with_router(dense, "look")
-    fit_windows(yolo.model, labelled_batches(yolo, parts.data, imgsz), steps, resume=folder / "parts" / "router.pt")
-    return yolo
 
 
 def _with(routed: YOLO, probability: float, halo: int, oracle: bool = False) -> YOLO:

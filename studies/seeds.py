@@ -73,7 +73,7 @@ def seeds(
         if not to_do:
             continue
         torch.set_num_threads(threads)  # a validation sets its own
-        yolo, aside = _trained(dense, data, imgsz, seed, router, steps, folder / f"router{seed}")
+        yolo, aside = trained(dense, data, imgsz, seed, router, steps, folder / f"router{seed}")
         head_of(yolo.model).entry.window = window  # type: ignore[union-attr]
         plans = plans_of(yolo, aside, imgsz)
         for share, file in to_do.items():
@@ -85,7 +85,7 @@ def seeds(
     print(text)
 
 
-def _trained(
+def trained(
     dense: YOLO, data: str, imgsz: int, seed: int, router: str, steps: int, folder: Path
 ) -> tuple[YOLO, list[Path]]:
     """Return the model on windows with a router of a seed, and the images that were kept aside."""
